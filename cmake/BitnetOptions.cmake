@@ -1,0 +1,11 @@
+# Compile options shared by every target of the project, as one interface library.
+add_library(bitnet_options INTERFACE)
+target_compile_features(bitnet_options INTERFACE cxx_std_20)
+# -ffp-contract=off: the float order is part of the contract (runtime/kernels/kernel_abi.h).
+target_compile_options(bitnet_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Werror -ffp-contract=off)
+target_include_directories(bitnet_options INTERFACE "$<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>")
+if(BITNET_SANITIZE)
+  target_compile_options(bitnet_options INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=undefined
+                                                  -fno-omit-frame-pointer)
+  target_link_options(bitnet_options INTERFACE -fsanitize=address,undefined)
+endif()

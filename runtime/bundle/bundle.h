@@ -1,0 +1,128 @@
+// A bundle is a GGUF file (general.architecture = "bitnet-kernels", alignment 65536) with native code for one model's
+// shapes, one image per target, optionally the packed weights. Written by codegen/bundle_writer.cc, read here.
+//
+// Metadata keys, in this order:
+//   general.architecture            string  "bitnet-kernels"
+//   general.alignment               u32     65536
+//   bitnet.bundle.digest            u8[32]  SHA-256 of header + metadata + tensor table, these 32 bytes taken as zero
+//   bitnet.bundle.version           u32     kBundleVersion
+//   bitnet.kernel_abi.version       u32     BITNET_KERNEL_ABI_VERSION
+//   bitnet.model.shape_hash         string  ModelShapes::hash()
+//   bitnet.model.sha256             string  hex SHA-256 of the model file (checked by `verify`, never at load)
+//   bitnet.target                   string  the target asked for, e.g. "avx512"
+//   bitnet.tools                    string  versions of bitnet-codegen, clang, Halide
+//   bitnet.points                   string  provenance of the tuned points used ("defaults" if none)
+//   bitnet.kernels                  string  JSON, see below
+//   bitnet.packed.layout            string  "t2"                      (only with --pack)
+//   bitnet.packed.xxh3              u8[8*m] XXH3-64 (little-endian) of each MiB of packed.t2, the last one shorter
+// Tensors (I8, one dimension): "image.<target>" for each target, then "packed.t2" with --pack (PackedLayout).
+// All padding (before the data, between and after tensors) is zero; the file ends padded to the alignment.
+//
+// bitnet.kernels = {"images": [{"isa": "avx512", "tensor": "image.avx512", "sha256": hex}],
+//   "kernels": [{"name", "op", "format", "layout": "t2"|"", "n", "k", "token_tile", "tokens": [min, max], "isa",
+//                "technique", "offset", "row_granularity", "scratch_bytes", "features"}]}
+// An image is flat: byte i belongs at address base + i, base page-aligned; it needs no relocation, imports nothing and
+// has no writable data. "offset" is the kernel's entry point in it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/base/result.h"
+#include "runtime/base/thread_pool.h"
+#include "runtime/gguf/gguf.h"
+#include "runtime/kernels/kernel.h"
+
+namespace bitnet {
+
+inline constexpr std::uint32_t kBundleVersion = 1;
+inline constexpr std::uint32_t kBundleAlignment = 65536;
+inline constexpr std::string_view kBundleArchitecture = "bitnet-kernels";
+inline constexpr std::size_t kPackedHashBlock = std::size_t{1} << 20;
+
+// Executable copy of one image: anonymous memory, filled, digest checked on the copy, then read+execute.
+class CodeImage {
+ public:
+  [[nodiscard]] static Result<CodeImage> load(std::span<const std::byte> image, std::span<const std::uint8_t> sha256,
+                                              std::string_view what);
+  CodeImage(CodeImage&& other) noexcept;
+  CodeImage& operator=(CodeImage&& other) noexcept;
+  CodeImage(const CodeImage&) = delete;
+  CodeImage& operator=(const CodeImage&) = delete;
+  ~CodeImage();
+  [[nodiscard]] void* at(std::uint64_t offset) const { return static_cast<std::byte*>(base_) + offset; }
+  [[nodiscard]] std::size_t size() const { return size_; }
+
+ private:
+  CodeImage() = default;
+  void* base_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+// One row of the kernel table as it stands in the JSON; Kernel::function is set once its image is loaded.
+struct KernelRecord {
+  Kernel kernel;
+  std::string name;
+  std::string layout;
+  std::uint64_t offset = 0;
+  std::int64_t row_granularity = 0;
+  std::int64_t tokens_min = 1;
+  std::int64_t tokens_max = 0;  // 0 = any
+  std::string features;
+};
+struct ImageRecord {
+  Isa isa = Isa::kScalar;
+  std::string tensor;
+  std::string sha256;
+};
+struct KernelTable {
+  std::vector<ImageRecord> images;
+  std::vector<KernelRecord> kernels;
+};
+[[nodiscard]] std::string to_json(const KernelTable& table);
+[[nodiscard]] Result<KernelTable> parse_kernel_table(std::string_view json, std::string_view path);
+
+// Every kernel against the scalar reference: two row tiles plus the tail, full K, each kind of token count once. The
+// error names the kernel and the first differing element. At most about 10 ms per image.
+[[nodiscard]] Status self_test(std::span<const Kernel> kernels);
+
+class Bundle {
+ public:
+  // Loads the best image that is in `usable`. Refusals (kVerification), each with its own message and the section named:
+  // world-writable file, not a bundle, bundle or ABI version, digest of the metadata, non-zero padding, image digest,
+  // truncated, no image that this CPU executes, shapes of another model (`shape_hash`; "" skips the check), self-test.
+  [[nodiscard]] static Result<Bundle> open(const std::string& path, std::string_view shape_hash,
+                                           std::span<const Isa> usable);
+
+  [[nodiscard]] const std::string& path() const { return file_.path(); }
+  [[nodiscard]] const std::string& target() const { return target_; }
+  [[nodiscard]] Isa isa() const { return isa_; }                                    // of the loaded image
+  [[nodiscard]] std::span<const Kernel> kernels() const { return kernels_; }        // of the loaded image
+  [[nodiscard]] const KernelTable& table() const { return table_; }                 // of all images
+  [[nodiscard]] const gguf::File& file() const { return file_; }
+  // Packed weights (t2), or empty. Not verified until copy_packed.
+  [[nodiscard]] std::span<const std::byte> packed() const { return packed_; }
+  // Copies the packed weights to `out` with all threads, each MiB checked against its XXH3 before anything uses it.
+  // kVerification names the block.
+  [[nodiscard]] Status copy_packed(ThreadPool& pool, std::span<std::byte> out) const;
+
+ private:
+  Bundle() = default;
+  gguf::File file_;
+  std::string target_;
+  Isa isa_ = Isa::kScalar;
+  KernelTable table_;
+  std::vector<Kernel> kernels_;
+  std::vector<CodeImage> images_;
+  std::span<const std::byte> packed_;
+  std::vector<std::uint64_t> packed_hashes_;
+};
+
+// What `verify` checks without executing anything: everything of open() except the CPU, and packed hashes too.
+[[nodiscard]] Status verify_bundle_file(const gguf::File& file, bool world_writable);
+
+}  // namespace bitnet
