@@ -1,0 +1,30 @@
+// bitnet: run ternary language models, look into their files, make synthetic ones.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "tools/commands.h"
+
+namespace bitnet::tools {
+
+int report(const Error& error) {
+  std::fprintf(stderr, "bitnet: %s\n", error.message.c_str());
+  return static_cast<int>(error.code);
+}
+
+}  // namespace bitnet::tools
+
+int main(int argc, char** argv) {
+  CLI::App app{"Runs ternary (BitNet b1.58) language models.", "bitnet"};
+  app.set_version_flag("--version", BITNET_VERSION);
+  app.require_subcommand(1);
+  int exit_code = 0;
+  bitnet::tools::add_run_command(app, exit_code);
+  bitnet::tools::add_inspect_command(app, exit_code);
+  bitnet::tools::add_synth_command(app, exit_code);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : static_cast<int>(bitnet::ErrorCode::kUsage);
+  }
+  return exit_code;
+}
