@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Installs what tools/dependencies.txt lists and this machine lacks; says what, and does nothing when all is there.
+# Usage: tools/install_deps.sh build|test      (test includes build)
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+list="$root/tools/dependencies.txt"
+case "${1:-build}" in
+  build) groups=" build " ;;
+  test) groups=" build test " ;;
+  *)
+    echo "usage: tools/install_deps.sh build|test" >&2
+    exit 2
+    ;;
+esac
+
+installed_version() { dpkg-query -W -f='${db:Status-Abbrev} ${Version}' "$1" 2>/dev/null | sed -n 's/^ii *//p'; }
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    echo "install_deps: root or sudo is needed to install Debian packages: ${*: -1}" >&2
+    exit 1
+  fi
+}
+
+missing=()
+while read -r kind group name _; do
+  [ "$kind" = debian ] || continue
+  [[ $groups == *" $group "* ]] || continue
+  [ -n "$(installed_version "$name")" ] || missing+=("$name")
+done < <(grep -v '^#' "$list")
+if [ "${#missing[@]}" -gt 0 ]; then
+  echo "install_deps: installing Debian packages: ${missing[*]}" >&2
+  export DEBIAN_FRONTEND=noninteractive
+  log=$(mktemp)
+  if ! { as_root apt-get update -q && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q \
+    --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    echo "install_deps: apt-get failed; the full log is $log" >&2
+    exit 1
+  fi
+  rm -f "$log"
+fi
+while read -r kind group name major; do
+  [ "$kind" = debian ] || continue
+  [[ $groups == *" $group "* ]] || continue
+  version=$(installed_version "$name")
+  version=${version#*:}
+  if [[ $version != "$major" && $version != "$major"[.-]* && $version != "$major"~* && $version != "$major"+* ]]; then
+    echo "install_deps: $name is version ${version:-(not installed)}, expected $major.x; this project is built and" \
+      "tested on Debian 12" >&2
+    exit 1
+  fi
+done < <(grep -v '^#' "$list")
+
+# Python packages live in .venv; a stamp holds the list they were installed from.
+venv="$root/.venv"
+wanted=$(awk '$1 == "pypi" { print $3 "==" $4 }' "$list")
+stamp="$venv/.installed"
+if [ ! -x "$venv/bin/python" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+  echo "install_deps: installing Python packages into .venv:" $wanted >&2
+  /usr/bin/python3 -m venv --clear "$venv"
+  # shellcheck disable=SC2086  # one word a package
+  "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps $wanted
+  printf '%s\n' "$wanted" >"$stamp"
+fi
