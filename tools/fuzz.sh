@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Runs every libFuzzer target for a number of seconds (clang 19, AddressSanitizer and UBSan). Usage: tools/fuzz.sh [SECONDS]
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+seconds=${1:-60}
+build=build/fuzz
+if [ ! -f "$build/build.ninja" ]; then
+  cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Debug "-DCMAKE_CXX_FLAGS_DEBUG=-O1 -g" \
+    -DCMAKE_C_COMPILER=clang-19 -DCMAKE_CXX_COMPILER=clang++-19 -DBITNET_FUZZ=ON -DBITNET_SANITIZE=ON \
+    -DBITNET_CODEGEN=OFF -DBITNET_BENCH=OFF >/dev/null
+fi
+targets=(fuzz_gguf fuzz_bundle)
+echo "build: fuzz targets into $build" >&2
+cmake --build "$build" --target "${targets[@]}" >"$build/build.log" 2>&1 || {
+  tail -n 60 "$build/build.log" >&2
+  exit 1
+}
+for target in "${targets[@]}"; do
+  corpus="$build/corpus/$target"
+  mkdir -p "$corpus"
+  echo "fuzz: $target for $seconds s" >&2
+  "$build/bin/$target" -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=10 -print_final_stats=1 "$corpus" \
+    >"$build/$target.log" 2>&1 || {
+    tail -n 60 "$build/$target.log" >&2
+    exit 1
+  }
+  grep -E 'number_of_executed_units' "$build/$target.log" >&2
+done
