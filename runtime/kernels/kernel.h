@@ -31,6 +31,8 @@ enum class Op : std::uint8_t {
 };
 
 // Format of the operand that gives a kernel its prefix: ternary weights (i2s = layout t2), int8 output, float rows.
+//   gemv, gemm: i2s · quantize, norm_quantize: i8 · norm, relu2_gate, silu_gate: f32 · attention: f16 (keys and values) ·
+//   head: f16 or f32 (weight rows)
 enum class Format : std::uint8_t { kI2s, kI8, kF16, kF32 };
 
 [[nodiscard]] std::string_view to_string(Isa isa);
@@ -74,7 +76,8 @@ struct Kernel {
                                         Format format, std::int64_t n, std::int64_t k);
 
 // The targets that this CPU executes, ascending in preference, restricted by BITNET_FORCE_ISA (a target's name: that
-// target and those below it; unknown or not executable: an error is reported by the caller, see runtime/model).
+// target and those below it; unknown or not executable: the list is empty, never a silent replacement, and the caller
+// reports the error, see runtime/model).
 [[nodiscard]] std::vector<Isa> executable_isas();
 
 }  // namespace bitnet

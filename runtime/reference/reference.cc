@@ -1,0 +1,162 @@
+// The scalar meaning of the operations, one short loop each. Nothing here is tuned: it shares no code with the kernels,
+// so that an error in a kernel cannot hide in its own oracle. Compiled with -ffp-contract=off like everything else.
+#include "runtime/reference/reference.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <vector>
+
+#include "runtime/kernels/kernel_abi.h"
+
+namespace bitnet::reference {
+namespace {
+
+constexpr int kLanes = 16;
+using Lanes = std::array<float, kLanes>;
+
+float tree(Lanes lanes) {
+  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    for (int l = 0; l < distance; ++l) {
+      lanes[static_cast<std::size_t>(l)] += lanes[static_cast<std::size_t>(l + distance)];
+    }
+  }
+  return lanes[0];
+}
+
+// binary16 by its definition; independent of the runtime's own conversion.
+float half(std::uint16_t h) {
+  const int exponent = (h >> 10) & 31;
+  const int fraction = h & 1023;
+  const float sign = (h & 0x8000) != 0 ? -1.0F : 1.0F;
+  if (exponent == 31) {
+    return std::bit_cast<float>(((h & 0x8000U) << 16) | 0x7F800000U | (static_cast<unsigned>(fraction) << 13));
+  }
+  if (exponent == 0) return sign * std::ldexp(static_cast<float>(fraction), -24);
+  return sign * std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
+}
+
+std::vector<float> half_row(const std::uint16_t* row, std::int64_t k) {
+  std::vector<float> out(static_cast<std::size_t>(k));
+  std::transform(row, row + k, out.begin(), half);
+  return out;
+}
+
+}  // namespace
+
+std::int32_t ternary_dot(const std::int8_t* w, const std::int8_t* x, std::int64_t k) {
+  std::int32_t sum = 0;
+  for (std::int64_t i = 0; i < k; ++i) sum += w[i] * x[i];
+  return sum;
+}
+
+float dot(const float* a, const float* b, std::int64_t k) {
+  Lanes lanes{};
+  for (std::int64_t i = 0; i < k; ++i) lanes[static_cast<std::size_t>(i % kLanes)] += a[i] * b[i];
+  return tree(lanes);
+}
+
+float sum(const float* a, std::int64_t k) {
+  Lanes lanes{};
+  for (std::int64_t i = 0; i < k; ++i) lanes[static_cast<std::size_t>(i % kLanes)] += a[i];
+  return tree(lanes);
+}
+
+float exp(float x) {
+  x = std::min(std::max(x, -87.33654F), 88.72283F);
+  const float n = std::nearbyint(x * 1.44269504088896341F);
+  const float r = (x - n * 0.693359375F) - n * -2.12194440e-4F;
+  float p = 1.9875691500e-4F;
+  p = p * r + 1.3981999507e-3F;
+  p = p * r + 8.3334519073e-3F;
+  p = p * r + 4.1665795894e-2F;
+  p = p * r + 1.6666665459e-1F;
+  p = p * r + 5.0000001201e-1F;
+  const float y = ((p * (r * r)) + r) + 1.0F;
+  const int power = static_cast<int>(n);
+  const int first = power >> 1;
+  return (y * std::ldexp(1.0F, first)) * std::ldexp(1.0F, power - first);
+}
+
+void quantize(const float* x, std::int64_t k, std::int8_t* q, float* scale, std::int32_t* q_sum) {
+  float largest = 1e-5F;
+  for (std::int64_t i = 0; i < k; ++i) largest = std::max(largest, std::fabs(x[i]));
+  *scale = 127.0F / largest;
+  *q_sum = 0;
+  for (std::int64_t i = 0; i < k; ++i) {
+    q[i] = static_cast<std::int8_t>(std::nearbyint(x[i] * *scale));
+    *q_sum += q[i];
+  }
+}
+
+void norm(const float* x, const float* gain, std::int64_t k, float eps, float* y) {
+  const float mean_square = dot(x, x, k) / static_cast<float>(k);
+  const float inv = 1.0F / std::sqrt(mean_square + eps);
+  for (std::int64_t i = 0; i < k; ++i) y[i] = (x[i] * inv) * gain[i];
+}
+
+void norm_quantize(const float* x, const float* gain, std::int64_t k, float eps, std::int8_t* q, float* scale,
+                   std::int32_t* q_sum) {
+  std::vector<float> y(static_cast<std::size_t>(k));
+  norm(x, gain, k, eps, y.data());
+  quantize(y.data(), k, q, scale, q_sum);
+}
+
+void relu2_gate(const float* gate, const float* up, std::int64_t k, float* y) {
+  for (std::int64_t i = 0; i < k; ++i) {
+    const float r = std::max(gate[i], 0.0F);
+    y[i] = (r * r) * up[i];
+  }
+}
+
+void silu_gate(const float* gate, const float* up, std::int64_t k, float* y) {
+  for (std::int64_t i = 0; i < k; ++i) y[i] = (gate[i] / (1.0F + exp(-gate[i]))) * up[i];
+}
+
+void attention(const float* q, const std::uint16_t* key, const std::uint16_t* value, std::int64_t heads,
+               std::int64_t head_dim, std::int64_t length, std::int64_t kv_stride, float scale, float* y) {
+  for (std::int64_t h = 0; h < heads; ++h) {
+    float m = 0.0F;
+    float l = 0.0F;
+    std::vector<float> o(static_cast<std::size_t>(head_dim));
+    for (std::int64_t begin = 0; begin < length; begin += BITNET_ATTENTION_CHUNK) {
+      const std::int64_t end = std::min<std::int64_t>(begin + BITNET_ATTENTION_CHUNK, length);
+      std::vector<float> p;
+      for (std::int64_t j = begin; j < end; ++j) {
+        p.push_back(dot(q + h * head_dim, half_row(key + j * kv_stride, head_dim).data(), head_dim) * scale);
+      }
+      const float m_c = *std::max_element(p.begin(), p.end());
+      for (float& s : p) s = exp(s - m_c);
+      const float l_c = sum(p.data(), end - begin);
+      std::vector<float> o_c(static_cast<std::size_t>(head_dim), 0.0F);
+      for (std::int64_t j = begin; j < end; ++j) {
+        const std::vector<float> v = half_row(value + j * kv_stride, head_dim);
+        for (std::size_t d = 0; d < v.size(); ++d) o_c[d] += p[static_cast<std::size_t>(j - begin)] * v[d];
+      }
+      if (begin == 0) {
+        m = m_c;
+        l = l_c;
+        o = o_c;
+        continue;
+      }
+      const float m_new = std::max(m, m_c);
+      const float a = exp(m - m_new);
+      const float b = exp(m_c - m_new);
+      l = l * a + l_c * b;
+      for (std::size_t d = 0; d < o.size(); ++d) o[d] = o[d] * a + o_c[d] * b;
+      m = m_new;
+    }
+    for (std::int64_t d = 0; d < head_dim; ++d) y[h * head_dim + d] = o[static_cast<std::size_t>(d)] / l;
+  }
+}
+
+void head_f16(const std::uint16_t* w, const float* x, std::int64_t n, std::int64_t k, float* y) {
+  for (std::int64_t r = 0; r < n; ++r) y[r] = dot(half_row(w + r * k, k).data(), x, k);
+}
+
+void head_f32(const float* w, const float* x, std::int64_t n, std::int64_t k, float* y) {
+  for (std::int64_t r = 0; r < n; ++r) y[r] = dot(w + r * k, x, k);
+}
+
+}  // namespace bitnet::reference
