@@ -92,17 +92,18 @@ struct KernelTable {
 
 class Bundle {
  public:
-  // Loads the best image that is in `usable`. Refusals (kVerification), each with its own message and the section named:
-  // world-writable file, not a bundle, bundle or ABI version, digest of the metadata, non-zero padding, image digest,
-  // truncated, no image that this CPU executes, shapes of another model (`shape_hash`; "" skips the check), self-test.
+  // Loads the best image that is in `usable`. Refusals (kVerification), each with its own message and the section
+  // named: world-writable file, not a bundle, bundle or ABI version, digest of the metadata, non-zero padding, image
+  // digest, truncated, no image that this CPU executes, shapes of another model (`shape_hash`; "" skips the check),
+  // self-test.
   [[nodiscard]] static Result<Bundle> open(const std::string& path, std::string_view shape_hash,
                                            std::span<const Isa> usable);
 
   [[nodiscard]] const std::string& path() const { return file_.path(); }
   [[nodiscard]] const std::string& target() const { return target_; }
-  [[nodiscard]] Isa isa() const { return isa_; }                                    // of the loaded image
-  [[nodiscard]] std::span<const Kernel> kernels() const { return kernels_; }        // of the loaded image
-  [[nodiscard]] const KernelTable& table() const { return table_; }                 // of all images
+  [[nodiscard]] Isa isa() const { return isa_; }                              // of the loaded image
+  [[nodiscard]] std::span<const Kernel> kernels() const { return kernels_; }  // of the loaded image
+  [[nodiscard]] const KernelTable& table() const { return table_; }           // of all images
   [[nodiscard]] const gguf::File& file() const { return file_; }
   // Packed weights (t2), or empty. Not verified until copy_packed.
   [[nodiscard]] std::span<const std::byte> packed() const { return packed_; }

@@ -1,0 +1,304 @@
+// The self-test runs at each load, so it may take about 10 ms per image: enough for every code path of a kernel, not
+// for its whole matrix.
+//
+// Ternary kernels get the first row tiles, as many as the widest combination of streams and row tiles of the templates
+// takes plus one, and the tail tile of their own N, with full K. All kernels of one K share weights and activations, so
+// these are made and multiplied once. The tiles lie together in memory; the tail is reached by handing the kernel a
+// base address from which its row index leads there, so that a matrix of any N costs ten tiles. The expected values
+// come from a plain int16 loop that the compiler turns into multiply-adds, and that loop is itself checked against the
+// scalar reference on the rows that matter.
+#include "runtime/bundle/self_test.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <vector>
+
+#include "runtime/bundle/bundle.h"
+#include "runtime/kernels/t2_layout.h"
+#include "runtime/reference/reference.h"
+
+namespace bitnet {
+namespace self_test_detail {
+namespace {
+
+constexpr std::int64_t kTile = BITNET_T2_TILE_ROWS;
+// Templates work on up to 8 tiles side by side (i2s_gemv streams, i2s_gemm row tiles); one more makes a remainder.
+constexpr std::int64_t kHeadTiles = 9;
+constexpr std::int64_t kRows = (kHeadTiles + 1) * kTile;
+constexpr std::int32_t kUntouched = 0x5A5A5A5A;
+constexpr std::int64_t kGuard = kTile;  // int32 checked before and behind each written row range
+
+// The address that lies `elements` of T before `p`, to be used as base of an array of which only a part exists. Formed
+// as an integer: pointer arithmetic beyond an object is undefined, and nothing is read through it outside the part.
+template <typename T>
+T* base_before(T* p, std::int64_t elements) {
+  return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(p) - static_cast<std::uintptr_t>(elements) * sizeof(T));
+}
+
+std::int32_t dot(const std::int16_t* w, const std::int16_t* x, std::int64_t k) {
+  std::int32_t sum = 0;
+  for (std::int64_t i = 0; i < k; ++i) sum += w[i] * x[i];
+  return sum;
+}
+
+// Weights, activations and products of one K.
+class TernaryCase {
+ public:
+  [[nodiscard]] static Result<TernaryCase> create(std::int64_t k, std::int64_t tokens);
+  [[nodiscard]] Status test(const Kernel& kernel, Buffer& scratch);
+
+ private:
+  TernaryCase() = default;
+  void make_weights();
+  void make_activations();
+  [[nodiscard]] Status check_dot() const;
+
+  struct Call {
+    const std::uint8_t* weights = nullptr;  // tile of row_begin
+    std::int64_t first = 0;                 // its row among the test's rows
+    std::int64_t row_begin = 0;
+    std::int64_t row_end = 0;
+    std::int64_t tokens = 1;
+    std::int64_t token = 0;  // first token, gemv only
+  };
+  [[nodiscard]] Status run(const Kernel& kernel, const Call& call, std::int64_t n, Buffer& scratch);
+  [[nodiscard]] Status compare(const Kernel& kernel, const Call& call, std::int64_t stride,
+                               const std::int32_t* y) const;
+
+  std::int64_t k_ = 0;
+  std::int64_t width_ = 0;              // round_up(k, 64)
+  std::int64_t tokens_ = 0;             // made
+  std::vector<std::uint8_t> codes_;     // [kRows][k]
+  std::vector<std::int16_t> wide_w_;    // [kRows][k]
+  std::vector<std::int16_t> wide_x_;    // [tokens][k]
+  std::vector<std::int32_t> expected_;  // [tokens][kRows]
+  std::vector<std::int32_t> x_sums_;    // [tokens]
+  Buffer packed_;                       // t2, kRows
+  Buffer partial_tail_;                 // t2, one tile, some of its rows
+  Buffer x_;                            // int8 [tokens][width]
+  Buffer packed_x_;
+  Buffer y_;
+};
+
+Result<TernaryCase> TernaryCase::create(std::int64_t k, std::int64_t tokens) {
+  TernaryCase test;
+  test.k_ = k;
+  test.width_ = round_up<std::int64_t>(k, BITNET_ACTIVATION_PAD);
+  test.tokens_ = tokens;
+  BITNET_ASSIGN_OR_RETURN(test.packed_, Buffer::allocate(t2::bytes(kRows, k)));
+  BITNET_ASSIGN_OR_RETURN(test.partial_tail_, Buffer::allocate(t2::tile_bytes(k)));
+  BITNET_ASSIGN_OR_RETURN(test.x_, Buffer::allocate(static_cast<std::size_t>(tokens * test.width_)));
+  // A block holds token_tile tokens and token_tile + 1 tokens are the most: two blocks are enough.
+  BITNET_ASSIGN_OR_RETURN(test.packed_x_, Buffer::allocate(static_cast<std::size_t>(2 * tokens * test.width_)));
+  test.make_weights();
+  test.make_activations();
+  test.expected_.resize(static_cast<std::size_t>(tokens * kRows));
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    for (std::int64_t r = 0; r < kRows; ++r) {
+      test.expected_[static_cast<std::size_t>(t * kRows + r)] =
+          dot(test.wide_w_.data() + r * k, test.wide_x_.data() + t * k, k);
+    }
+  }
+  BITNET_RETURN_IF_ERROR(test.check_dot());
+  return test;
+}
+
+// The first rows of the first and of the tail tile are all +1, all -1 and all 0; the others random.
+void TernaryCase::make_weights() {
+  Random random(0xB17E7 + static_cast<std::uint64_t>(k_));
+  codes_.resize(static_cast<std::size_t>(kRows * k_));
+  wide_w_.resize(codes_.size());
+  std::size_t at = 0;
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    const bool patterned = r % (kHeadTiles * kTile) < 3;
+    const auto constant = static_cast<std::uint8_t>(r % 3 == 0 ? 2 : r % 3 - 1);  // 2, 0, 1
+    std::uint64_t bits = 0;
+    for (std::int64_t i = 0; i < k_; ++i, ++at) {
+      if (i % 20 == 0) bits = random.next();
+      codes_[at] = patterned ? constant : static_cast<std::uint8_t>((bits & 7) * 3 >> 3);
+      bits >>= 3;
+      wide_w_[at] = static_cast<std::int16_t>(codes_[at] - 1);
+    }
+  }
+  t2::pack_codes(codes_.data(), 0, kRows, k_, packed_.as<std::uint8_t>());
+}
+
+// Tokens in turn: random, all +127, random among +-127, all -127.
+void TernaryCase::make_activations() {
+  Random random(0xAC7 + static_cast<std::uint64_t>(k_));
+  wide_x_.resize(static_cast<std::size_t>(tokens_ * k_));
+  x_sums_.resize(static_cast<std::size_t>(tokens_));
+  for (std::int64_t t = 0; t < tokens_; ++t) {
+    auto* row = x_.as<std::int8_t>(static_cast<std::size_t>(t * width_));
+    std::int32_t sum = 0;
+    std::uint64_t bits = 0;
+    for (std::int64_t i = 0; i < k_; ++i) {
+      if (i % 8 == 0) bits = random.next();
+      const int any = static_cast<int>((bits & 255) * 255 >> 8) - 127;
+      const int value = t % 4 == 0 ? any : t % 4 == 1 ? 127 : t % 4 == 3 ? -127 : (any < 0 ? -127 : 127);
+      bits >>= 8;
+      row[i] = static_cast<std::int8_t>(value);
+      wide_x_[static_cast<std::size_t>(t * k_ + i)] = static_cast<std::int16_t>(value);
+      sum += value;
+    }
+    x_sums_[static_cast<std::size_t>(t)] = sum;
+  }
+}
+
+// The fast products against the scalar reference: an extreme row and two random ones, with up to two tokens.
+Status TernaryCase::check_dot() const {
+  std::vector<std::int8_t> w(static_cast<std::size_t>(k_));
+  for (const std::int64_t r : {std::int64_t{0}, std::int64_t{5}, kRows - 1}) {
+    for (std::int64_t i = 0; i < k_; ++i) {
+      w[static_cast<std::size_t>(i)] = static_cast<std::int8_t>(codes_[static_cast<std::size_t>(r * k_ + i)] - 1);
+    }
+    for (std::int64_t t = 0; t < std::min<std::int64_t>(tokens_, 2); ++t) {
+      const auto* x = x_.as<std::int8_t>(static_cast<std::size_t>(t * width_));
+      const std::int32_t reference = reference::ternary_dot(w.data(), x, k_);
+      const std::int32_t fast = expected_[static_cast<std::size_t>(t * kRows + r)];
+      if (fast != reference) {
+        return Error{ErrorCode::kFailure,
+                     "self-test: its own products are wrong on this machine (K = " + std::to_string(k_) +
+                         "): expected " + std::to_string(reference) + ", found " + std::to_string(fast)};
+      }
+    }
+  }
+  return {};
+}
+
+Status TernaryCase::compare(const Kernel& kernel, const Call& call, std::int64_t stride, const std::int32_t* y) const {
+  const std::int64_t rows = call.row_end - call.row_begin;
+  const std::int64_t written = round_up(rows, kTile);
+  for (std::int64_t t = 0; t < call.tokens; ++t) {
+    const std::int32_t* row = y + t * stride;
+    const std::int32_t* expected = expected_.data() + (call.token + t) * kRows + call.first;
+    for (std::int64_t r = -kGuard; r < written + kGuard; ++r) {
+      const bool inside = r >= 0 && r < written;
+      const std::int32_t want = !inside ? kUntouched : r < rows ? expected[r] : 0;
+      if (row[r] == want) continue;
+      const std::string where = "row " + std::to_string(call.row_begin + r) + " of rows " +
+                                std::to_string(call.row_begin) + " to " + std::to_string(call.row_end) + ", token " +
+                                std::to_string(t) + " of " + std::to_string(call.tokens);
+      if (!inside) return mismatch(kernel, where, "nothing written there", std::to_string(row[r]));
+      return mismatch(kernel, where, std::to_string(want), std::to_string(row[r]));
+    }
+  }
+  return {};
+}
+
+Status TernaryCase::run(const Kernel& kernel, const Call& call, std::int64_t n, Buffer& scratch) {
+  // Rows of y are as far apart as in real use (the whole matrix), but only those around the call exist: the buffer
+  // starts at row_begin - kGuard of the first token.
+  const std::int64_t written = round_up(call.row_end - call.row_begin, kTile);
+  const std::int64_t stride = std::max(round_up(n, kTile), written + 2 * kGuard);
+  const auto needed =
+      static_cast<std::size_t>((call.tokens - 1) * stride + written + 2 * kGuard) * sizeof(std::int32_t);
+  if (y_.size() < needed) {
+    BITNET_ASSIGN_OR_RETURN(y_, Buffer::allocate(needed));
+  }
+  auto* y = y_.as<std::int32_t>() + kGuard;
+  for (std::int64_t t = 0; t < call.tokens; ++t) {
+    std::fill_n(y + t * stride - kGuard, written + 2 * kGuard, kUntouched);
+  }
+  std::memset(scratch.data(), 0xA5, std::min<std::size_t>(scratch.size(), kernel.scratch_bytes));
+
+  const std::uint8_t* weights =
+      base_before(call.weights, call.row_begin / kTile * static_cast<std::int64_t>(t2::tile_bytes(k_)));
+  std::int32_t* y_base = base_before(y, call.row_begin);
+  if (kernel.op == Op::kGemv) {
+    kernel(bitnet_gemv_args{.weights = weights,
+                            .x = x_.as<std::int8_t>(static_cast<std::size_t>(call.token * width_)),
+                            .y = y_base,
+                            .row_begin = call.row_begin,
+                            .row_end = call.row_end,
+                            .n = n,
+                            .k = k_,
+                            .x_sum = x_sums_[static_cast<std::size_t>(call.token)]});
+  } else {
+    std::vector<std::int32_t> sums(static_cast<std::size_t>(round_up<std::int64_t>(call.tokens, kernel.token_tile)));
+    std::copy_n(x_sums_.begin(), call.tokens, sums.begin());
+    kernel(bitnet_gemm_args{.weights = weights,
+                            .x = packed_x_.as<std::int8_t>(),
+                            .x_sums = sums.data(),
+                            .y = y_base,
+                            .scratch = kernel.scratch_bytes == 0 ? nullptr : scratch.data(),
+                            .row_begin = call.row_begin,
+                            .row_end = call.row_end,
+                            .tokens = call.tokens,
+                            .y_stride = stride,
+                            .n = n,
+                            .k = k_});
+  }
+  return compare(kernel, call, stride, y);
+}
+
+Status TernaryCase::test(const Kernel& kernel, Buffer& scratch) {
+  const std::int64_t n = kernel.n != 0 ? kernel.n : kAnyN;
+  const std::int64_t tiles = t2::tiles(n);
+  const std::int64_t head_rows = std::min(kHeadTiles, tiles - 1) * kTile;
+  const std::int64_t tail_begin = (tiles - 1) * kTile;
+  const std::int64_t tail_first = kHeadTiles * kTile;
+  const auto* tail = packed_.as<std::uint8_t>(static_cast<std::size_t>(kHeadTiles) * t2::tile_bytes(k_));
+  if (n % kTile != 0) {  // the rows beyond n are padding there
+    t2::pack_codes(codes_.data() + tail_first * k_, 0, n - tail_begin, k_, partial_tail_.as<std::uint8_t>());
+    tail = partial_tail_.as<std::uint8_t>();
+  }
+  const auto both = [&](std::int64_t tokens, std::int64_t token) -> Status {
+    if (head_rows != 0) {
+      BITNET_RETURN_IF_ERROR(run(kernel, {packed_.as<std::uint8_t>(), 0, 0, head_rows, tokens, token}, n, scratch));
+    }
+    return run(kernel, {tail, tail_first, tail_begin, n, tokens, token}, n, scratch);
+  };
+  if (kernel.op == Op::kGemv) {
+    BITNET_RETURN_IF_ERROR(both(1, 0));
+    return both(1, 1);
+  }
+  const std::int64_t tile = kernel.token_tile;
+  for (const std::int64_t tokens : {std::int64_t{1}, tile, tile + 1}) {
+    t2::pack_activations(x_.as<std::int8_t>(), tokens, k_, kernel.token_tile, 0, ceil_div(tokens, tile),
+                         packed_x_.as<std::int8_t>());
+    BITNET_RETURN_IF_ERROR(both(tokens, 0));
+  }
+  return {};
+}
+
+}  // namespace
+
+Error mismatch(const Kernel& kernel, const std::string& where, const std::string& expected, const std::string& found) {
+  return {ErrorCode::kVerification, "self-test: kernel " + kernel.name() + " is wrong: " + where + ": expected " +
+                                        expected + " (scalar reference), found " + found};
+}
+
+Status test_ternary(std::span<const Kernel* const> kernels, std::int64_t k) {
+  std::int64_t tokens = 2;
+  std::size_t scratch_bytes = 0;
+  for (const Kernel* kernel : kernels) {
+    tokens = std::max<std::int64_t>(tokens, kernel->token_tile + 1);
+    scratch_bytes = std::max(scratch_bytes, kernel->scratch_bytes);
+  }
+  BITNET_ASSIGN_OR_RETURN(TernaryCase test, TernaryCase::create(k, tokens));
+  BITNET_ASSIGN_OR_RETURN(Buffer scratch, Buffer::allocate(scratch_bytes));
+  for (const Kernel* kernel : kernels) BITNET_RETURN_IF_ERROR(test.test(*kernel, scratch));
+  return {};
+}
+
+}  // namespace self_test_detail
+
+Status self_test(std::span<const Kernel> kernels) {
+  std::map<std::int64_t, std::vector<const Kernel*>> ternary;  // by K
+  for (const Kernel& kernel : kernels) {
+    if (kernel.function == nullptr) {
+      return Error{ErrorCode::kFailure, "self-test: kernel " + kernel.name() + " has no code"};
+    }
+    if (kernel.op == Op::kGemv || kernel.op == Op::kGemm) {
+      ternary[kernel.k != 0 ? kernel.k : self_test_detail::kAnyK].push_back(&kernel);
+    } else {
+      BITNET_RETURN_IF_ERROR(self_test_detail::test_dense(kernel));
+    }
+  }
+  for (const auto& [k, group] : ternary) BITNET_RETURN_IF_ERROR(self_test_detail::test_ternary(group, k));
+  return {};
+}
+
+}  // namespace bitnet
