@@ -1,0 +1,199 @@
+// i2s_gemm for AVX2: int32 products over the t2 layout (runtime/kernels/kernel_abi.h).
+//
+// GENERATED from templates/i2s_gemm.h.j2 and templates/dict/avx2.j2
+// by templates/render.py. DO NOT EDIT: change the templates and run templates/render.py again.
+//
+// A row tile is expanded into a panel of one byte a weight (in the scratch), which all token blocks of the call reuse;
+// products are added by vpmaddubsw into int16 sums, which go to int32 every 16 lines.
+#ifndef BITNET_GENERATED_I2S_GEMM_AVX2_H_
+#define BITNET_GENERATED_I2S_GEMM_AVX2_H_
+
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/kernels/kernel_abi.h"
+
+// Marks a function that accumulates in int16: `chain` products of at most `product` each. The audit of generated code
+// refuses int16 accumulation outside such a function and checks chain * product <= 32767.
+#ifndef BITNET_INT16_BOUND
+#ifdef __clang__
+#define BITNET_INT16_BOUND(chain, product) __attribute__((annotate("bitnet.int16_bound", chain, product)))
+#else
+#define BITNET_INT16_BOUND(chain, product)
+#endif
+#endif
+
+namespace bitnet_kernels::avx2_family {
+namespace {
+namespace gemm_detail {
+
+// Four int8 activations, read at once.
+typedef int32_t Dword __attribute__((__may_alias__));
+// Each line adds four vpmaddubsw results to a sum; the largest is two codes of 2 times 127.
+constexpr int kFlushLines = 16;
+constexpr int kChain = 4 * kFlushLines;
+constexpr int kLargestProduct = 2 * 2 * 127;
+static_assert(kChain * kLargestProduct <= 32767, "an int16 sum of i2s_gemm could overflow");
+
+// Packed activations that are multiplied with one row of tiles before the next: they stay in a 1 MiB L2 cache beside
+// the weights, which then stream from memory once per that many bytes of activations.
+constexpr long long kActivationBytes = 512 * 1024;
+
+template <long long K>
+constexpr long long line_count([[maybe_unused]] const bitnet_gemm_args* a) {
+  return ((K != 0 ? K : a->k) + BITNET_T2_LINE_K - 1) / BITNET_T2_LINE_K;
+}
+
+// Packed activations of one token block.
+template <long long K, int TokenTile>
+constexpr long long block_bytes([[maybe_unused]] const bitnet_gemm_args* a) {
+  const long long units = ((K != 0 ? K : a->k) + BITNET_ACTIVATION_PAD - 1) / BITNET_ACTIVATION_PAD;
+  return units * BITNET_ACTIVATION_PAD * TokenTile;
+}
+
+// Expands `Tiles` tiles into bytes: panel [lines][4][Tiles][64], the operand order of block().
+template <int Tiles>
+inline void expand(const uint8_t* weights, uint8_t* panel, long long lines) {
+  const __m256i mask = _mm256_set1_epi8(0x03);
+  for (long long i = 0; i < lines; ++i) {
+#pragma GCC unroll 8
+    for (int n = 0; n < Tiles; ++n) {
+      const uint8_t* line = weights + (n * lines + i) * BITNET_T2_LINE_BYTES;
+      uint8_t* out = panel + (4 * i * Tiles + n) * BITNET_T2_LINE_BYTES;
+      for (int h = 0; h < 2; ++h) {
+        const __m256i codes = _mm256_load_si256(reinterpret_cast<const __m256i*>(line) + h);
+        __m256i* half = reinterpret_cast<__m256i*>(out) + h;
+        _mm256_store_si256(half, _mm256_and_si256(codes, mask));
+        _mm256_store_si256(half + 2 * Tiles, _mm256_and_si256(_mm256_srli_epi16(codes, 2), mask));
+        _mm256_store_si256(half + 4 * Tiles, _mm256_and_si256(_mm256_srli_epi16(codes, 4), mask));
+        _mm256_store_si256(half + 6 * Tiles, _mm256_and_si256(_mm256_srli_epi16(codes, 6), mask));
+      }
+    }
+  }
+}
+
+// Tokens `token` .. + TokenTile - 1 times `Tiles` row tiles from `tile` on; x is the block's packed activations.
+template <long long K, int TokenTile, int Tiles>
+BITNET_INT16_BOUND(kChain, kLargestProduct)
+inline void block(const bitnet_gemm_args* a, const int8_t* x, long long token, long long tile) {
+  const long long lines = line_count<K>(a);
+  const __m256i ones = _mm256_set1_epi16(1);
+  const uint8_t* w = static_cast<const uint8_t*>(a->scratch);
+  __m256i total[TokenTile][Tiles][2];
+#pragma GCC unroll 32
+  for (int m = 0; m < TokenTile; ++m) {
+#pragma GCC unroll 8
+    for (int n = 0; n < Tiles; ++n) {
+      for (int h = 0; h < 2; ++h) total[m][n][h] = _mm256_setzero_si256();
+    }
+  }
+  for (long long first = 0; first < lines; first += kFlushLines) {
+    const long long last = first + kFlushLines < lines ? first + kFlushLines : lines;
+    __m256i partial[TokenTile][Tiles][2];  // int16
+#pragma GCC unroll 32
+    for (int m = 0; m < TokenTile; ++m) {
+#pragma GCC unroll 8
+      for (int n = 0; n < Tiles; ++n) {
+        for (int h = 0; h < 2; ++h) partial[m][n][h] = _mm256_setzero_si256();
+      }
+    }
+    for (long long i = first; i < last; ++i) {
+#pragma GCC unroll 4
+      for (int p = 0; p < 4; ++p) {  // k = 16 i + 4 p .. + 3
+        __m256i codes[Tiles][2];
+#pragma GCC unroll 8
+        for (int n = 0; n < Tiles; ++n) {
+          const __m256i* bytes = reinterpret_cast<const __m256i*>(w) + ((4 * i + p) * Tiles + n) * 2;
+          for (int h = 0; h < 2; ++h) codes[n][h] = _mm256_load_si256(bytes + h);
+        }
+#pragma GCC unroll 32
+        for (int m = 0; m < TokenTile; ++m) {
+          const __m256i xm = _mm256_set1_epi32(reinterpret_cast<const Dword*>(x)[(4 * i + p) * TokenTile + m]);
+#pragma GCC unroll 8
+          for (int n = 0; n < Tiles; ++n) {
+            for (int h = 0; h < 2; ++h) {
+              partial[m][n][h] = _mm256_add_epi16(partial[m][n][h], _mm256_maddubs_epi16(codes[n][h], xm));
+            }
+          }
+        }
+      }
+    }
+#pragma GCC unroll 32
+    for (int m = 0; m < TokenTile; ++m) {
+#pragma GCC unroll 8
+      for (int n = 0; n < Tiles; ++n) {
+        for (int h = 0; h < 2; ++h) {
+          total[m][n][h] = _mm256_add_epi32(total[m][n][h], _mm256_madd_epi16(partial[m][n][h], ones));
+        }
+      }
+    }
+  }
+#pragma GCC unroll 32
+  for (int m = 0; m < TokenTile; ++m) {
+    if (token + m >= a->tokens) break;
+    const __m256i x_sum = _mm256_set1_epi32(a->x_sums[token + m]);
+#pragma GCC unroll 8
+    for (int n = 0; n < Tiles; ++n) {
+      int32_t* y = a->y + (token + m) * a->y_stride + (tile + n) * BITNET_T2_TILE_ROWS;
+      for (int h = 0; h < 2; ++h) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(y) + h, _mm256_sub_epi32(total[m][n][h], x_sum));
+      }
+    }
+  }
+}
+
+// Token blocks first_block .. last_block - 1 times `Tiles` row tiles from `tile` on.
+template <long long K, int TokenTile, int Tiles>
+inline void row(const bitnet_gemm_args* a, long long first_block, long long last_block, long long tile) {
+  const long long lines = line_count<K>(a);
+  expand<Tiles>(a->weights + tile * lines * BITNET_T2_LINE_BYTES, static_cast<uint8_t*>(a->scratch), lines);
+  for (long long b = first_block; b < last_block; ++b) {
+    block<K, TokenTile, Tiles>(a, a->x + b * block_bytes<K, TokenTile>(a), b * TokenTile, tile);
+  }
+}
+
+}  // namespace gemm_detail
+
+// Scratch that a call with these parameters and inputs of length k needs, in bytes: see bitnet_gemm_args.
+template <int TokenTile, int RowTiles>
+constexpr size_t i2s_gemm_scratch_bytes_for([[maybe_unused]] long long k) {
+  // One byte a weight of RowTiles tiles.
+  return static_cast<size_t>((k + BITNET_T2_LINE_K - 1) / BITNET_T2_LINE_K) * (4 * BITNET_T2_LINE_BYTES) * RowTiles;
+}
+
+// The same for a constant K. With K = 0 it depends on the arguments: ask i2s_gemm_scratch_bytes_for.
+template <long long K, int TokenTile, int RowTiles>
+constexpr size_t i2s_gemm_scratch_bytes() {
+  return i2s_gemm_scratch_bytes_for<TokenTile, RowTiles>(K);
+}
+
+// Y = X W^T for rows a->row_begin .. a->row_end and all tokens (kernel_abi.h, op gemm); K <= 8000000.
+//   N, K       the matrix; K = 0 reads a->k. Rows always come from the arguments.
+//   TokenTile  tokens of a packed block (MR)
+//   RowTiles   row tiles that share a load of the activations
+template <long long N, long long K, int TokenTile, int RowTiles>
+inline void i2s_gemm(const bitnet_gemm_args* a) {
+  static_assert(N >= 0 && K >= 0 && K <= 8000000LL, "i2s_gemm: matrix size out of range");
+  static_assert(TokenTile >= 1 && TokenTile <= 32 && RowTiles >= 1 && RowTiles <= 8, "i2s_gemm: tile out of range");
+  const long long begin = a->row_begin / BITNET_T2_TILE_ROWS;
+  const long long end = (a->row_end + BITNET_T2_TILE_ROWS - 1) / BITNET_T2_TILE_ROWS;
+  const long long blocks = (a->tokens + TokenTile - 1) / TokenTile;
+  const long long fitting = gemm_detail::kActivationBytes / gemm_detail::block_bytes<K, TokenTile>(a);
+  const long long group = fitting > 1 ? fitting : 1;
+  for (long long first = 0; first < blocks; first += group) {
+    const long long last = first + group < blocks ? first + group : blocks;
+    long long tile = begin;
+    for (; tile + RowTiles <= end; tile += RowTiles) {
+      gemm_detail::row<K, TokenTile, RowTiles>(a, first, last, tile);
+    }
+    for (; tile < end; ++tile) {
+      gemm_detail::row<K, TokenTile, 1>(a, first, last, tile);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bitnet_kernels::avx2_family
+
+#endif  // BITNET_GENERATED_I2S_GEMM_AVX2_H_

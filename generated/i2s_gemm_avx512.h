@@ -1,0 +1,137 @@
+// i2s_gemm for AVX-512 with VNNI: int32 products over the t2 layout (runtime/kernels/kernel_abi.h).
+//
+// GENERATED from templates/i2s_gemm.h.j2 and templates/dict/avx512.j2
+// by templates/render.py. DO NOT EDIT: change the templates and run templates/render.py again.
+//
+// A line is loaded and decoded once and multiplied with the whole token tile; the activations of a token are broadcast
+// out of memory by vpdpbusd itself or, with several row tiles, once for all of them.
+#ifndef BITNET_GENERATED_I2S_GEMM_AVX512_H_
+#define BITNET_GENERATED_I2S_GEMM_AVX512_H_
+
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/kernels/kernel_abi.h"
+
+// All sums are int32: there is no int16 accumulation to bound.
+
+namespace bitnet_kernels::avx512_family {
+namespace {
+namespace gemm_detail {
+
+// Four int8 activations, read at once.
+typedef int32_t Dword __attribute__((__may_alias__));
+
+// Packed activations that are multiplied with one row of tiles before the next: they stay in a 1 MiB L2 cache beside
+// the weights, which then stream from memory once per that many bytes of activations.
+constexpr long long kActivationBytes = 512 * 1024;
+
+template <long long K>
+constexpr long long line_count([[maybe_unused]] const bitnet_gemm_args* a) {
+  return ((K != 0 ? K : a->k) + BITNET_T2_LINE_K - 1) / BITNET_T2_LINE_K;
+}
+
+// Packed activations of one token block.
+template <long long K, int TokenTile>
+constexpr long long block_bytes([[maybe_unused]] const bitnet_gemm_args* a) {
+  const long long units = ((K != 0 ? K : a->k) + BITNET_ACTIVATION_PAD - 1) / BITNET_ACTIVATION_PAD;
+  return units * BITNET_ACTIVATION_PAD * TokenTile;
+}
+
+// Tokens `token` .. + TokenTile - 1 times `Tiles` row tiles from `tile` on; x is the block's packed activations.
+template <long long K, int TokenTile, int Tiles>
+inline void block(const bitnet_gemm_args* a, const int8_t* x, long long token, long long tile) {
+  const long long lines = line_count<K>(a);
+  const __m512i mask = _mm512_set1_epi8(0x03);
+  const uint8_t* w = a->weights + tile * lines * BITNET_T2_LINE_BYTES;
+  __m512i total[TokenTile][Tiles];
+#pragma GCC unroll 32
+  for (int m = 0; m < TokenTile; ++m) {
+#pragma GCC unroll 8
+    for (int n = 0; n < Tiles; ++n) {
+      total[m][n] = _mm512_setzero_si512();
+    }
+  }
+  for (long long i = 0; i < lines; ++i) {
+#pragma GCC unroll 4
+    for (int p = 0; p < 4; ++p) {  // k = 16 i + 4 p .. + 3
+      __m512i codes[Tiles];
+#pragma GCC unroll 8
+      for (int n = 0; n < Tiles; ++n) {
+        const __m512i line = _mm512_load_si512(w + (n * lines + i) * BITNET_T2_LINE_BYTES);
+        codes[n] = _mm512_and_si512(_mm512_srli_epi16(line, 2 * p), mask);
+      }
+#pragma GCC unroll 32
+      for (int m = 0; m < TokenTile; ++m) {
+        const __m512i xm = _mm512_set1_epi32(reinterpret_cast<const Dword*>(x)[(4 * i + p) * TokenTile + m]);
+#pragma GCC unroll 8
+        for (int n = 0; n < Tiles; ++n) {
+          total[m][n] = _mm512_dpbusd_epi32(total[m][n], codes[n], xm);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 32
+  for (int m = 0; m < TokenTile; ++m) {
+    if (token + m >= a->tokens) break;
+    const __m512i x_sum = _mm512_set1_epi32(a->x_sums[token + m]);
+#pragma GCC unroll 8
+    for (int n = 0; n < Tiles; ++n) {
+      int32_t* y = a->y + (token + m) * a->y_stride + (tile + n) * BITNET_T2_TILE_ROWS;
+      _mm512_storeu_si512(y, _mm512_sub_epi32(total[m][n], x_sum));
+    }
+  }
+}
+
+// Token blocks first_block .. last_block - 1 times `Tiles` row tiles from `tile` on.
+template <long long K, int TokenTile, int Tiles>
+inline void row(const bitnet_gemm_args* a, long long first_block, long long last_block, long long tile) {
+  for (long long b = first_block; b < last_block; ++b) {
+    block<K, TokenTile, Tiles>(a, a->x + b * block_bytes<K, TokenTile>(a), b * TokenTile, tile);
+  }
+}
+
+}  // namespace gemm_detail
+
+// Scratch that a call with these parameters and inputs of length k needs, in bytes: see bitnet_gemm_args.
+template <int TokenTile, int RowTiles>
+constexpr size_t i2s_gemm_scratch_bytes_for([[maybe_unused]] long long k) {
+  return 0;
+}
+
+// The same for a constant K. With K = 0 it depends on the arguments: ask i2s_gemm_scratch_bytes_for.
+template <long long K, int TokenTile, int RowTiles>
+constexpr size_t i2s_gemm_scratch_bytes() {
+  return i2s_gemm_scratch_bytes_for<TokenTile, RowTiles>(K);
+}
+
+// Y = X W^T for rows a->row_begin .. a->row_end and all tokens (kernel_abi.h, op gemm); K <= 8000000.
+//   N, K       the matrix; K = 0 reads a->k. Rows always come from the arguments.
+//   TokenTile  tokens of a packed block (MR)
+//   RowTiles   row tiles that share a load of the activations
+template <long long N, long long K, int TokenTile, int RowTiles>
+inline void i2s_gemm(const bitnet_gemm_args* a) {
+  static_assert(N >= 0 && K >= 0 && K <= 8000000LL, "i2s_gemm: matrix size out of range");
+  static_assert(TokenTile >= 1 && TokenTile <= 32 && RowTiles >= 1 && RowTiles <= 8, "i2s_gemm: tile out of range");
+  const long long begin = a->row_begin / BITNET_T2_TILE_ROWS;
+  const long long end = (a->row_end + BITNET_T2_TILE_ROWS - 1) / BITNET_T2_TILE_ROWS;
+  const long long blocks = (a->tokens + TokenTile - 1) / TokenTile;
+  const long long fitting = gemm_detail::kActivationBytes / gemm_detail::block_bytes<K, TokenTile>(a);
+  const long long group = fitting > 1 ? fitting : 1;
+  for (long long first = 0; first < blocks; first += group) {
+    const long long last = first + group < blocks ? first + group : blocks;
+    long long tile = begin;
+    for (; tile + RowTiles <= end; tile += RowTiles) {
+      gemm_detail::row<K, TokenTile, RowTiles>(a, first, last, tile);
+    }
+    for (; tile < end; ++tile) {
+      gemm_detail::row<K, TokenTile, 1>(a, first, last, tile);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bitnet_kernels::avx512_family
+
+#endif  // BITNET_GENERATED_I2S_GEMM_AVX512_H_

@@ -1,0 +1,193 @@
+// i2s_gemm for any xsimd architecture: int32 products over the t2 layout (runtime/kernels/kernel_abi.h).
+//
+// GENERATED from templates/i2s_gemm.h.j2 and templates/dict/xsimd.j2
+// by templates/render.py. DO NOT EDIT: change the templates and run templates/render.py again.
+//
+// A line is seen as int16 lanes: lane L holds bytes 2L and 2L + 1 of row L / 2. The codes of the even and of the odd
+// bytes are shifted and masked out, multiplied in int16 with the activations of the same k, and added. Every 16 lines
+// the int16 sums go to int32, one lane a row.
+// The codes of a quarter of a line are decoded once for the whole token tile.
+#ifndef BITNET_GENERATED_I2S_GEMM_XSIMD_H_
+#define BITNET_GENERATED_I2S_GEMM_XSIMD_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <xsimd/xsimd.hpp>
+
+#include "runtime/kernels/kernel_abi.h"
+
+#ifndef BITNET_XSIMD_ARCH
+#error "define BITNET_XSIMD_ARCH as an xsimd architecture, e.g. xsimd::sse2 or xsimd::avx2, before including this file"
+#endif
+
+// Marks a function that accumulates in int16: `chain` products of at most `product` each. The audit of generated code
+// refuses int16 accumulation outside such a function and checks chain * product <= 32767.
+#ifndef BITNET_INT16_BOUND
+#ifdef __clang__
+#define BITNET_INT16_BOUND(chain, product) __attribute__((annotate("bitnet.int16_bound", chain, product)))
+#else
+#define BITNET_INT16_BOUND(chain, product)
+#endif
+#endif
+
+namespace bitnet_kernels::xsimd_family {
+namespace {
+namespace gemm_detail {
+
+// Four int8 activations, read at once.
+typedef int32_t Dword __attribute__((__may_alias__));
+using Words = xsimd::batch<int16_t, BITNET_XSIMD_ARCH>;
+using Dwords = xsimd::batch<int32_t, BITNET_XSIMD_ARCH>;
+constexpr int kVectors = BITNET_T2_LINE_BYTES / (2 * static_cast<int>(Words::size));
+static_assert(kVectors >= 1, "a vector is longer than a line");
+// Each line adds eight products to a sum; the largest is a code of 2 times 127.
+constexpr int kFlushLines = 16;
+constexpr int kChain = 8 * kFlushLines;
+constexpr int kLargestProduct = 2 * 127;
+static_assert(kChain * kLargestProduct <= 32767, "an int16 sum of i2s_gemm could overflow");
+
+// Packed activations that are multiplied with one row of tiles before the next: they stay in a 1 MiB L2 cache beside
+// the weights, which then stream from memory once per that many bytes of activations.
+constexpr long long kActivationBytes = 512 * 1024;
+
+template <long long K>
+constexpr long long line_count([[maybe_unused]] const bitnet_gemm_args* a) {
+  return ((K != 0 ? K : a->k) + BITNET_T2_LINE_K - 1) / BITNET_T2_LINE_K;
+}
+
+// Packed activations of one token block.
+template <long long K, int TokenTile>
+constexpr long long block_bytes([[maybe_unused]] const bitnet_gemm_args* a) {
+  const long long units = ((K != 0 ? K : a->k) + BITNET_ACTIVATION_PAD - 1) / BITNET_ACTIVATION_PAD;
+  return units * BITNET_ACTIVATION_PAD * TokenTile;
+}
+
+// Tokens `token` .. + TokenTile - 1 times `Tiles` row tiles from `tile` on; x is the block's packed activations.
+template <long long K, int TokenTile, int Tiles>
+BITNET_INT16_BOUND(kChain, kLargestProduct)
+inline void block(const bitnet_gemm_args* a, const int8_t* x, long long token, long long tile) {
+  const long long lines = line_count<K>(a);
+  const Words mask(3);
+  const uint8_t* w = a->weights + tile * lines * BITNET_T2_LINE_BYTES;
+  Dwords total[TokenTile][Tiles][kVectors];
+#pragma GCC unroll 32
+  for (int m = 0; m < TokenTile; ++m) {
+#pragma GCC unroll 8
+    for (int n = 0; n < Tiles; ++n) {
+      for (int v = 0; v < kVectors; ++v) total[m][n][v] = Dwords(0);
+    }
+  }
+  for (long long first = 0; first < lines; first += kFlushLines) {
+    const long long last = first + kFlushLines < lines ? first + kFlushLines : lines;
+    Words partial[TokenTile][Tiles][kVectors];
+#pragma GCC unroll 32
+    for (int m = 0; m < TokenTile; ++m) {
+#pragma GCC unroll 8
+      for (int n = 0; n < Tiles; ++n) {
+        for (int v = 0; v < kVectors; ++v) partial[m][n][v] = Words(0);
+      }
+    }
+    for (long long i = first; i < last; ++i) {
+#pragma GCC unroll 4
+      for (int p = 0; p < 4; ++p) {  // k = 16 i + 4 p .. + 3
+        Words even[Tiles][kVectors];
+        Words odd[Tiles][kVectors];
+#pragma GCC unroll 8
+        for (int n = 0; n < Tiles; ++n) {
+          const int16_t* line = reinterpret_cast<const int16_t*>(w + (n * lines + i) * BITNET_T2_LINE_BYTES);
+#pragma GCC unroll 4
+          for (int v = 0; v < kVectors; ++v) {
+            const Words codes = Words::load_aligned(line + v * Words::size);
+            even[n][v] = (codes >> (2 * p)) & mask;
+            odd[n][v] = (codes >> (8 + 2 * p)) & mask;
+          }
+        }
+#pragma GCC unroll 32
+        for (int m = 0; m < TokenTile; ++m) {
+          const int32_t four = reinterpret_cast<const Dword*>(x)[(4 * i + p) * TokenTile + m];
+          const Words xm = xsimd::bitwise_cast<Words>(Dwords(four));
+          const Words x_even = (xm << 8) >> 8;
+          const Words x_odd = xm >> 8;
+#pragma GCC unroll 8
+          for (int n = 0; n < Tiles; ++n) {
+#pragma GCC unroll 4
+            for (int v = 0; v < kVectors; ++v) partial[m][n][v] += even[n][v] * x_even + odd[n][v] * x_odd;
+          }
+        }
+      }
+    }
+#pragma GCC unroll 32
+    for (int m = 0; m < TokenTile; ++m) {
+#pragma GCC unroll 8
+      for (int n = 0; n < Tiles; ++n) {
+        for (int v = 0; v < kVectors; ++v) {
+          const Dwords pairs = xsimd::bitwise_cast<Dwords>(partial[m][n][v]);
+          total[m][n][v] += ((pairs << 16) >> 16) + (pairs >> 16);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 32
+  for (int m = 0; m < TokenTile; ++m) {
+    if (token + m >= a->tokens) break;
+    const Dwords x_sum(a->x_sums[token + m]);
+#pragma GCC unroll 8
+    for (int n = 0; n < Tiles; ++n) {
+      int32_t* y = a->y + (token + m) * a->y_stride + (tile + n) * BITNET_T2_TILE_ROWS;
+      for (int v = 0; v < kVectors; ++v) (total[m][n][v] - x_sum).store_unaligned(y + v * Dwords::size);
+    }
+  }
+}
+
+// Token blocks first_block .. last_block - 1 times `Tiles` row tiles from `tile` on.
+template <long long K, int TokenTile, int Tiles>
+inline void row(const bitnet_gemm_args* a, long long first_block, long long last_block, long long tile) {
+  for (long long b = first_block; b < last_block; ++b) {
+    block<K, TokenTile, Tiles>(a, a->x + b * block_bytes<K, TokenTile>(a), b * TokenTile, tile);
+  }
+}
+
+}  // namespace gemm_detail
+
+// Scratch that a call with these parameters and inputs of length k needs, in bytes: see bitnet_gemm_args.
+template <int TokenTile, int RowTiles>
+constexpr size_t i2s_gemm_scratch_bytes_for([[maybe_unused]] long long k) {
+  return 0;
+}
+
+// The same for a constant K. With K = 0 it depends on the arguments: ask i2s_gemm_scratch_bytes_for.
+template <long long K, int TokenTile, int RowTiles>
+constexpr size_t i2s_gemm_scratch_bytes() {
+  return i2s_gemm_scratch_bytes_for<TokenTile, RowTiles>(K);
+}
+
+// Y = X W^T for rows a->row_begin .. a->row_end and all tokens (kernel_abi.h, op gemm); K <= 8000000.
+//   N, K       the matrix; K = 0 reads a->k. Rows always come from the arguments.
+//   TokenTile  tokens of a packed block (MR)
+//   RowTiles   row tiles that share a load of the activations
+template <long long N, long long K, int TokenTile, int RowTiles>
+inline void i2s_gemm(const bitnet_gemm_args* a) {
+  static_assert(N >= 0 && K >= 0 && K <= 8000000LL, "i2s_gemm: matrix size out of range");
+  static_assert(TokenTile >= 1 && TokenTile <= 32 && RowTiles >= 1 && RowTiles <= 8, "i2s_gemm: tile out of range");
+  const long long begin = a->row_begin / BITNET_T2_TILE_ROWS;
+  const long long end = (a->row_end + BITNET_T2_TILE_ROWS - 1) / BITNET_T2_TILE_ROWS;
+  const long long blocks = (a->tokens + TokenTile - 1) / TokenTile;
+  const long long fitting = gemm_detail::kActivationBytes / gemm_detail::block_bytes<K, TokenTile>(a);
+  const long long group = fitting > 1 ? fitting : 1;
+  for (long long first = 0; first < blocks; first += group) {
+    const long long last = first + group < blocks ? first + group : blocks;
+    long long tile = begin;
+    for (; tile + RowTiles <= end; tile += RowTiles) {
+      gemm_detail::row<K, TokenTile, RowTiles>(a, first, last, tile);
+    }
+    for (; tile < end; ++tile) {
+      gemm_detail::row<K, TokenTile, 1>(a, first, last, tile);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bitnet_kernels::xsimd_family
+
+#endif  // BITNET_GENERATED_I2S_GEMM_XSIMD_H_
