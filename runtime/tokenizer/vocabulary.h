@@ -1,0 +1,67 @@
+// The tables behind a Tokenizer; private to this folder.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+namespace bitnet::tokenizer {
+
+inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";      // U+2581, a space inside a piece
+inline constexpr std::string_view kReplacement = "\xEF\xBF\xBD";    // U+FFFD
+inline constexpr std::string_view kUnknownText = " \xE2\x81\x87 ";  // " U+2047 "
+
+enum class TokenType : std::uint8_t {  // as in tokenizer.ggml.token_type
+  kUndefined = 0,
+  kNormal = 1,
+  kUnknown = 2,
+  kControl = 3,
+  kUserDefined = 4,
+  kUnused = 5,
+  kByte = 6,
+};
+
+struct Vocabulary {
+  std::string characters;                // all pieces, one after the other; the views below point into it
+  std::vector<std::string_view> pieces;  // [size]
+  std::vector<float> scores;             // [size]
+  std::vector<TokenType> types;          // [size]
+
+  std::unordered_map<std::string_view, std::int32_t>
+      mergeable;                      // what characters may merge to: normal, user-defined, unused
+  std::size_t longest_mergeable = 0;  // bytes
+  std::array<std::int32_t, 256> byte_ids{};
+  // Tokens that are found in the raw text, by first byte, longest first.
+  std::array<std::vector<std::int32_t>, 256> user_defined;
+  std::array<std::vector<std::int32_t>, 256> special;  // user-defined, control and unknown tokens
+
+  // No piece has a U+2581 behind another character: no merge crosses the border before a word, so that words can be
+  // encoded one by one, and equal words once.
+  bool words_are_independent = false;
+  bool add_space_prefix = true;
+  bool add_bos = true;
+  std::int32_t bos = -1;
+  std::int32_t eos = -1;
+  std::int32_t eot = -1;
+
+  Vocabulary() = default;
+  Vocabulary(const Vocabulary&) = delete;  // the views would point into the original
+  Vocabulary& operator=(const Vocabulary&) = delete;
+
+  [[nodiscard]] std::int32_t size() const { return static_cast<std::int32_t>(pieces.size()); }
+  [[nodiscard]] bool contains(std::int32_t id) const { return id >= 0 && id < size(); }
+  [[nodiscard]] std::string_view piece(std::int32_t id) const { return pieces[static_cast<std::size_t>(id)]; }
+  [[nodiscard]] TokenType type(std::int32_t id) const { return types[static_cast<std::size_t>(id)]; }
+};
+
+// Value of a byte token's spelling "<0xXX>", or -1.
+[[nodiscard]] int byte_token_value(std::string_view piece);
+
+// Ids of one stretch of ordinary text, appended to `ids`; `prefix`: put a U+2581 before it. Empty text: nothing.
+void encode_text(const Vocabulary& vocabulary, std::string_view text, bool prefix, std::vector<std::int32_t>& ids);
+
+}  // namespace bitnet::tokenizer
