@@ -73,6 +73,8 @@ struct Tensor {
   std::uint64_t bytes = 0;
   std::span<const std::byte> data;
 };
+// Like to_string(tensor.type), with id 39 told apart by the size that the reader found: "TL2" or "MXFP4".
+[[nodiscard]] std::string_view type_name(const Tensor& tensor);
 
 class File {
  public:
