@@ -31,8 +31,11 @@ enum class Op : std::uint8_t {
 };
 
 // Format of the operand that gives a kernel its prefix: ternary weights (i2s = layout t2), int8 output, float rows.
-//   gemv, gemm: i2s · quantize, norm_quantize: i8 · norm, relu2_gate, silu_gate: f32 · attention: f16 (keys and values) ·
-//   head: f16 or f32 (weight rows)
+//   gemv, gemm                            i2s
+//   quantize, norm_quantize               i8
+//   norm, relu2_gate, silu_gate           f32
+//   attention (keys and values)           f16
+//   head (weight rows)                    f16, f32
 enum class Format : std::uint8_t { kI2s, kI8, kF16, kF32 };
 
 [[nodiscard]] std::string_view to_string(Isa isa);

@@ -36,7 +36,7 @@ extern "C" {
 //   weights  t2 tiles of the whole matrix (row 0 first), 64-byte aligned
 //   x        [round_up(K, 64)] int8 in [-127, 127], zero beyond K, 64-byte aligned
 //   x_sum    sum_k x[k]
-//   y        [round_up(N, 16)] int32 of the whole matrix; rows are written in whole tiles (pad rows get 0), nothing else
+//   y        [round_up(N, 16)] int32 of the whole matrix; only whole tiles of the rows are written (pad rows get 0)
 //   row_begin multiple of 16; row_end multiple of 16 or N
 // |y| <= 127 K, |codes . x| <= 254 K: exact in int32 for K < 8.4 million.
 typedef struct bitnet_gemv_args {
@@ -54,7 +54,7 @@ typedef struct bitnet_gemv_args {
 //   x        packed activations [ceil(tokens/MR)][round_up(K, 64)/4][MR][4] int8, 64-byte aligned, zero in all padding;
 //            MR is the kernel's token tile (its column in the kernel table)
 //   x_sums   [round_up(tokens, MR)] int32, zero beyond tokens
-//   y        [tokens][y_stride] int32; y_stride >= round_up(N, 16); only tokens < `tokens` are written, in whole row tiles
+//   y        [tokens][y_stride] int32; y_stride >= round_up(N, 16); whole row tiles of tokens < `tokens` are written
 //   scratch  scratch_bytes of the kernel table, 64-byte aligned, private to the call (NULL if 0)
 typedef struct bitnet_gemm_args {
   const uint8_t* weights;
@@ -134,7 +134,7 @@ typedef struct bitnet_attention_args {
   float scale;
 } bitnet_attention_args;
 
-// op head: y[r] = sum_k W[r][k] * x[k] (16-lane sum over k), float16 or float32 rows, for rows row_begin <= r < row_end.
+// op head: y[r] = sum_k W[r][k] * x[k] (16-lane sum), float16 or float32 rows, for rows row_begin <= r < row_end.
 typedef struct bitnet_head_args {
   const void* weights;  // [n][k] float16 (IEEE bits) or float32, row-major; the kernel's format says which
   const float* x;       // [k]

@@ -1,0 +1,46 @@
+// The list of built-in kernels, made from the record of each translation unit.
+#include "runtime/kernels/builtin.h"
+
+#include "runtime/kernels/kernel.h"
+
+namespace bitnet {
+namespace {
+
+void append(const builtin::Family& family, Isa isa, std::vector<Kernel>& list) {
+  const auto add = [&](Format format, Op op, auto function, int token_tile = 1) {
+    Kernel kernel;
+    kernel.format = format;
+    kernel.op = op;
+    kernel.token_tile = token_tile;
+    kernel.isa = isa;
+    kernel.technique = "xsimd";
+    kernel.function = reinterpret_cast<void*>(function);
+    list.push_back(std::move(kernel));
+  };
+  add(Format::kI2s, Op::kGemv, family.gemv);
+  add(Format::kI2s, Op::kGemm, family.gemm, family.gemm_token_tile);
+  add(Format::kI8, Op::kQuantize, family.quantize);
+  add(Format::kF32, Op::kNorm, family.norm);
+  add(Format::kI8, Op::kNormQuantize, family.norm_quantize);
+  add(Format::kF32, Op::kRelu2Gate, family.relu2_gate);
+  add(Format::kF32, Op::kSiluGate, family.silu_gate);
+  add(Format::kF16, Op::kAttention, family.attention);
+  add(Format::kF16, Op::kHead, family.head_f16);
+  add(Format::kF32, Op::kHead, family.head_f32);
+}
+
+}  // namespace
+
+std::span<const Kernel> builtin_kernels() {
+  static const std::vector<Kernel> kernels = [] {
+    std::vector<Kernel> list;
+    append(builtin::kScalarFamily, Isa::kScalar, list);
+#if defined(BITNET_BUILTIN_AVX2)
+    append(builtin::kAvx2Family, Isa::kAvx2, list);
+#endif
+    return list;
+  }();
+  return kernels;
+}
+
+}  // namespace bitnet

@@ -1,0 +1,27 @@
+// One record of kernels for each translation unit of the built-in family. Constant data, no code: it can be read on a
+// CPU that does not execute the unit, and the units that are built with ISA flags instantiate nothing of the standard
+// library that the linker could share with the rest of the program.
+#pragma once
+
+#include "runtime/kernels/kernel_abi.h"
+
+namespace bitnet::builtin {
+
+struct Family {
+  void (*gemv)(const bitnet_gemv_args*) noexcept;
+  void (*gemm)(const bitnet_gemm_args*) noexcept;
+  int gemm_token_tile;  // MR of the packed activations; the GEMM needs no scratch
+  void (*quantize)(const bitnet_quantize_args*) noexcept;
+  void (*norm)(const bitnet_norm_args*) noexcept;
+  void (*norm_quantize)(const bitnet_norm_quantize_args*) noexcept;
+  void (*relu2_gate)(const bitnet_gate_args*) noexcept;
+  void (*silu_gate)(const bitnet_gate_args*) noexcept;
+  void (*attention)(const bitnet_attention_args*) noexcept;
+  void (*head_f16)(const bitnet_head_args*) noexcept;
+  void (*head_f32)(const bitnet_head_args*) noexcept;
+};
+
+extern const Family kScalarFamily;  // builtin_scalar.cc
+extern const Family kAvx2Family;    // builtin_avx2.cc, on x86-64
+
+}  // namespace bitnet::builtin
