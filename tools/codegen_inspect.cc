@@ -1,0 +1,239 @@
+#include "tools/codegen_inspect.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "runtime/base/sha256.h"
+#include "runtime/bundle/bundle_checks.h"
+#include "runtime/kernels/kernel_abi.h"
+#include "runtime/model/config.h"
+
+namespace bitnet::tools {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string print(const Json& json) { return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n"; }
+
+Json to_json_object(const gguf::File& file, const bundle_checks::Manifest& manifest) {
+  Json out;
+  out["path"] = file.path();
+  out["bytes"] = file.bytes().size();
+  out["bundle_version"] = kBundleVersion;
+  out["kernel_abi_version"] = BITNET_KERNEL_ABI_VERSION;
+  out["target"] = manifest.target;
+  out["shape_hash"] = manifest.shape_hash;
+  out["model_sha256"] = manifest.model_sha256;
+  out["tools"] = manifest.tools;
+  out["points"] = manifest.points;
+  const Json table = Json::parse(to_json(manifest.table));
+  out["images"] = table["images"];
+  for (std::size_t i = 0; i < out["images"].size(); ++i) out["images"][i]["bytes"] = file.tensors()[i].bytes;
+  out["kernels"] = table["kernels"];
+  out["packed"] = {{"layout", manifest.packed.empty() ? "" : "t2"}, {"bytes", manifest.packed.size()}};
+  return out;
+}
+
+std::string padded(std::string text, std::size_t width) {
+  text.resize(std::max(text.size(), width), ' ');
+  return text;
+}
+
+// Columns as wide as their widest cell.
+std::string columns(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> widths(rows.front().size());
+  for (const auto& row : rows) {
+    for (std::size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], row[c].size());
+  }
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line = " ";
+    for (std::size_t c = 0; c < row.size(); ++c) line += " " + padded(row[c], widths[c] + 1);
+    line.erase(line.find_last_not_of(' ') + 1);
+    text += line + "\n";
+  }
+  return text;
+}
+
+std::string to_text(const gguf::File& file, const bundle_checks::Manifest& manifest) {
+  std::string text = file.path() + ": kernel bundle version " + std::to_string(kBundleVersion) + ", kernel ABI " +
+                     std::to_string(BITNET_KERNEL_ABI_VERSION) + ", " + std::to_string(file.bytes().size()) +
+                     " bytes\n";
+  text += "target      " + manifest.target + "\n";
+  text += "shape hash  " + manifest.shape_hash + "\n";
+  text += "model       " + manifest.model_sha256 + "\n";
+  text += "tools       " + manifest.tools + "\n";
+  text += "points      " + manifest.points + "\n";
+  text += "images\n";
+  std::vector<std::vector<std::string>> rows{{"tensor", "bytes", "kernels", "sha256"}};
+  for (std::size_t i = 0; i < manifest.table.images.size(); ++i) {
+    const ImageRecord& image = manifest.table.images[i];
+    const auto count =
+        std::ranges::count_if(manifest.table.kernels, [&](const KernelRecord& k) { return k.kernel.isa == image.isa; });
+    rows.push_back({image.tensor, std::to_string(file.tensors()[i].bytes), std::to_string(count), image.sha256});
+  }
+  text += columns(rows);
+  if (!manifest.packed.empty()) {
+    text += "packed weights\n  layout t2, " + std::to_string(manifest.packed.size()) + " bytes\n";
+  }
+  text += "kernels\n";
+  rows = {{"name", "layout", "tokens", "tile", "rows", "scratch", "offset", "features"}};
+  for (const KernelRecord& record : manifest.table.kernels) {
+    const std::string most = record.tokens_max == 0 ? "any" : std::to_string(record.tokens_max);
+    rows.push_back({record.name, record.layout.empty() ? "-" : record.layout,
+                    std::to_string(record.tokens_min) + ".." + most, std::to_string(record.kernel.token_tile),
+                    std::to_string(record.row_granularity), std::to_string(record.kernel.scratch_bytes),
+                    std::to_string(record.offset), record.features.empty() ? "-" : record.features});
+  }
+  return text + columns(rows);
+}
+
+// The checks as they run: once one that others rely on has failed, those are listed as skipped, never as passed.
+class Checklist {
+ public:
+  // Runs `check` unless an essential one failed; returns whether it passed.
+  bool run(const std::string& name, const std::function<Status()>& check, bool essential = false) {
+    if (!blocked_.empty()) {
+      rows_.push_back({name, "skipped", "relies on " + blocked_});
+      return false;
+    }
+    const Status status = check();
+    rows_.push_back({name, status.ok() ? "ok" : "failed", status.ok() ? "" : status.error().message});
+    if (status.ok()) return true;
+    ok_ = false;
+    if (essential) blocked_ = name;
+    return false;
+  }
+  void skip(const std::string& name, const std::string& reason) { rows_.push_back({name, "skipped", reason}); }
+
+  [[nodiscard]] VerifyReport report(const std::string& path, const std::string& model, bool json) const {
+    if (json) {
+      Json out{{"bundle", path}, {"model", model}, {"ok", ok_}, {"checks", Json::array()}};
+      for (const Row& row : rows_) {
+        Json check{{"name", row.name}, {"result", row.result}};
+        if (!row.reason.empty()) check["reason"] = row.reason;
+        out["checks"].push_back(std::move(check));
+      }
+      return {print(out), ok_};
+    }
+    std::string text;
+    for (const Row& row : rows_) {
+      text += (row.result == "failed" ? "FAILED  " : padded(row.result, 7) + " ") + row.name +
+              (row.reason.empty() ? "" : ": " + row.reason) + "\n";
+    }
+    return {text + "bundle '" + path + "': " + (ok_ ? "all checks passed\n" : "REFUSED\n"), ok_};
+  }
+
+ private:
+  struct Row {
+    std::string name;
+    std::string result;
+    std::string reason;
+  };
+  std::vector<Row> rows_;
+  std::string blocked_;
+  bool ok_ = true;
+};
+
+// SHA-256 in pieces, so that hashing a large model does not fill the memory with it.
+std::string hash_file(const gguf::File& file) {
+  constexpr std::size_t kPiece = std::size_t{8} << 20;
+  Sha256 hash;
+  for (std::size_t at = 0; at < file.bytes().size(); at += kPiece) {
+    const auto piece = file.bytes().subspan(at, std::min(kPiece, file.bytes().size() - at));
+    hash.update(piece);
+    if (file.mapping() != nullptr) file.mapping()->release(piece);
+  }
+  return to_hex(hash.finish());
+}
+
+void check_model(Checklist& checks, const gguf::File& bundle, const bundle_checks::Manifest& manifest,
+                 const std::string& model) {
+  gguf::File file;
+  ModelTensors tensors;
+  const auto open = [&]() -> Status {
+    BITNET_ASSIGN_OR_RETURN(file, gguf::File::open(model));
+    BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(file));
+    BITNET_ASSIGN_OR_RETURN(tensors, map_tensors(file, config));
+    return {};
+  };
+  checks.run("model file", open, /*essential=*/true);
+  checks.run("model shapes",
+             [&] { return bundle_checks::check_shape_hash(bundle, manifest, kernel_shapes(tensors).hash()); });
+  checks.run("model SHA-256", [&]() -> Status {
+    const std::string found = hash_file(file);
+    if (found == manifest.model_sha256) return {};
+    return bundle_checks::refuse(
+        bundle.path(), "metadata",
+        "made from another model file: expected SHA-256 " + manifest.model_sha256 + ", '" + model + "' has " + found);
+  });
+  if (manifest.packed.empty()) return;
+  checks.run("packed weights' size", [&]() -> Status {
+    const std::size_t expected = packed_layout(tensors).bytes;
+    if (expected == manifest.packed.size()) return {};
+    return bundle_checks::refuse(bundle.path(), "packed.t2",
+                                 "expected " + std::to_string(expected) + " bytes for this model, found " +
+                                     std::to_string(manifest.packed.size()));
+  });
+}
+
+}  // namespace
+
+Result<std::string> describe_bundle(const std::string& path, bool json) {
+  BITNET_ASSIGN_OR_RETURN(const gguf::File file, bundle_checks::open_container(path));
+  BITNET_RETURN_IF_ERROR(bundle_checks::check_metadata(file));
+  BITNET_ASSIGN_OR_RETURN(const bundle_checks::Manifest manifest, bundle_checks::read_manifest(file));
+  return json ? print(to_json_object(file, manifest)) : to_text(file, manifest);
+}
+
+VerifyReport verify_bundle(const std::string& path, const std::string& model, bool json) {
+  Checklist checks;
+  gguf::File file;
+  bundle_checks::Manifest manifest;
+  const auto open = [&]() -> Status {
+    BITNET_ASSIGN_OR_RETURN(file, bundle_checks::open_container(path));
+    return {};
+  };
+  const auto read = [&]() -> Status {
+    BITNET_ASSIGN_OR_RETURN(manifest, bundle_checks::read_manifest(file));
+    return {};
+  };
+  checks.run("container", open, /*essential=*/true);
+  checks.run("permissions", [&] {
+    return bundle_checks::check_permissions(path, file.mapping() == nullptr || file.mapping()->world_writable());
+  });
+  checks.run("metadata digest and versions", [&] { return bundle_checks::check_metadata(file); }, /*essential=*/true);
+  checks.run("manifest and kernel table", read, /*essential=*/true);
+  checks.run("padding", [&] { return bundle_checks::check_padding(file); });
+  for (const ImageRecord& image : manifest.table.images) {
+    checks.run(image.tensor, [&] { return bundle_checks::check_image(file, image); });
+  }
+  if (!manifest.packed.empty()) checks.run("packed.t2", [&] { return bundle_checks::check_packed(file, manifest); });
+  if (model.empty()) {
+    checks.skip("model", "no --model given");
+  } else {
+    check_model(checks, file, manifest, model);
+  }
+  return checks.report(path, model, json);
+}
+
+int inspect_command(const std::string& path, bool json) {
+  const Result<std::string> text = describe_bundle(path, json);
+  if (!text.ok()) {
+    std::fprintf(stderr, "bitnet-codegen: %s\n", text.error().message.c_str());
+    return static_cast<int>(text.error().code);
+  }
+  std::fputs(text->c_str(), stdout);
+  return 0;
+}
+
+int verify_command(const std::string& path, const std::string& model, bool json) {
+  const VerifyReport report = verify_bundle(path, model, json);
+  std::fputs(report.text.c_str(), stdout);
+  return report.ok ? 0 : static_cast<int>(ErrorCode::kVerification);
+}
+
+}  // namespace bitnet::tools
