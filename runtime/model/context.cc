@@ -1,0 +1,206 @@
+// Context: the buffers of one sequence, and evaluation in passes of at most `batch` tokens.
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <mutex>
+
+#include "runtime/base/math.h"
+#include "runtime/kernels/t2_layout.h"
+#include "runtime/model/graph.h"
+#include "runtime/model/node_dump.h"
+
+namespace bitnet {
+namespace {
+
+constexpr std::int64_t kDefaultContext = 4096;
+constexpr std::int64_t kMaxBatch = 4096;
+
+Error usage(const std::string& what) { return Error{ErrorCode::kUsage, what}; }
+
+}  // namespace
+
+struct Context::State {
+  Graph graph;
+  State(Model::State& model, std::int64_t positions, std::int64_t batch) : graph(model, positions, batch) {}
+};
+
+std::uint64_t Graph::kv_bytes() const {
+  return 2 * sizeof(std::uint16_t) * static_cast<std::uint64_t>(config.layers) *
+         static_cast<std::uint64_t>(config.kv_heads * config.head_dim) * static_cast<std::uint64_t>(context);
+}
+
+Status Graph::allocate() {
+  const auto take = [&](auto*& pointer, std::int64_t count_of) -> Status {
+    using T = std::remove_reference_t<decltype(*pointer)>;
+    BITNET_ASSIGN_OR_RETURN(Buffer buffer, Buffer::allocate(static_cast<std::size_t>(count_of) * sizeof(T)));
+    pointer = buffer.as<T>();
+    buffers.push_back(std::move(buffer));
+    return {};
+  };
+  q_width = config.heads * config.head_dim;
+  for (const ProductShape& shape : model.products) y_width = std::max(y_width, shape.n);
+  y_width = round_up<std::int64_t>(y_width, BITNET_T2_TILE_ROWS);
+
+  std::int64_t token_tile = 1;
+  std::size_t scratch_bytes =
+      sizeof(float) *
+      static_cast<std::size_t>(std::max({config.hidden, q_width, config.ffn,
+                                         config.heads / config.kv_heads * (BITNET_ATTENTION_CHUNK + config.head_dim)}));
+  for (const ChosenKernel& kernel : model.kernels.all()) {
+    if (kernel.kernel.op != Op::kGemm) continue;
+    token_tile = std::max<std::int64_t>(token_tile, kernel.kernel.token_tile);
+    scratch_bytes = std::max(scratch_bytes, kernel.kernel.scratch_bytes);
+  }
+  const std::int64_t rows = round_up<std::int64_t>(batch + token_tile, 64);
+  const std::int64_t gemm_rows = std::min(std::max(kGemmTokens, token_tile), round_up(batch, token_tile));
+
+  std::int64_t widest = 0;
+  for (const Width width : {kHidden, kAttention, kFfn}) {
+    const std::int64_t padded = round_up<std::int64_t>(width_of(width), BITNET_ACTIVATION_PAD);
+    widest = std::max(widest, padded);
+    BITNET_RETURN_IF_ERROR(take(q8[width], batch * padded));
+  }
+  BITNET_RETURN_IF_ERROR(take(x, batch * config.hidden));
+  BITNET_RETURN_IF_ERROR(take(y, batch * y_width));
+  BITNET_RETURN_IF_ERROR(take(attended, batch * q_width));
+  BITNET_RETURN_IF_ERROR(take(result, batch * config.hidden));
+  BITNET_RETURN_IF_ERROR(take(logits, kLogitRows * config.vocab));
+  BITNET_RETURN_IF_ERROR(take(s8, rows));
+  BITNET_RETURN_IF_ERROR(take(sum8, rows));
+  BITNET_RETURN_IF_ERROR(take(packed, rows * widest));
+  BITNET_RETURN_IF_ERROR(take(acc, gemm_rows * y_width));
+  BITNET_RETURN_IF_ERROR(take(cosines, context * config.rope_dim / 2));
+  BITNET_RETURN_IF_ERROR(take(sines, context * config.rope_dim / 2));
+  for (std::uint16_t** cache : {&keys, &values}) {
+    const Status taken = take(*cache, config.layers * config.kv_heads * config.head_dim * context);
+    if (!taken.ok()) {
+      return Error{ErrorCode::kMemory, "the key/value cache of " + std::to_string(context) + " positions needs " +
+                                           std::to_string(kv_bytes()) +
+                                           " bytes; ask for a smaller context: " + taken.error().message};
+    }
+  }
+  for (int thread = 0; thread < pool.size(); ++thread) {
+    std::byte* block = nullptr;
+    BITNET_RETURN_IF_ERROR(take(block, static_cast<std::int64_t>(scratch_bytes)));
+    scratch.push_back(block);
+  }
+  return {};
+}
+
+Context::Context() = default;
+Context::~Context() = default;
+
+Result<std::unique_ptr<Context>> Context::create(Model& model, const ContextOptions& options) {
+  const std::int64_t size = options.size == 0 ? std::min(model.config().context, kDefaultContext) : options.size;
+  // The bound keeps positions exact in float32.
+  if (size < 1 || size > (std::int64_t{1} << 24)) {
+    return usage("context size: expected 1..16777216 positions, found " + std::to_string(size));
+  }
+  if (options.batch < 1 || options.batch > kMaxBatch) {
+    return usage("batch: expected 1.." + std::to_string(kMaxBatch) + " tokens, found " + std::to_string(options.batch));
+  }
+  std::unique_ptr<Context> context(new Context);
+  context->state_ = std::make_unique<State>(model.state(), size, std::min(options.batch, size));
+  BITNET_RETURN_IF_ERROR(context->state_->graph.allocate());
+  return context;
+}
+
+Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink, NodeDump* dump) {
+  Graph& graph = state_->graph;
+  const ModelConfig& config = graph.config;
+  if (tokens.empty()) return usage("evaluation of no token; give at least one");
+  for (const std::int32_t token : tokens) {
+    if (token < 0 || token >= config.vocab) {
+      return usage("token id " + std::to_string(token) + " is outside the vocabulary, expected 0.." +
+                   std::to_string(config.vocab - 1));
+    }
+  }
+  const auto many = static_cast<std::int64_t>(tokens.size());
+  if (many > graph.context - graph.past) {
+    return Error{ErrorCode::kFailure, "context overflow: " + std::to_string(graph.past) + " + " + std::to_string(many) +
+                                          " tokens exceed the context of " + std::to_string(graph.context) +
+                                          " positions; use a larger --ctx-size"};
+  }
+  if (dump != nullptr && many > graph.batch) {
+    return usage("a graph dump covers one pass of at most " + std::to_string(graph.batch) + " tokens, found " +
+                 std::to_string(many));
+  }
+
+  const std::lock_guard<std::mutex> turn(graph.model.pool_mutex);
+  const std::int64_t start = graph.past;
+  const auto check = [&](std::int64_t position, std::span<const float> row) -> Status {
+    for (const float value : row) {
+      if (!std::isfinite(value)) {
+        return Error{ErrorCode::kFailure, "the logits at position " + std::to_string(position) +
+                                              " are not finite: the model's weights or norms are damaged, or its "
+                                              "activations overflow float32"};
+      }
+    }
+    return {};
+  };
+  const auto evaluate = [&]() -> Status {
+    for (std::int64_t at = 0; at < many; at += graph.batch) {
+      const std::int64_t pass = std::min(graph.batch, many - at);
+      graph.dump = dump;
+      graph.forward(tokens.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(pass)));
+      graph.dump = nullptr;
+      const bool last_pass = at + pass == many;
+      const bool every = sink != nullptr || dump != nullptr;
+      const auto vocab = static_cast<std::size_t>(config.vocab);
+      if (dump != nullptr) {
+        graph.output_norm(0, pass);
+        dump_result_norm(graph, *dump);
+      }
+      for (std::int64_t t = every ? 0 : pass - 1; t < pass && (every || last_pass); t += Graph::kLogitRows) {
+        const std::int64_t rows = std::min(Graph::kLogitRows, pass - t);
+        graph.head(t, rows);
+        for (std::int64_t i = 0; i < rows; ++i) {
+          const std::span<const float> row(graph.logits + i * config.vocab, vocab);
+          BITNET_RETURN_IF_ERROR(check(graph.past + t + i, row));
+          if (sink != nullptr) BITNET_RETURN_IF_ERROR((*sink)(graph.past + t + i, row));
+        }
+        if (dump != nullptr) dump_result_output(graph, *dump, t, rows);
+      }
+      graph.past += pass;
+    }
+    return {};
+  };
+  Status done = evaluate();
+  if (!done.ok()) graph.past = start;
+  return done;
+}
+
+Result<std::span<const float>> Context::eval(std::span<const std::int32_t> tokens) {
+  BITNET_RETURN_IF_ERROR(run(tokens, nullptr, nullptr));
+  const Graph& graph = state_->graph;
+  return std::span<const float>(graph.logits, static_cast<std::size_t>(graph.config.vocab));
+}
+
+Status Context::eval_all(std::span<const std::int32_t> tokens, const LogitsSink& sink) {
+  return run(tokens, &sink, nullptr);
+}
+
+Status Context::eval_dump(std::span<const std::int32_t> tokens, NodeDump& dump, const LogitsSink& sink) {
+  BITNET_RETURN_IF_ERROR(run(tokens, &sink, &dump));
+  return dump.finish();
+}
+
+std::int64_t Context::position() const { return state_->graph.past; }
+std::int64_t Context::size() const { return state_->graph.context; }
+void Context::truncate(std::int64_t position) {
+  state_->graph.past = std::clamp<std::int64_t>(position, 0, state_->graph.past);
+}
+std::uint64_t Context::kv_bytes() const { return state_->graph.kv_bytes(); }
+
+std::vector<KernelUse> Context::kernel_uses() const {
+  const Graph& graph = state_->graph;
+  std::map<std::string, std::uint64_t> calls;
+  for (std::size_t step = 0; step < kStepCount; ++step) {
+    if (graph.calls[step] != 0) calls[graph.model.kernels[static_cast<Step>(step)].name] += graph.calls[step];
+  }
+  std::vector<KernelUse> uses;
+  for (const auto& [name, n] : calls) uses.push_back({name, n});
+  return uses;
+}
+
+}  // namespace bitnet

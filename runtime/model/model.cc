@@ -1,0 +1,283 @@
+// Loading: container, configuration, tensors, targets, bundle, kernels, and then the weights, packed by all threads
+// into one buffer of 2 MiB pages while the file's pages are given back behind them.
+#include "runtime/model/model.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <numeric>
+
+#include "runtime/base/math.h"
+#include "runtime/model/model_state.h"
+
+namespace bitnet {
+namespace {
+
+struct Logger {
+  const LogFn& sink;
+  void info(const std::string& line) const {
+    if (sink) sink(LogLevel::kInfo, line);
+  }
+  void warning(const std::string& line) const {
+    if (sink) sink(LogLevel::kWarning, line);
+  }
+};
+
+int available_cpus() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
+}
+
+std::string join(std::span<const std::string> items) {
+  std::string text;
+  for (const std::string& item : items) text += (text.empty() ? "" : ", ") + item;
+  return text;
+}
+
+// executable_isas() already obeys BITNET_FORCE_ISA; here a bad value becomes an error.
+Result<std::vector<Isa>> usable_targets() {
+  const char* forced = std::getenv("BITNET_FORCE_ISA");
+  if (forced != nullptr && *forced != '\0') {
+    std::vector<std::string> names;
+    for (const Isa isa : all_isas()) {
+      if (probe_isa(isa)) names.emplace_back(to_string(isa));
+    }
+    const std::optional<Isa> isa = parse_isa(forced);
+    if (!isa.has_value() || !probe_isa(*isa)) {
+      return Error{ErrorCode::kUsage,
+                   std::string("BITNET_FORCE_ISA: \"") + forced + "\" is " +
+                       (isa.has_value() ? "a target that this CPU does not execute" : "not a known target") +
+                       "; this CPU executes " + join(names)};
+    }
+  }
+  std::vector<Isa> usable = executable_isas();
+  if (usable.empty()) return Error{ErrorCode::kFailure, "this CPU executes none of the kernel targets"};
+  return usable;
+}
+
+// Where "auto" looks, best target first: x.avx512.bnk, ..., x.bnk, for the model's name with and without ".gguf".
+std::vector<std::string> bundle_candidates(const std::string& model_path) {
+  std::vector<std::string> stems;
+  if (model_path.ends_with(".gguf")) stems.push_back(model_path.substr(0, model_path.size() - 5));
+  stems.push_back(model_path);
+  std::vector<std::string> candidates;
+  const std::span<const Isa> isas = all_isas();
+  for (std::size_t i = isas.size(); i-- > 0;) {
+    for (const std::string& stem : stems) candidates.push_back(stem + "." + std::string(to_string(isas[i])) + ".bnk");
+  }
+  for (const std::string& stem : stems) candidates.push_back(stem + ".bnk");
+  return candidates;
+}
+
+Status load_bundle(Model::State& state, const ModelOptions& options, std::span<const Isa> usable,
+                   const std::string& shape_hash, const Logger& log) {
+  if (options.bundle == "none") {
+    if (options.strict) return Error{ErrorCode::kStrict, "strict mode: a kernel bundle is needed, but none was wanted"};
+    return {};
+  }
+  if (options.bundle != "auto") {
+    Result<Bundle> bundle = Bundle::open(options.bundle, shape_hash, usable);
+    if (!bundle.ok()) return Error{ErrorCode::kVerification, bundle.error().message};
+    state.bundle.emplace(std::move(bundle).value());
+    return {};
+  }
+  for (const std::string& candidate : bundle_candidates(state.file.path())) {
+    std::error_code ignored;
+    if (!std::filesystem::exists(candidate, ignored)) continue;
+    Result<Bundle> bundle = Bundle::open(candidate, shape_hash, usable);
+    if (bundle.ok()) {
+      state.bundle.emplace(std::move(bundle).value());
+      return {};
+    }
+    if (options.strict) {
+      return Error{ErrorCode::kStrict,
+                   "strict mode: the bundle beside the model is refused: " + bundle.error().message};
+    }
+    log.warning("bundle refused: " + bundle.error().message);
+  }
+  if (options.strict) {
+    return Error{ErrorCode::kStrict, "strict mode: no kernel bundle beside " + state.file.path() +
+                                         "; make one with bitnet-codegen --model " + state.file.path() +
+                                         " --target native"};
+  }
+  return {};
+}
+
+// Fills state.packed from the bundle's packed weights or from the model's I2_S tensors.
+Status pack_weights(Model::State& state, const ModelOptions& options, const Logger& log) {
+  const PackedLayout layout = packed_layout(state.tensors);
+  BITNET_ASSIGN_OR_RETURN(state.packed, Buffer::allocate(layout.bytes));
+  auto* base = state.packed.as<std::uint8_t>();
+  for (std::size_t l = 0; l < state.layers.size(); ++l) {
+    for (std::size_t p = 0; p < 4; ++p) {
+      LayerWeights::Product& product = state.layers[l].products[p];
+      product.weights = base + layout.offsets[l][p];
+      const std::vector<const gguf::Tensor*>& parts = state.tensors.layers[l].products[p].parts;
+      for (std::size_t i = 0; i < parts.size(); ++i) product.scales[i] = i2s_scale(*parts[i]);
+    }
+  }
+  if (state.bundle.has_value() && !state.bundle->packed().empty()) {
+    if (state.bundle->packed().size() != layout.bytes) {
+      return Error{ErrorCode::kVerification,
+                   state.bundle->path() + ": tensor packed.t2 has " + std::to_string(state.bundle->packed().size()) +
+                       " bytes, this model's packed weights have " + std::to_string(layout.bytes)};
+    }
+    return state.bundle->copy_packed(*state.pool, {state.packed.data(), layout.bytes});
+  }
+  for (std::size_t l = 0; l < state.layers.size(); ++l) {
+    for (std::size_t p = 0; p < 4; ++p) {
+      const FusedMatrix& product = state.tensors.layers[l].products[p];
+      std::atomic<std::uint64_t> undefined{0};
+      state.pool->parallel_for(product.n, 16, [&](std::int64_t begin, std::int64_t end, int) {
+        undefined += pack_product(product, begin, end, base + layout.offsets[l][p]);
+      });
+      for (const gguf::Tensor* part : product.parts) {
+        if (state.file.mapping() != nullptr) state.file.mapping()->release(part->data);
+      }
+      if (undefined == 0) continue;
+      const std::string what = state.file.path() + ": tensor " + std::string(product.parts.front()->name) +
+                               (product.parts.size() > 1 ? " and those stacked with it" : "") + ": " +
+                               std::to_string(undefined.load()) + " codes are 3, which I2_S does not define";
+      if (options.strict) return Error{ErrorCode::kStrict, "strict mode: " + what};
+      log.warning(what + "; they are read as weight 0");
+    }
+  }
+  return {};
+}
+
+Status copy_norms(Model::State& state) {
+  constexpr std::size_t kAlign = 16;  // floats: every gain begins a 64-byte line
+  std::vector<std::pair<const gguf::Tensor*, const float**>> gains{{state.tensors.output_norm, &state.output_norm}};
+  for (std::size_t l = 0; l < state.layers.size(); ++l) {
+    const LayerTensors& from = state.tensors.layers[l];
+    LayerWeights& to = state.layers[l];
+    gains.insert(gains.end(), {{from.attn_norm, &to.attn_norm},
+                               {from.attn_sub_norm, &to.attn_sub_norm},
+                               {from.ffn_norm, &to.ffn_norm},
+                               {from.ffn_sub_norm, &to.ffn_sub_norm}});
+  }
+  std::size_t floats = 0;
+  for (const auto& [tensor, slot] : gains) floats += round_up<std::size_t>(tensor->ne[0], kAlign);
+  BITNET_ASSIGN_OR_RETURN(state.norms, Buffer::allocate(floats * sizeof(float)));
+  float* next = state.norms.as<float>();
+  for (const auto& [tensor, slot] : gains) {
+    std::memcpy(next, tensor->data.data(), tensor->ne[0] * sizeof(float));
+    *slot = next;
+    next += round_up<std::size_t>(tensor->ne[0], kAlign);
+  }
+  return {};
+}
+
+// The embedding is also the head and read whole for each token: it gets 2 MiB pages too.
+Status copy_embedding(Model::State& state) {
+  const gguf::Tensor& tensor = *state.tensors.token_embd;
+  BITNET_ASSIGN_OR_RETURN(state.embedding, Buffer::allocate(tensor.data.size()));
+  constexpr std::int64_t kPiece = std::int64_t{16} << 20;
+  const auto size = static_cast<std::int64_t>(tensor.data.size());
+  for (std::int64_t at = 0; at < size; at += kPiece) {
+    const auto piece =
+        tensor.data.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(std::min(kPiece, size - at)));
+    state.pool->parallel_for(
+        static_cast<std::int64_t>(piece.size()), 4096, [&](std::int64_t begin, std::int64_t end, int) {
+          std::memcpy(state.embedding.data() + at + begin, piece.data() + begin, static_cast<std::size_t>(end - begin));
+        });
+    if (state.file.mapping() != nullptr) state.file.mapping()->release(piece);
+  }
+  state.head = state.embedding.data();
+  state.head_f16 = tensor.type == gguf::TensorType::kF16;
+  return {};
+}
+
+void log_kernels(const Model::State& state, const Logger& log) {
+  std::vector<std::string> names;
+  for (const ChosenKernel& chosen : state.kernels.all()) {
+    if (std::find(names.begin(), names.end(), chosen.name) == names.end()) names.push_back(chosen.name);
+  }
+  if (state.bundle.has_value()) {
+    log.info("kernels of " + state.bundle->path() + " (" + std::string(to_string(state.bundle->isa())) +
+             "), others built in: " + join(names));
+  } else {
+    log.info("no kernel bundle, running on built-in kernels (make one with bitnet-codegen --model " +
+             state.file.path() + " --target native): " + join(names));
+  }
+}
+
+}  // namespace
+
+Model::Model() = default;
+Model::~Model() = default;
+
+Result<std::unique_ptr<Model>> Model::load(const std::string& path, const ModelOptions& options) {
+  const Logger log{options.log};
+  BITNET_ASSIGN_OR_RETURN(const std::vector<Isa> usable, usable_targets());
+  std::unique_ptr<Model> model(new Model);
+  model->state_ = std::make_unique<State>();
+  State& state = *model->state_;
+  BITNET_ASSIGN_OR_RETURN(state.file, gguf::File::open(path));
+  BITNET_ASSIGN_OR_RETURN(state.config, read_config(state.file));
+  BITNET_ASSIGN_OR_RETURN(state.tensors, map_tensors(state.file, state.config));
+  const int threads = options.threads == 0 ? available_cpus() : options.threads;
+  BITNET_ASSIGN_OR_RETURN(state.pool, ThreadPool::create(threads));
+  BITNET_RETURN_IF_ERROR(load_bundle(state, options, usable, kernel_shapes(state.tensors).hash(), log));
+
+  for (const FusedMatrix& product : state.tensors.layers.front().products) {
+    ProductShape& shape = state.products[static_cast<std::size_t>(product.role)];
+    shape.n = product.n;
+    shape.k = product.k;
+    std::int64_t end = 0;
+    for (const gguf::Tensor* part : product.parts) {
+      end += static_cast<std::int64_t>(part->ne[1]);
+      shape.part_ends.push_back(end);
+    }
+  }
+  state.layers.resize(state.tensors.layers.size());
+  Status packed = pack_weights(state, options, log);
+  if (!packed.ok() && packed.error().code == ErrorCode::kVerification && options.bundle == "auto" && !options.strict) {
+    log.warning("bundle refused: " + packed.error().message);
+    state.bundle.reset();
+    packed = pack_weights(state, options, log);
+  }
+  BITNET_RETURN_IF_ERROR(packed);
+  const std::span<const Kernel> bundled =
+      state.bundle.has_value() ? state.bundle->kernels() : std::span<const Kernel>{};
+  BITNET_ASSIGN_OR_RETURN(state.kernels, KernelSet::choose(state.config, state.tensors, bundled, usable));
+  if (options.strict && !state.kernels.products_without_bundle().empty()) {
+    return Error{ErrorCode::kStrict, "strict mode: " + state.bundle->path() + " has no kernel for some products; " +
+                                         "built-in ones would run: " + join(state.kernels.products_without_bundle())};
+  }
+  BITNET_RETURN_IF_ERROR(copy_norms(state));
+  BITNET_RETURN_IF_ERROR(copy_embedding(state));
+
+  const auto count = [&](const gguf::Tensor* tensor) { state.parameters += tensor->ne[0] * tensor->ne[1]; };
+  count(state.tensors.token_embd);
+  count(state.tensors.output_norm);
+  for (const LayerTensors& layer : state.tensors.layers) {
+    for (const FusedMatrix& product : layer.products) std::for_each(product.parts.begin(), product.parts.end(), count);
+    for (const gguf::Tensor* norm : {layer.attn_norm, layer.attn_sub_norm, layer.ffn_norm, layer.ffn_sub_norm}) {
+      count(norm);
+    }
+  }
+  log_kernels(state, log);
+  return model;
+}
+
+const std::string& Model::path() const { return state_->file.path(); }
+const gguf::File& Model::file() const { return state_->file; }
+const ModelConfig& Model::config() const { return state_->config; }
+const KernelSet& Model::kernels() const { return state_->kernels; }
+int Model::threads() const { return state_->pool->size(); }
+std::string_view Model::target() const { return to_string(state_->kernels[Step::kGemvQkv].kernel.isa); }
+std::string_view Model::bundle_path() const {
+  return state_->bundle.has_value() ? std::string_view(state_->bundle->path()) : std::string_view();
+}
+std::uint64_t Model::parameters() const { return state_->parameters; }
+std::uint64_t Model::weight_bytes() const {
+  return state_->packed.size() + state_->norms.size() + state_->embedding.size();
+}
+
+}  // namespace bitnet

@@ -1,0 +1,113 @@
+// Model: a ternary GGUF made ready to run: configuration, packed weights, kernels (a bundle's or the built-in ones) and
+// one thread pool. Context: one sequence on it, with its key/value cache.
+//
+//   auto model = Model::load("x.gguf", {});
+//   auto context = Context::create(**model, {});
+//   auto logits = (*context)->eval(tokens);   // [vocab], of the last token
+//
+// A Model may be used by many contexts from many threads (evaluations take turns on its pool); a Context by one at a
+// time. Contexts must not outlive their model.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/base/result.h"
+#include "runtime/gguf/gguf.h"
+#include "runtime/kernels/kernel.h"
+#include "runtime/model/config.h"
+#include "runtime/model/kernel_set.h"
+
+namespace bitnet {
+
+class ThreadPool;
+
+enum class LogLevel : std::uint8_t { kInfo, kWarning };
+// Receives one line without a newline. Called from the loading thread only.
+using LogFn = std::function<void(LogLevel, std::string_view)>;
+
+struct ModelOptions {
+  int threads = 0;              // 0: the CPUs that this process may use
+  std::string bundle = "auto";  // a path | "none" | "auto": <model>.<target>.bnk, then <model>.bnk beside the model
+  // Refuses (kStrict) what would otherwise only be logged: no bundle or a refused one, a product without a bundle
+  // kernel, weights with the undefined code 3.
+  bool strict = false;
+  LogFn log;
+};
+
+class Model {
+ public:
+  // Errors: everything of gguf::File::open, read_config and map_tensors; a refused `bundle` given by path
+  // (kVerification); an unknown or not executable BITNET_FORCE_ISA (kUsage); not enough memory (kMemory).
+  [[nodiscard]] static Result<std::unique_ptr<Model>> load(const std::string& path, const ModelOptions& options);
+  ~Model();
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
+
+  [[nodiscard]] const std::string& path() const;
+  [[nodiscard]] const gguf::File& file() const;
+  [[nodiscard]] const ModelConfig& config() const;
+  [[nodiscard]] const KernelSet& kernels() const;
+  [[nodiscard]] int threads() const;
+  [[nodiscard]] std::string_view target() const;       // of the ternary kernels in use, e.g. "avx512"
+  [[nodiscard]] std::string_view bundle_path() const;  // "" without a bundle
+  [[nodiscard]] std::uint64_t parameters() const;      // elements of all tensors that are used
+  [[nodiscard]] std::uint64_t weight_bytes() const;    // of the packed products, norms and head in memory
+
+  struct State;
+  [[nodiscard]] State& state() const { return *state_; }  // for Context
+
+ private:
+  Model();
+  std::unique_ptr<State> state_;
+};
+
+// The directory and file names of a graph dump; see node_dump.h.
+class NodeDump;
+
+struct ContextOptions {
+  std::int64_t size = 0;     // positions; 0: the model's context length, at most 4096
+  std::int64_t batch = 512;  // tokens per pass of the graph, 1..4096; bounds the memory of prefill
+};
+
+class Context {
+ public:
+  // kUsage: size < 1 or batch out of range. kMemory: the cache does not fit; the message states its size.
+  [[nodiscard]] static Result<std::unique_ptr<Context>> create(Model& model, const ContextOptions& options);
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  // Appends `tokens` to the sequence and returns the logits of the last one, [vocab], valid until the next call.
+  // Errors, which leave the sequence as it was: no token, a token id outside [0, vocab), more tokens than the context
+  // has room for (kFailure, with the numbers), logits that are not finite.
+  [[nodiscard]] Result<std::span<const float>> eval(std::span<const std::int32_t> tokens);
+
+  // The same, with the logits of every token, in order: position in the sequence and [vocab] floats, valid in the call.
+  using LogitsSink = std::function<Status(std::int64_t position, std::span<const float> logits)>;
+  [[nodiscard]] Status eval_all(std::span<const std::int32_t> tokens, const LogitsSink& sink);
+
+  // The same, and writes the graph's nodes. One pass: at most `batch` tokens.
+  [[nodiscard]] Status eval_dump(std::span<const std::int32_t> tokens, NodeDump& dump, const LogitsSink& sink);
+
+  [[nodiscard]] std::int64_t position() const;  // tokens in the sequence
+  [[nodiscard]] std::int64_t size() const;
+  void truncate(std::int64_t position);  // forgets everything from `position` on; no-op beyond the end
+  [[nodiscard]] std::uint64_t kv_bytes() const;
+  // Kernels that really ran in this context, with their call counts: one call per product or row operation, however
+  // many threads shared it.
+  [[nodiscard]] std::vector<KernelUse> kernel_uses() const;
+
+ private:
+  Context();
+  [[nodiscard]] Status run(std::span<const std::int32_t> tokens, const LogitsSink* sink, NodeDump* dump);
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace bitnet

@@ -1,0 +1,22 @@
+// Rotary position embedding, NEOX order: elements i and i + rope_dim/2 of a head form a pair that is turned by
+// position * base^(-2i / rope_dim).
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+namespace bitnet {
+
+// cos and sin of the angles of one position, [rope_dim / 2] each. The angle starts at `position` and is multiplied by
+// base^(-2 / rope_dim) from pair to pair, in float32, as the programs do that the models were checked with.
+void rope_angles(std::int64_t position, std::int64_t rope_dim, float base, float* cosines, float* sines);
+
+// Turns one head, [head_dim]; elements from rope_dim on stay.
+void rope_rotate(float* head, std::int64_t rope_dim, const float* cosines, const float* sines);
+
+// Rounds to the nearest float16 value, ties to even; overflow gives infinity. `values` keeps the rounded floats.
+void round_to_half(std::span<float> values);
+// The float16 bits.
+void convert_to_half(std::span<const float> values, std::uint16_t* out);
+
+}  // namespace bitnet
