@@ -1,0 +1,525 @@
+// Bundles as a library: written, read back, run, and refused for every reason there is. The code image is a section of
+// this very program (bundle_kernels.c), so that neither compiler nor assets are needed.
+#include "runtime/bundle/bundle.h"
+
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "codegen/bundle_writer.h"
+#include "runtime/base/buffer.h"
+#include "runtime/bundle/bundle_checks.h"
+#include "runtime/kernels/t2_layout.h"
+#include "tests/bundle_files.h"
+#include "tools/codegen_inspect.h"
+
+extern "C" {
+extern const std::byte __start_bundle_image[];
+extern const std::byte __stop_bundle_image[];
+void bundle_test_gemv(const bitnet_gemv_args* a);
+void bundle_test_gemm(const bitnet_gemm_args* a);
+void bundle_test_broken_gemv(const bitnet_gemv_args* a);
+}
+
+namespace bitnet {
+namespace {
+
+using test::Bytes;
+
+constexpr std::int64_t kN = 40;
+constexpr std::int64_t kK = 200;
+constexpr std::size_t kPackedBytes = 2 * kPackedHashBlock + 12345;
+constexpr std::array kScalar{Isa::kScalar};
+const std::string kShapeHash(64, 'a');
+
+// The section at a fixed place in an image of fixed size, so that every offset has four digits.
+constexpr std::size_t kImageBytes = 8192;
+constexpr std::size_t kCodeBegin = 1024;
+Bytes image_bytes() {
+  Bytes image(kImageBytes);
+  const std::span code(__start_bundle_image, __stop_bundle_image);
+  REQUIRE(kCodeBegin + code.size() <= kImageBytes);
+  std::ranges::copy(code, image.begin() + kCodeBegin);
+  return image;
+}
+
+template <typename Function>
+KernelRecord record(Op op, Function* function, std::int32_t token_tile) {
+  KernelRecord row;
+  row.kernel.op = op;
+  row.kernel.n = kN;
+  row.kernel.k = kK;
+  row.kernel.token_tile = token_tile;
+  row.name = row.kernel.name();
+  row.layout = "t2";
+  row.offset =
+      kCodeBegin + static_cast<std::uint64_t>(reinterpret_cast<const std::byte*>(function) - __start_bundle_image);
+  row.row_granularity = 16;
+  return row;
+}
+
+std::byte packed_byte(std::size_t i) { return static_cast<std::byte>(i * 2654435761U >> 13); }
+
+BundleInput make_input(bool packed = false) {
+  BundleInput input;
+  input.shape_hash = kShapeHash;
+  input.model_sha256 = std::string(64, 'b');
+  input.target = "scalar";
+  input.tools = "bundle_test";
+  input.points = "defaults";
+  input.images.push_back({Isa::kScalar, image_bytes()});
+  input.table.kernels.push_back(record(Op::kGemv, bundle_test_gemv, 1));
+  input.table.kernels.push_back(record(Op::kGemm, bundle_test_gemm, 2));
+  if (packed) {
+    input.packed_bytes = kPackedBytes;
+    input.packed_source = [](std::size_t offset, std::span<std::byte> out) -> Status {
+      for (std::size_t i = 0; i < out.size(); ++i) out[i] = packed_byte(offset + i);
+      return {};
+    };
+  }
+  return input;
+}
+
+struct Written {
+  test::TempDir dir;
+  std::string path = dir / "m.scalar.bnk";
+  Bytes bytes;
+
+  explicit Written(const BundleInput& input) {
+    const Status status = write_bundle(input, path);
+    REQUIRE_MESSAGE(status.ok(), status.error().message);
+    bytes = test::read_file(path);
+  }
+  [[nodiscard]] gguf::File parsed() const {
+    Result<gguf::File> file = gguf::File::parse(bytes, path);
+    REQUIRE_MESSAGE(file.ok(), file.error().message);
+    return std::move(file).value();
+  }
+  void rewrite() const { test::write_file(path, bytes); }
+};
+
+// The refusal of `path`, which must be one.
+std::string refusal(const std::string& path, std::string_view shape_hash = kShapeHash,
+                    std::span<const Isa> usable = kScalar) {
+  const Result<Bundle> bundle = Bundle::open(path, shape_hash, usable);
+  if (bundle.ok()) return "NOT REFUSED";
+  CHECK(bundle.error().code == ErrorCode::kVerification);
+  return bundle.error().message;
+}
+
+void check_contains(const std::string& text, std::string_view part) {
+  INFO(text);
+  CHECK(text.find(part) != std::string::npos);
+}
+
+void flip(Bytes& bytes, std::size_t at, unsigned bit) { bytes[at] ^= static_cast<std::byte>(1U << bit % 8); }
+
+// y = W x through a kernel of the bundle against the scalar meaning.
+void check_gemv(const Kernel& kernel) {
+  std::vector<std::uint8_t> codes(kN * kK);
+  for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::uint8_t>(i * 7 % 11 % 3);
+  Result<Buffer> weights = Buffer::allocate(t2::bytes(kN, kK));
+  Result<Buffer> x = Buffer::allocate(256);
+  REQUIRE(weights.ok());
+  REQUIRE(x.ok());
+  t2::pack_codes(codes.data(), 0, kN, kK, weights->as<std::uint8_t>());
+  std::int32_t sum = 0;
+  for (std::int64_t i = 0; i < kK; ++i) sum += x->as<std::int8_t>()[i] = static_cast<std::int8_t>(i * 37 % 255 - 127);
+  std::vector<std::int32_t> y(48);
+  kernel(bitnet_gemv_args{weights->as<std::uint8_t>(), x->as<std::int8_t>(), y.data(), 0, kN, kN, kK, sum});
+  for (std::int64_t r = 0; r < kN; ++r) {
+    std::int32_t expected = 0;
+    for (std::int64_t i = 0; i < kK; ++i) {
+      expected += (codes[static_cast<std::size_t>(r * kK + i)] - 1) * x->as<std::int8_t>()[i];
+    }
+    CHECK(y[static_cast<std::size_t>(r)] == expected);
+  }
+}
+
+TEST_CASE("a bundle is read back and its kernels run") {
+  const Written file(make_input());
+  const Result<Bundle> bundle = Bundle::open(file.path, kShapeHash, kScalar);
+  REQUIRE_MESSAGE(bundle.ok(), bundle.error().message);
+  CHECK(bundle->target() == "scalar");
+  CHECK(bundle->isa() == Isa::kScalar);
+  CHECK(bundle->packed().empty());
+  REQUIRE(bundle->kernels().size() == 2);
+  CHECK(bundle->kernels()[0].name() == "i2s_gemv_n40k200_scalar");
+  CHECK(bundle->table().images.size() == 1);
+  check_gemv(bundle->kernels()[0]);
+  CHECK(file.bytes.size() % kBundleAlignment == 0);
+  CHECK(verify_bundle_file(file.parsed(), false).ok());
+  SUBCASE("the shapes are not asked for") { CHECK(Bundle::open(file.path, "", kScalar).ok()); }
+  SUBCASE("the same input gives the same bytes") { CHECK(Written(make_input()).bytes == file.bytes); }
+  SUBCASE("a moved bundle keeps its code") {
+    Result<Bundle> first = Bundle::open(file.path, kShapeHash, kScalar);
+    const Bundle second = std::move(first).value();
+    check_gemv(second.kernels()[0]);
+  }
+}
+
+TEST_CASE("the best usable image is chosen") {
+  BundleInput input = make_input();
+  input.images.push_back({Isa::kAvx2, image_bytes()});
+  KernelRecord other = record(Op::kGemv, bundle_test_gemv, 1);
+  other.kernel.isa = Isa::kAvx2;
+  other.name = other.kernel.name();
+  input.table.kernels.push_back(other);
+  const Written file(input);
+  const std::array both{Isa::kScalar, Isa::kAvx2, Isa::kAvx512};
+  const Result<Bundle> best = Bundle::open(file.path, kShapeHash, both);
+  REQUIRE_MESSAGE(best.ok(), best.error().message);
+  CHECK(best->isa() == Isa::kAvx2);
+  CHECK(best->kernels().size() == 1);
+  const Result<Bundle> scalar = Bundle::open(file.path, kShapeHash, kScalar);
+  REQUIRE(scalar.ok());
+  CHECK(scalar->isa() == Isa::kScalar);
+  CHECK(scalar->kernels().size() == 2);
+  const std::string none = refusal(file.path, kShapeHash, {});
+  check_contains(none, "images: none that this CPU executes: the bundle has scalar, avx2, usable here are none");
+
+  // Damage in the image that is not loaded is refused all the same.
+  Written damaged(input);
+  flip(damaged.bytes, damaged.parsed().data_offset() + damaged.parsed().find_tensor("image.avx2")->offset, 0);
+  damaged.rewrite();
+  check_contains(refusal(damaged.path), "refused: image.avx2: ");
+}
+
+TEST_CASE("loaded code is never writable") {
+  const Written file(make_input());
+  const Result<Bundle> bundle = Bundle::open(file.path, kShapeHash, kScalar);
+  REQUIRE(bundle.ok());
+  const auto address = reinterpret_cast<std::uintptr_t>(bundle->kernels()[0].function);
+  std::ifstream maps("/proc/self/maps");
+  std::string line;
+  bool found = false;
+  while (std::getline(maps, line)) {
+    unsigned long begin = 0;
+    unsigned long end = 0;
+    char mode[5] = {};
+    REQUIRE(std::sscanf(line.c_str(), "%lx-%lx %4s", &begin, &end, mode) == 3);
+    if (address < begin || address >= end) continue;
+    found = true;
+    CHECK(std::string(mode) == "r-xp");
+  }
+  CHECK(found);
+}
+
+TEST_CASE("every byte of header, metadata and tensor table counts") {
+  Written file(make_input());
+  const std::size_t header = file.parsed().header_bytes();
+  for (std::size_t at = 0; at < header; ++at) {
+    for (unsigned bit = 0; bit < 8; ++bit) {
+      if ((at + bit) % 3 != 0) continue;
+      flip(file.bytes, at, bit);
+      const Result<gguf::File> parsed = gguf::File::parse(file.bytes, file.path);
+      if (parsed.ok()) {
+        const Status status = verify_bundle_file(*parsed, false);
+        REQUIRE_MESSAGE(!status.ok(), "bit " << bit << " of byte " << at);
+        check_contains(status.error().message, "refused: metadata: ");
+      }
+      if (bit == at / 3 % 8) {  // the same through a file
+        file.rewrite();
+        check_contains(refusal(file.path), at < 4 ? "refused: header: " : "refused: metadata: ");
+      }
+      flip(file.bytes, at, bit);
+    }
+  }
+}
+
+TEST_CASE("a flipped bit in padding or code is refused with its section") {
+  Written file(make_input(true));
+  const gguf::File parsed = file.parsed();
+  std::vector<std::size_t> padding;
+  const auto add_padding = [&](std::size_t begin, std::size_t end) {
+    REQUIRE(begin < end);
+    for (std::size_t at = begin; at < end; at += 4099) padding.push_back(at);
+    padding.push_back(end - 1);
+  };
+  std::size_t at = parsed.header_bytes();
+  for (const gguf::Tensor& tensor : parsed.tensors()) {
+    add_padding(at, parsed.data_offset() + tensor.offset);
+    at = parsed.data_offset() + tensor.offset + tensor.bytes;
+  }
+  add_padding(at, file.bytes.size());
+  for (std::size_t i = 0; i < padding.size(); ++i) {
+    flip(file.bytes, padding[i], static_cast<unsigned>(i));
+    file.rewrite();
+    check_contains(refusal(file.path), "refused: padding: the byte at offset " + std::to_string(padding[i]));
+    flip(file.bytes, padding[i], static_cast<unsigned>(i));
+  }
+  const gguf::Tensor* image = parsed.find_tensor("image.scalar");
+  for (std::size_t i = 0; i < image->bytes; i += i + 97 < image->bytes ? 97 : 1) {
+    flip(file.bytes, parsed.data_offset() + i, static_cast<unsigned>(i));
+    file.rewrite();
+    check_contains(refusal(file.path), "refused: image.scalar: the code does not have its SHA-256");
+    flip(file.bytes, parsed.data_offset() + i, static_cast<unsigned>(i));
+  }
+  file.rewrite();
+  CHECK(Bundle::open(file.path, kShapeHash, kScalar).ok());
+}
+
+TEST_CASE("code that is not the code of the digest is never made executable") {
+  const Bytes image = image_bytes();
+  Sha256Digest digest = sha256(image);
+  CHECK(CodeImage::load(image, digest, "test").ok());
+  digest[31] ^= 1;
+  const Result<CodeImage> wrong = CodeImage::load(image, digest, "test");
+  REQUIRE(!wrong.ok());
+  check_contains(wrong.error().message, "test: the code does not have its SHA-256");
+  CHECK(!CodeImage::load({}, sha256({}), "test").ok());
+  CHECK(!CodeImage::load(image, {}, "test").ok());
+}
+
+TEST_CASE("packed weights are copied by any number of threads and checked") {
+  Written file(make_input(true));
+  const gguf::File parsed = file.parsed();
+  CHECK(verify_bundle_file(parsed, false).ok());
+  const std::size_t packed = parsed.data_offset() + parsed.find_tensor("packed.t2")->offset;
+  for (int threads = 1; threads <= 4; ++threads) {
+    Result<std::unique_ptr<ThreadPool>> pool = ThreadPool::create(threads);
+    REQUIRE(pool.ok());
+    Bytes out(kPackedBytes + 1, std::byte{0x77});
+    {
+      const Result<Bundle> bundle = Bundle::open(file.path, kShapeHash, kScalar);
+      REQUIRE_MESSAGE(bundle.ok(), bundle.error().message);
+      REQUIRE(bundle->packed().size() == kPackedBytes);
+      const Status status = bundle->copy_packed(**pool, out);
+      REQUIRE_MESSAGE(status.ok(), status.error().message);
+      CHECK(std::equal(out.begin(), out.end() - 1, file.bytes.begin() + static_cast<std::ptrdiff_t>(packed)));
+      CHECK(out.back() == std::byte{0x77});
+      CHECK(!bundle->copy_packed(**pool, std::span(out).first(kPackedBytes - 1)).ok());
+    }
+    for (std::size_t block = 0; block < 3; ++block) {
+      const std::size_t last = std::min((block + 1) * kPackedHashBlock, kPackedBytes) - 1;
+      for (const std::size_t at : {packed + block * kPackedHashBlock, packed + last}) {
+        flip(file.bytes, at, 5);
+        file.rewrite();
+        const Result<Bundle> bundle = Bundle::open(file.path, kShapeHash, kScalar);  // not read at load
+        REQUIRE_MESSAGE(bundle.ok(), bundle.error().message);
+        const Status status = bundle->copy_packed(**pool, out);
+        REQUIRE(!status.ok());
+        CHECK(status.error().code == ErrorCode::kVerification);
+        check_contains(status.error().message, "refused: packed.t2 block " + std::to_string(block) + ": ");
+        check_contains(verify_bundle_file(file.parsed(), false).error().message, "packed.t2 block");
+        flip(file.bytes, at, 5);
+        file.rewrite();
+      }
+    }
+  }
+}
+
+TEST_CASE("a truncated or lengthened bundle is refused at every length") {
+  Written file(make_input(true));
+  const Bytes whole = file.bytes;
+  std::vector<std::size_t> lengths{0, 1, 3, 4, 8, 23, 24, whole.size() - 1, whole.size() - kBundleAlignment};
+  for (std::size_t at = 31; at < 4000; at += 31) lengths.push_back(at);
+  for (std::size_t at = kBundleAlignment; at < whole.size(); at += kBundleAlignment) lengths.push_back(at);
+  for (const std::size_t length : lengths) {
+    test::write_file(file.path, std::span(whole).first(length));
+    const std::string message = refusal(file.path);
+    INFO(length);
+    check_contains(message, length < 4 ? "not a kernel bundle" : "truncated");
+  }
+  file.bytes.resize(whole.size() + kBundleAlignment);
+  file.rewrite();
+  check_contains(refusal(file.path), "padding: bytes behind the end");
+}
+
+TEST_CASE("bundles of another model, version or kind are refused, each with its own message") {
+  Written file(make_input());
+  check_contains(refusal(file.path, std::string(64, 'c')),
+                 "made for a model of other shapes: the bundle has shape hash " + kShapeHash);
+  SUBCASE("kernel ABI") {
+    test::set_u32(file.bytes, "bitnet.kernel_abi.version", BITNET_KERNEL_ABI_VERSION + 1);
+    file.rewrite();
+    check_contains(refusal(file.path),
+                   "metadata: kernel ABI version 2 (bitnet.kernel_abi.version), this program needs version 1");
+  }
+  SUBCASE("bundle version") {
+    test::set_u32(file.bytes, "bitnet.bundle.version", kBundleVersion + 1);
+    file.rewrite();
+    check_contains(refusal(file.path), "metadata: bundle version 2");
+  }
+  SUBCASE("world-writable") {
+    REQUIRE(chmod(file.path.c_str(), 0666) == 0);
+    check_contains(refusal(file.path), "permissions: the file is world-writable");
+    check_contains(verify_bundle_file(file.parsed(), true).error().message, "world-writable");
+    REQUIRE(chmod(file.path.c_str(), 0664) == 0);
+    CHECK(Bundle::open(file.path, kShapeHash, kScalar).ok());
+  }
+  SUBCASE("a model") {
+    gguf::Writer writer;
+    writer.set("general.architecture", "bitnet-b1.58");
+    REQUIRE(writer.write(file.path, {}).ok());
+    check_contains(refusal(file.path),
+                   "not a kernel bundle: general.architecture must be 'bitnet-kernels', found 'bitnet-b1.58'");
+  }
+  SUBCASE("a text") {
+    const std::string_view text = "#!/bin/sh\n";
+    test::write_file(file.path, std::as_bytes(std::span(text)));
+    check_contains(refusal(file.path), "header: not a kernel bundle: it does not begin with 'GGUF'");
+  }
+  SUBCASE("nothing there") { check_contains(refusal(file.path + ".no"), "refused: file: "); }
+  SUBCASE("a folder") { check_contains(refusal(std::filesystem::path(file.path).parent_path()), "refused: file: "); }
+}
+
+TEST_CASE("a kernel with wrong results is caught before it is used") {
+  BundleInput input = make_input();
+  input.table.kernels[0].offset = record(Op::kGemv, bundle_test_broken_gemv, 1).offset;
+  const Written file(input);
+  CHECK(verify_bundle_file(file.parsed(), false).ok());  // nothing is executed there
+  check_contains(refusal(file.path),
+                 "image.scalar: self-test: kernel i2s_gemv_n40k200_scalar is wrong: row 39 of rows 32 to 40");
+}
+
+TEST_CASE("re-digested metadata is still read strictly") {
+  Written file(make_input());
+  const auto replaced = [&](std::string_view from, std::string_view to) {
+    REQUIRE(from.size() == to.size());
+    Bytes bytes = file.bytes;
+    std::memcpy(bytes.data() + test::find_text(bytes, from), to.data(), to.size());
+    test::redigest(bytes);
+    const Result<gguf::File> parsed = gguf::File::parse(bytes, file.path);
+    REQUIRE(parsed.ok());
+    const Status status = verify_bundle_file(*parsed, false);
+    return status.ok() ? std::string("NOT REFUSED") : status.error().message;
+  };
+  check_contains(replaced("bitnet.points", "bitnet.paints"), "the key 'bitnet.paints' is not known");
+  check_contains(replaced("\"op\":\"gemv\"", "\"op\":\"gemx\""), "kernels[0].op: 'gemx' is not known");
+  check_contains(replaced("\"offset\":1", "\"offset\":x"), "not valid JSON");
+  const std::uint64_t offset = record(Op::kGemm, bundle_test_gemm, 2).offset;
+  check_contains(replaced("\"offset\":" + std::to_string(offset), "\"offset\":9999"),
+                 "offset 9999 of kernel 'i2s_gemm_n40k200_scalar' lies outside its image of 8192 bytes");
+}
+
+TEST_CASE("the kernel table is parsed strictly") {
+  KernelTable table;
+  table.images.push_back({Isa::kScalar, "image.scalar", std::string(64, '0')});
+  table.kernels.push_back(record(Op::kGemv, bundle_test_gemv, 1));
+  table.kernels.push_back(record(Op::kGemm, bundle_test_gemm, 2));
+  const std::string good = to_json(table);
+  const Result<KernelTable> parsed = parse_kernel_table(good, "t");
+  REQUIRE_MESSAGE(parsed.ok(), parsed.error().message);
+  CHECK(to_json(*parsed) == good);
+
+  using Json = nlohmann::ordered_json;
+  const auto changed = [&](const std::function<void(Json&)>& change) {
+    Json json = Json::parse(good);
+    change(json);
+    const Result<KernelTable> result = parse_kernel_table(json.dump(), "t");
+    return result.ok() ? std::string("NOT REFUSED") : result.error().message;
+  };
+  for (const char* field : {"name", "op", "format", "layout", "n", "k", "token_tile", "tokens", "isa", "technique",
+                            "offset", "row_granularity", "scratch_bytes", "features"}) {
+    const std::string where = "bitnet.kernels: kernels[1]." + std::string(field);
+    check_contains(changed([&](Json& j) { j["kernels"][1].erase(field); }), where + ": missing");
+    check_contains(changed([&](Json& j) { j["kernels"][1][field] = nullptr; }), where);
+    check_contains(changed([&](Json& j) { j["kernels"][1][field] = Json::object(); }), where);
+    check_contains(changed([&](Json& j) { j["kernels"][1][field] = 1.5; }), where);
+  }
+  for (const char* field : {"n", "k", "token_tile", "offset", "row_granularity", "scratch_bytes"}) {
+    check_contains(changed([&](Json& j) { j["kernels"][0][field] = -1; }), field);
+    check_contains(changed([&](Json& j) { j["kernels"][0][field] = 18446744073709551615ULL; }), field);
+  }
+  for (const char* field : {"isa", "tensor", "sha256"}) {
+    check_contains(changed([&](Json& j) { j["images"][0].erase(field); }), "images[0]." + std::string(field));
+    check_contains(changed([&](Json& j) { j["images"][0][field] = "x"; }), "images[0]." + std::string(field));
+  }
+  check_contains(changed([](Json& j) { j["kernels"][0]["more"] = 1; }), "kernels[0].more: unknown field");
+  check_contains(changed([](Json& j) { j["more"] = 1; }), "document.more: unknown field");
+  check_contains(changed([](Json& j) { j["kernels"] = 1; }), "kernels: expected a list");
+  check_contains(changed([](Json& j) { j["images"] = Json::array(); }), "images: expected a list");
+  check_contains(changed([](Json& j) { j["images"].push_back(j["images"][0]); }), "stands twice");
+  check_contains(changed([](Json& j) { j["kernels"].push_back(j["kernels"][0]); }), "kernels[2].name: ");
+  check_contains(changed([](Json& j) { j["kernels"][0]["name"] = "i2s_gemv"; }), "expected 'i2s_gemv_n40k200_scalar'");
+  check_contains(changed([](Json& j) { j["kernels"][0]["layout"] = "tl1"; }), "layout: expected 't2'");
+  check_contains(changed([](Json& j) { j["kernels"][0]["format"] = "f16"; }), "does not go with op");
+  check_contains(changed([](Json& j) { j["kernels"][0]["token_tile"] = 2; }), "token_tile: expected 1");
+  check_contains(changed([](Json& j) { j["kernels"][0]["row_granularity"] = 8; }), "multiple of 16");
+  check_contains(changed([](Json& j) { j["kernels"][0]["tokens"] = {4, 2}; }), "below the minimum");
+  check_contains(changed([](Json& j) { j["kernels"][0]["tokens"] = {1}; }), "expected [min, max]");
+  check_contains(changed([](Json& j) {
+                   j["kernels"][0]["isa"] = "avx2";
+                   j["kernels"][0]["name"] = "i2s_gemv_n40k200_avx2";
+                 }),
+                 "no image for 'avx2'");
+  const auto text = [](const std::string& json) { return parse_kernel_table(json, "t").error().message; };
+  check_contains(text(""), "not valid JSON");
+  check_contains(text("[]"), "expected an object, found array");
+  check_contains(text(good + "x"), "not valid JSON");
+  check_contains(text("{\"images\":[],\"images\":[]}"), "images: the field stands twice");
+  check_contains(text("{\"images\":[{\"isa\":1,\"isa\":1}]}"), "isa: the field stands twice");
+  check_contains(text("\xff"), "not valid JSON");
+  check_contains(text(std::string(100000, '[')), "not valid JSON");
+}
+
+TEST_CASE("the writer refuses what a reader would refuse") {
+  const test::TempDir dir;
+  const auto message = [&](const std::function<void(BundleInput&)>& change) {
+    BundleInput input = make_input(true);
+    change(input);
+    const Status status = write_bundle(input, dir / "x.bnk");
+    CHECK(!std::filesystem::exists(dir / "x.bnk"));
+    return status.ok() ? std::string("WRITTEN") : status.error().message;
+  };
+  check_contains(message([](BundleInput& i) { i.images[0].bytes.clear(); }), "image is empty");
+  check_contains(message([](BundleInput& i) { i.images.clear(); }), "images: expected a list");
+  check_contains(message([](BundleInput& i) { i.images.push_back(i.images[0]); }), "stands twice");
+  check_contains(message([](BundleInput& i) { i.table.kernels[1] = i.table.kernels[0]; }), "stands twice");
+  check_contains(message([](BundleInput& i) { i.table.kernels[1].offset = 1 << 20; }), "lies outside its image");
+  check_contains(message([](BundleInput& i) { i.packed_source = {}; }), "nothing to read them from");
+  check_contains(message([](BundleInput& i) {
+                   i.packed_source = [](std::size_t, std::span<std::byte>) -> Status {
+                     return Error{ErrorCode::kFailure, "source broke"};
+                   };
+                 }),
+                 "source broke");
+  check_contains(message([](BundleInput& i) {
+                   i.packed_source = [count = 0](std::size_t, std::span<std::byte> out) mutable -> Status {
+                     std::ranges::fill(out, static_cast<std::byte>(count++ == 4));
+                     return {};
+                   };
+                 }),
+                 "other bytes the second time, in MiB 1");
+}
+
+TEST_CASE("inspect and verify print what is there") {
+  Written file(make_input(true));
+  const Result<std::string> text = tools::describe_bundle(file.path, false);
+  REQUIRE_MESSAGE(text.ok(), text.error().message);
+  check_contains(*text, "i2s_gemm_n40k200_scalar");
+  check_contains(*text, "tools       bundle_test");
+  const Result<std::string> json = tools::describe_bundle(file.path, true);
+  REQUIRE(json.ok());
+  const auto object = nlohmann::json::parse(*json);
+  CHECK(object["kernels"].size() == 2);
+  CHECK(object["images"][0]["bytes"] == image_bytes().size());
+  CHECK(object["packed"]["bytes"] == kPackedBytes);
+
+  const tools::VerifyReport good = tools::verify_bundle(file.path, "", false);
+  INFO(good.text);
+  CHECK(good.ok);
+  check_contains(good.text, "skipped model: no --model given");
+  flip(file.bytes, file.parsed().data_offset() + file.parsed().find_tensor("packed.t2")->offset, 1);
+  file.rewrite();
+  const tools::VerifyReport bad = tools::verify_bundle(file.path, "", true);
+  CHECK(!bad.ok);
+  const auto report = nlohmann::json::parse(bad.text);
+  CHECK(report["ok"] == false);
+  for (const auto& check : report["checks"]) {
+    INFO(check.dump());
+    const std::string expected = check["name"] == "packed.t2" ? "failed" : check["name"] == "model" ? "skipped" : "ok";
+    CHECK(check["result"] == expected);
+  }
+  flip(file.bytes, 40, 1);
+  file.rewrite();
+  check_contains(tools::verify_bundle(file.path, "", false).text, "skipped padding: relies on ");
+  CHECK(!tools::describe_bundle(file.path, false).ok());
+}
+
+}  // namespace
+}  // namespace bitnet
