@@ -1,0 +1,441 @@
+// bitnet run: text (or token ids) in, generated text out.
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "runtime/model/model.h"
+#include "runtime/model/node_dump.h"
+#include "runtime/sampling/sampler.h"
+#include "runtime/tokenizer/tokenizer.h"
+#include "tools/commands.h"
+#include "tools/text_stream.h"
+
+namespace bitnet::tools {
+namespace {
+
+volatile std::sig_atomic_t interrupted = 0;
+
+// Prefill stops for an interrupt after this many tokens.
+constexpr std::size_t kPrefillPiece = 512;
+
+struct Options {
+  std::string model;
+  std::optional<std::string> prompt;
+  std::string prompt_file;
+  std::vector<std::int32_t> prompt_ids;
+  std::int64_t max_tokens = 128;
+  SamplingParams sampling;
+  std::optional<std::uint64_t> seed;
+  bool greedy = false;
+  ModelOptions load;
+  std::int64_t context = 0;
+  std::vector<std::string> stops;
+  std::vector<std::int32_t> stop_ids;
+  std::string dump_logits;
+  std::string dump_nodes;
+  bool no_bos = false;
+  bool ignore_eos = false;
+  bool json = false;
+  bool jsonl = false;
+  bool metrics = false;
+  bool quiet = false;
+};
+
+double milliseconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+double rate(std::size_t tokens, double milliseconds) {
+  return milliseconds > 0.0 ? static_cast<double>(tokens) * 1000.0 / milliseconds : 0.0;
+}
+
+std::uint64_t resident_bytes() {
+  std::ifstream statm("/proc/self/statm");
+  std::uint64_t pages = 0;
+  std::uint64_t resident = 0;
+  statm >> pages >> resident;
+  return resident * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+// The logits file: float32 [positions][vocab].
+class LogitsFile {
+ public:
+  [[nodiscard]] Status open(const std::string& path) {
+    path_ = path;
+    if (path.empty()) return {};
+    file_.open(path, std::ios::binary | std::ios::trunc);
+    return check();
+  }
+  [[nodiscard]] Status add(std::span<const float> logits) {
+    if (path_.empty()) return {};
+    file_.write(reinterpret_cast<const char*>(logits.data()), static_cast<std::streamsize>(logits.size_bytes()));
+    return check();
+  }
+  [[nodiscard]] Status finish() {
+    if (path_.empty()) return {};
+    file_.flush();
+    return check();
+  }
+
+ private:
+  [[nodiscard]] Status check() const {
+    if (!file_) return Error{ErrorCode::kFailure, path_ + ": cannot be written"};
+    return {};
+  }
+  std::string path_;
+  std::ofstream file_;
+};
+
+// One run: what the user asked for, what was made of it, and what it cost.
+class Run {
+ public:
+  explicit Run(const Options& options) : options_(options), filter_(options.stops) {}
+
+  Status execute();
+  [[nodiscard]] bool was_interrupted() const { return finish_reason_ == "interrupted"; }
+
+ private:
+  Status load();
+  Status read_prompt();
+  Status prefill();
+  Status generate();
+  void show(const std::string& text);
+  void show_token(std::int32_t id, const std::string& text);
+  void report_results();
+  [[nodiscard]] nlohmann::ordered_json results() const;
+  void print_summary() const;
+  [[nodiscard]] bool ends(std::int32_t id) const;
+
+  const Options& options_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<Context> context_;
+  std::optional<Tokenizer> tokenizer_;
+  std::optional<Sampler> sampler_;
+  std::uint64_t seed_ = 0;
+  LogitsFile logits_file_;
+  StopFilter filter_;
+  std::string prompt_;
+  std::vector<std::int32_t> prompt_ids_;
+  std::vector<float> logits_;  // of the last evaluated token
+  std::vector<std::int32_t> generated_;
+  std::string text_;
+  std::string finish_reason_ = "length";
+  std::size_t prefilled_ = 0;
+  std::size_t decoded_ = 0;
+  double load_ms_ = 0.0;
+  double tokenize_ms_ = 0.0;
+  double prefill_ms_ = 0.0;
+  double decode_ms_ = 0.0;
+  double total_ms_ = 0.0;
+};
+
+Status Run::load() {
+  const auto start = std::chrono::steady_clock::now();
+  ModelOptions load = options_.load;
+  load.log = [quiet = options_.quiet](LogLevel level, std::string_view line) {
+    if (quiet && level == LogLevel::kInfo) return;
+    std::fprintf(stderr, "bitnet: %.*s\n", static_cast<int>(line.size()), line.data());
+  };
+  BITNET_ASSIGN_OR_RETURN(model_, Model::load(options_.model, load));
+  BITNET_ASSIGN_OR_RETURN(context_, Context::create(*model_, {.size = options_.context}));
+  Result<Tokenizer> tokenizer = Tokenizer::from_gguf(model_->file());
+  if (tokenizer.ok()) {
+    tokenizer_.emplace(std::move(tokenizer).value());
+  } else if (options_.prompt_ids.empty()) {
+    return Error{tokenizer.error().code, tokenizer.error().message + "; --prompt-ids works without a tokenizer"};
+  } else if (!options_.quiet) {
+    std::fprintf(stderr, "bitnet: token ids are printed, because there is no tokenizer: %s\n",
+                 tokenizer.error().message.c_str());
+  }
+  SamplingParams sampling = options_.sampling;
+  if (options_.greedy) sampling.temperature = 0.0F;
+  seed_ = options_.seed.has_value() ? *options_.seed : std::random_device{}();
+  sampling.seed = seed_;
+  BITNET_ASSIGN_OR_RETURN(Sampler sampler, Sampler::create(sampling, model_->config().vocab));
+  sampler_.emplace(std::move(sampler));
+  load_ms_ = milliseconds_since(start);
+  return {};
+}
+
+Status Run::read_prompt() {
+  if (!options_.prompt_ids.empty()) {
+    prompt_ids_ = options_.prompt_ids;
+    if (tokenizer_.has_value()) prompt_ = tokenizer_->decode(prompt_ids_);
+    return {};
+  }
+  if (options_.prompt.has_value()) {
+    prompt_ = *options_.prompt;
+  } else if (!options_.prompt_file.empty()) {
+    std::ifstream file(options_.prompt_file, std::ios::binary);
+    prompt_.assign(std::istreambuf_iterator<char>(file), {});
+    if (!file) return Error{ErrorCode::kFailure, options_.prompt_file + ": cannot be read"};
+  } else {
+    prompt_.assign(std::istreambuf_iterator<char>(std::cin), {});
+  }
+  const auto start = std::chrono::steady_clock::now();
+  const bool add_bos = tokenizer_->adds_bos() && !options_.no_bos;
+  BITNET_ASSIGN_OR_RETURN(prompt_ids_, tokenizer_->encode(prompt_, add_bos, true));
+  tokenize_ms_ = milliseconds_since(start);
+  if (prompt_ids_.empty())
+    return Error{ErrorCode::kUsage, "the prompt is empty; give -p, -f or text on standard input"};
+  return {};
+}
+
+Status Run::prefill() {
+  const auto start = std::chrono::steady_clock::now();
+  const auto room = static_cast<std::size_t>(context_->size());
+  if (prompt_ids_.size() > room) {
+    return Error{ErrorCode::kFailure, "the prompt has " + std::to_string(prompt_ids_.size()) +
+                                          " tokens and the context only " + std::to_string(room) +
+                                          " positions; give a larger --ctx-size"};
+  }
+  const auto keep = [&](std::int64_t position, std::span<const float> logits) -> Status {
+    if (static_cast<std::size_t>(position) + 1 == prompt_ids_.size()) logits_.assign(logits.begin(), logits.end());
+    return logits_file_.add(logits);
+  };
+  const std::span<const std::int32_t> ids(prompt_ids_);
+  if (!options_.dump_nodes.empty()) {
+    BITNET_ASSIGN_OR_RETURN(NodeDump dump, NodeDump::create(options_.dump_nodes));
+    BITNET_RETURN_IF_ERROR(context_->eval_dump(ids, dump, keep));
+    prefilled_ = ids.size();
+  }
+  while (prefilled_ < ids.size() && interrupted == 0) {
+    const std::span<const std::int32_t> piece =
+        ids.subspan(prefilled_, std::min(kPrefillPiece, ids.size() - prefilled_));
+    if (!options_.dump_logits.empty()) {
+      BITNET_RETURN_IF_ERROR(context_->eval_all(piece, keep));
+    } else {
+      BITNET_ASSIGN_OR_RETURN(const std::span<const float> logits, context_->eval(piece));
+      logits_.assign(logits.begin(), logits.end());
+    }
+    prefilled_ += piece.size();
+  }
+  prefill_ms_ = milliseconds_since(start);
+  return {};
+}
+
+bool Run::ends(std::int32_t id) const {
+  if (std::find(options_.stop_ids.begin(), options_.stop_ids.end(), id) != options_.stop_ids.end()) return true;
+  if (options_.ignore_eos) return false;
+  if (tokenizer_.has_value()) return tokenizer_->is_eos(id);
+  const Result<std::uint64_t> eos = model_->file().get_uint("tokenizer.ggml.eos_token_id");
+  return eos.ok() && *eos == static_cast<std::uint64_t>(id);
+}
+
+void Run::show(const std::string& text) {
+  text_ += text;
+  if (options_.json || options_.jsonl || text.empty()) return;
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+void Run::show_token(std::int32_t id, const std::string& text) {
+  show(text);
+  if (!options_.jsonl) return;
+  const nlohmann::ordered_json line = {{"token", id}, {"text", text}};
+  std::printf("%s\n", line.dump().c_str());
+  std::fflush(stdout);
+}
+
+Status Run::generate() {
+  const auto start = std::chrono::steady_clock::now();
+  std::optional<Tokenizer::Decoder> decoder;
+  if (tokenizer_.has_value()) decoder.emplace(*tokenizer_, false);
+  for (const std::int32_t id : prompt_ids_) BITNET_RETURN_IF_ERROR(sampler_->accept(id));
+  while (options_.max_tokens < 0 || static_cast<std::int64_t>(generated_.size()) < options_.max_tokens) {
+    if (interrupted != 0) break;
+    BITNET_ASSIGN_OR_RETURN(const std::int32_t id, sampler_->sample(logits_));
+    if (ends(id)) {
+      finish_reason_ = "stop";
+      break;
+    }
+    generated_.push_back(id);
+    BITNET_RETURN_IF_ERROR(sampler_->accept(id));
+    const std::string piece =
+        decoder.has_value() ? decoder->push(id) : (generated_.size() > 1 ? " " : "") + std::to_string(id);
+    show_token(id, filter_.push(piece));
+    if (filter_.stopped()) {
+      finish_reason_ = "stop";
+      break;
+    }
+    const bool last = static_cast<std::int64_t>(generated_.size()) == options_.max_tokens;
+    if (last && options_.dump_logits.empty()) break;  // nobody needs its logits
+    if (context_->position() == context_->size()) {
+      if (!last && !options_.quiet) {
+        std::fprintf(stderr, "\nbitnet: the context of %lld positions is full; --ctx-size makes it larger\n",
+                     static_cast<long long>(context_->size()));
+      }
+      break;
+    }
+    BITNET_ASSIGN_OR_RETURN(const std::span<const float> logits, context_->eval({&id, 1}));
+    logits_.assign(logits.begin(), logits.end());
+    BITNET_RETURN_IF_ERROR(logits_file_.add(logits));
+    ++decoded_;
+  }
+  if (decoder.has_value()) show(filter_.push(decoder->finish()));
+  show(filter_.finish());
+  decode_ms_ = milliseconds_since(start);
+  return {};
+}
+
+nlohmann::ordered_json Run::results() const {
+  nlohmann::ordered_json kernels = nlohmann::ordered_json::array();
+  for (const KernelUse& use : context_->kernel_uses()) kernels.push_back({{"name", use.name}, {"calls", use.calls}});
+  nlohmann::ordered_json bundle_path = nullptr;
+  if (!model_->bundle_path().empty()) bundle_path = model_->bundle_path();
+  const std::string_view format = "i2_s";
+  return {
+      {"prompt", prompt_},
+      {"text", text_},
+      {"tokens", generated_},
+      {"finish_reason", finish_reason_},
+      {"counts", {{"prompt", prompt_ids_.size()}, {"generated", generated_.size()}}},
+      {"timing_ms",
+       {{"load", load_ms_},
+        {"tokenize", tokenize_ms_},
+        {"prefill", prefill_ms_},
+        {"decode", decode_ms_},
+        {"total", total_ms_}}},
+      {"throughput", {{"prefill_tps", rate(prefilled_, prefill_ms_)}, {"decode_tps", rate(decoded_, decode_ms_)}}},
+      {"memory", {{"rss_bytes", resident_bytes()}, {"kv_bytes", context_->kv_bytes()}}},
+      {"model",
+       {{"path", model_->path()},
+        {"architecture", model_->config().architecture},
+        {"parameters", model_->parameters()},
+        {"format", format}}},
+      {"bundle", {{"path", bundle_path}, {"target", model_->target()}, {"kernels", kernels}}},
+      {"threads", model_->threads()},
+      {"seed", seed_},
+  };
+}
+
+void Run::print_summary() const {
+  std::size_t bundled = 0;
+  std::size_t built_in = 0;
+  for (const KernelUse& use : context_->kernel_uses()) {
+    const auto chosen = model_->kernels().all();
+    const bool from_bundle = std::any_of(chosen.begin(), chosen.end(), [&](const ChosenKernel& kernel) {
+      return kernel.from_bundle && kernel.name == use.name;
+    });
+    ++(from_bundle ? bundled : built_in);
+  }
+  std::string kernels = std::to_string(built_in) + " built-in kernels";
+  if (bundled != 0) {
+    kernels = std::to_string(bundled) + " kernels of " + std::string(model_->bundle_path()) + " and " + kernels;
+  }
+  std::fprintf(stderr,
+               "bitnet: %s (%s, %.1f M parameters), target %.*s, %s, %d threads, loaded in %.0f ms, prefill %zu tokens "
+               "at %.1f tokens/s, decode %zu tokens at %.1f tokens/s\n",
+               model_->path().c_str(), model_->config().architecture.c_str(),
+               static_cast<double>(model_->parameters()) / 1e6, static_cast<int>(model_->target().size()),
+               model_->target().data(), kernels.c_str(), model_->threads(), load_ms_, prefilled_,
+               rate(prefilled_, prefill_ms_), decoded_, rate(decoded_, decode_ms_));
+  if (!options_.metrics) return;
+  std::fprintf(
+      stderr,
+      "bitnet: tokenize %.2f ms, prefill %.2f ms, decode %.2f ms, total %.2f ms, weights %llu bytes, "
+      "key/value cache %llu bytes, resident %llu bytes\n",
+      tokenize_ms_, prefill_ms_, decode_ms_, total_ms_, static_cast<unsigned long long>(model_->weight_bytes()),
+      static_cast<unsigned long long>(context_->kv_bytes()), static_cast<unsigned long long>(resident_bytes()));
+  for (const KernelUse& use : context_->kernel_uses()) {
+    std::fprintf(stderr, "bitnet: %10llu calls of %s\n", static_cast<unsigned long long>(use.calls), use.name.c_str());
+  }
+}
+
+void Run::report_results() {
+  if (options_.json || options_.jsonl) {
+    using nlohmann::ordered_json;
+    // A prompt may hold any bytes; JSON may not.
+    std::printf("%s\n",
+                results().dump(options_.json ? 2 : -1, ' ', false, ordered_json::error_handler_t::replace).c_str());
+  } else if (!text_.empty() && text_.back() != '\n') {
+    std::printf("\n");
+  }
+  std::fflush(stdout);
+  if (!options_.quiet || options_.metrics) print_summary();
+}
+
+Status Run::execute() {
+  const auto start = std::chrono::steady_clock::now();
+  BITNET_RETURN_IF_ERROR(load());
+  BITNET_RETURN_IF_ERROR(read_prompt());
+  BITNET_RETURN_IF_ERROR(logits_file_.open(options_.dump_logits));
+  BITNET_RETURN_IF_ERROR(prefill());
+  if (interrupted == 0) BITNET_RETURN_IF_ERROR(generate());
+  if (interrupted != 0) finish_reason_ = "interrupted";
+  total_ms_ = milliseconds_since(start);
+  report_results();
+  return logits_file_.finish();
+}
+
+int run(const Options& options) {
+  struct sigaction action = {};
+  action.sa_handler = [](int) { interrupted = 1; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);  // a second Ctrl-C ends the program at once
+  sigaction(SIGINT, &action, nullptr);
+  Run job(options);
+  const Status done = job.execute();
+  if (!done.ok()) return report(done.error());
+  return job.was_interrupted() ? static_cast<int>(ErrorCode::kInterrupted) : 0;
+}
+
+}  // namespace
+
+void add_run_command(CLI::App& app, int& exit_code) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("run", "Generate text with a model");
+  for (const char* alias : {"generate", "infer", "inference"}) command->alias(alias);
+  Options& o = *options;
+  command->add_option("-m,--model", o.model, "Model file (GGUF, I2_S)")->required();
+  CLI::Option* prompt = command->add_option("-p,--prompt", o.prompt, "Prompt; else --file, else standard input");
+  CLI::Option* file = command->add_option("-f,--file", o.prompt_file, "File with the prompt, bytes as they are");
+  CLI::Option* ids = command->add_option("--prompt-ids", o.prompt_ids, "Prompt as token ids: N,N,...")->delimiter(',');
+  prompt->excludes(file)->excludes(ids);
+  file->excludes(ids);
+  command
+      ->add_option("-n,--max-tokens,--max-new-tokens,--n-predict", o.max_tokens,
+                   "Tokens to generate; -1: until the context is full")
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{-1}, std::int64_t{1} << 24));
+  command->add_option("--temperature", o.sampling.temperature, "0 is greedy")->capture_default_str();
+  command->add_option("--top-k", o.sampling.top_k, "0: all")->capture_default_str();
+  command->add_option("--top-p", o.sampling.top_p)->capture_default_str();
+  command->add_option("--min-p", o.sampling.min_p)->capture_default_str();
+  command->add_option("--repetition-penalty", o.sampling.repetition_penalty)->capture_default_str();
+  command->add_option("--frequency-penalty", o.sampling.frequency_penalty)->capture_default_str();
+  command->add_option("--presence-penalty", o.sampling.presence_penalty)->capture_default_str();
+  command->add_option("--seed", o.seed, "Same seed, same text; default: a random one");
+  command->add_flag("--greedy", o.greedy, "Always the most likely token");
+  command->add_option("-t,--threads", o.load.threads, "0: as many as there are CPUs")
+      ->envname("BITNET_THREADS")
+      ->check(CLI::Range(0, 1024));
+  command->add_option("-C,--ctx-size", o.context, "Positions; 0: the model's, at most 4096");
+  command->add_option("--bundle", o.load.bundle, "Kernel bundle: FILE, none, or auto (beside the model)")
+      ->capture_default_str();
+  command->add_flag("--strict", o.load.strict, "Refuse whatever would make results less than honest")
+      ->envname("BITNET_STRICT_MODE");
+  command->add_option("--stop", o.stops, "Text that ends the generation (repeatable)");
+  command->add_option("--stop-id", o.stop_ids, "Token id that ends the generation (repeatable)");
+  command->add_flag("--no-bos", o.no_bos, "No begin token before the prompt");
+  command->add_flag("--ignore-eos", o.ignore_eos, "Go on after an end token");
+  CLI::Option* json = command->add_flag("--json", o.json, "One JSON object instead of text");
+  command->add_flag("--jsonl", o.jsonl, "One JSON line a token, then the object of --json")->excludes(json);
+  command->add_flag("--metrics", o.metrics, "Times, memory and kernel calls on standard error");
+  command->add_option("--dump-logits", o.dump_logits, "Writes float32 [positions][vocabulary]");
+  command->add_option("--dump-nodes", o.dump_nodes, "Writes the graph's nodes of the prompt into this folder");
+  command->add_flag("-q,--quiet", o.quiet, "Only the text, and warnings");
+  command->callback([options, &exit_code] { exit_code = run(*options); });
+}
+
+}  // namespace bitnet::tools
