@@ -170,11 +170,12 @@ Status TernaryCase::check_dot() const {
 Status TernaryCase::compare(const Kernel& kernel, const Call& call, std::int64_t stride, const std::int32_t* y) const {
   const std::int64_t rows = call.row_end - call.row_begin;
   const std::int64_t written = round_up(rows, kTile);
-  for (std::int64_t t = 0; t < call.tokens; ++t) {
+  for (std::int64_t t = 0; t < round_up<std::int64_t>(call.tokens, kernel.token_tile); ++t) {
     const std::int32_t* row = y + t * stride;
-    const std::int32_t* expected = expected_.data() + (call.token + t) * kRows + call.first;
+    const bool token_exists = t < call.tokens;  // the rest of the last block must not be written
+    const std::int32_t* expected = expected_.data() + (token_exists ? call.token + t : 0) * kRows + call.first;
     for (std::int64_t r = -kGuard; r < written + kGuard; ++r) {
-      const bool inside = r >= 0 && r < written;
+      const bool inside = token_exists && r >= 0 && r < written;
       const std::int32_t want = !inside ? kUntouched : r < rows ? expected[r] : 0;
       if (row[r] == want) continue;
       const std::string where = "row " + std::to_string(call.row_begin + r) + " of rows " +
@@ -192,16 +193,17 @@ Status TernaryCase::run(const Kernel& kernel, const Call& call, std::int64_t n, 
   // starts at row_begin - kGuard of the first token.
   const std::int64_t written = round_up(call.row_end - call.row_begin, kTile);
   const std::int64_t stride = std::max(round_up(n, kTile), written + 2 * kGuard);
+  const std::int64_t block_tokens = round_up<std::int64_t>(call.tokens, kernel.token_tile);
   const auto needed =
-      static_cast<std::size_t>((call.tokens - 1) * stride + written + 2 * kGuard) * sizeof(std::int32_t);
+      static_cast<std::size_t>((block_tokens - 1) * stride + written + 2 * kGuard) * sizeof(std::int32_t);
   if (y_.size() < needed) {
     BITNET_ASSIGN_OR_RETURN(y_, Buffer::allocate(needed));
   }
   auto* y = y_.as<std::int32_t>() + kGuard;
-  for (std::int64_t t = 0; t < call.tokens; ++t) {
+  for (std::int64_t t = 0; t < block_tokens; ++t) {
     std::fill_n(y + t * stride - kGuard, written + 2 * kGuard, kUntouched);
   }
-  std::memset(scratch.data(), 0xA5, std::min<std::size_t>(scratch.size(), kernel.scratch_bytes));
+  if (kernel.scratch_bytes != 0) std::memset(scratch.data(), 0xA5, kernel.scratch_bytes);
 
   const std::uint8_t* weights =
       base_before(call.weights, call.row_begin / kTile * static_cast<std::int64_t>(t2::tile_bytes(k_)));
