@@ -3,8 +3,9 @@
 // Each merge takes the best pair from the queue, joins its two symbols and offers the two new pairs beside it: n log n
 // for n characters. A queued pair is stale when one of its symbols has been merged since; their joint length tells.
 //
-// Almost every vocabulary has U+2581 at the beginning of pieces only. Then no merge crosses the border before a word,
-// words are encoded one by one with a short queue, and the ids of a word that was seen before are copied.
+// The text is cut first wherever two characters meet that stand beside each other in no piece: no merge crosses such a
+// border, so that the parts are independent. In practice the parts are words (pieces have U+2581 in front only), the
+// queues are short, and the ids of a part that was seen before are copied.
 #include <algorithm>
 #include <unordered_map>
 #include <utility>
@@ -72,8 +73,7 @@ class Merger {
   void split() {
     symbols_.clear();
     for (std::size_t begin = 0; begin < chunk_.size();) {
-      const Utf8Sequence sequence = next_utf8(chunk_.substr(begin));
-      const std::size_t bytes = sequence.kind == Utf8Kind::kComplete ? sequence.bytes : 1;
+      const std::size_t bytes = next_character(chunk_.substr(begin)).bytes;
       const auto index = static_cast<std::int32_t>(symbols_.size());
       symbols_.push_back({static_cast<std::uint32_t>(begin), static_cast<std::uint32_t>(bytes), index - 1, index + 1,
                           find(begin, bytes)});
@@ -120,11 +120,17 @@ class Merger {
   std::vector<Pair> queue_;  // a heap
 };
 
-// End of the word that begins at `begin`: before the next U+2581 that follows another character.
-std::size_t word_end(std::string_view text, std::size_t begin) {
-  std::size_t end = begin;
-  while (text.substr(end).starts_with(kSpaceMark)) end += kSpaceMark.size();
-  return std::min(text.find(kSpaceMark, end), text.size());
+// End of the part of `text` that begins at `begin` < text.size().
+std::size_t part_end(const Vocabulary& vocabulary, std::string_view text, std::size_t begin) {
+  Character left = next_character(text.substr(begin));
+  std::size_t end = begin + left.bytes;
+  while (end < text.size()) {
+    const Character right = next_character(text.substr(end));
+    if (!vocabulary.may_join(left.code, right.code)) break;
+    end += right.bytes;
+    left = right;
+  }
+  return end;
 }
 
 }  // namespace
@@ -142,19 +148,15 @@ void encode_text(const Vocabulary& vocabulary, std::string_view text, bool prefi
     }
   }
   Merger merger(vocabulary);
-  if (!vocabulary.words_are_independent) {
-    merger.encode(marked, ids);
-    return;
-  }
-  std::unordered_map<std::string_view, std::pair<std::size_t, std::size_t>> known;  // word -> its ids' place in `ids`
+  std::unordered_map<std::string_view, std::pair<std::size_t, std::size_t>> known;  // part -> its ids' place in `ids`
   for (std::size_t begin = 0; begin < marked.size();) {
-    const std::size_t end = word_end(marked, begin);
-    const std::string_view word = std::string_view(marked).substr(begin, end - begin);
+    const std::size_t end = part_end(vocabulary, marked, begin);
+    const std::string_view part = std::string_view(marked).substr(begin, end - begin);
     begin = end;
-    const auto [entry, is_new] = known.try_emplace(word, ids.size(), 0);
+    const auto [entry, is_new] = known.try_emplace(part, ids.size(), 0);
     auto& [place, count] = entry->second;
     if (is_new) {
-      merger.encode(word, ids);
+      merger.encode(part, ids);
       count = ids.size() - place;
     } else {
       for (std::size_t i = 0; i < count; ++i) ids.push_back(ids[place + i]);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "runtime/tokenizer/tokenizer.h"
+#include "runtime/tokenizer/utf8.h"
 #include "runtime/tokenizer/vocabulary.h"
 
 namespace bitnet {
@@ -142,7 +143,6 @@ class Loader {
   void index_pieces() {
     Vocabulary& v = *vocabulary_;
     v.mergeable.reserve(v.pieces.size());
-    v.words_are_independent = true;
     for (std::int32_t id = 0; id < v.size(); ++id) {
       const std::string_view piece = v.piece(id);
       if (piece.empty()) continue;
@@ -158,7 +158,7 @@ class Loader {
         case TokenType::kUnused:
           v.mergeable[piece] = id;  // of equal spellings the last, as in llama.cpp
           v.longest_mergeable = std::max(v.longest_mergeable, piece.size());
-          if (crosses_words(piece)) v.words_are_independent = false;
+          add_neighbours(piece);
           break;
         case TokenType::kControl:
         case TokenType::kUnknown:
@@ -175,10 +175,14 @@ class Loader {
     for (auto& ids : v.special) std::sort(ids.begin(), ids.end(), longest_first);
   }
 
-  static bool crosses_words(std::string_view piece) {
-    std::size_t marks = 0;  // leading U+2581
-    while (piece.substr(marks).starts_with(kSpaceMark)) marks += kSpaceMark.size();
-    return piece.find(kSpaceMark, marks) != std::string_view::npos;
+  void add_neighbours(std::string_view piece) {
+    Character left = next_character(piece);
+    for (piece.remove_prefix(left.bytes); !piece.empty();) {
+      const Character right = next_character(piece);
+      vocabulary_->set_joins(left.code, right.code);
+      piece.remove_prefix(right.bytes);
+      left = right;
+    }
   }
 
   // An optional id: absent, or the writer's -1, is nullopt.

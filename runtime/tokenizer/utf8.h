@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string_view>
 
 namespace bitnet::tokenizer {
@@ -43,6 +44,24 @@ struct Utf8Sequence {
     high = 0xBF;
   }
   return {Utf8Kind::kComplete, length};
+}
+
+// A character of any byte string: a code point, or a byte that belongs to none, which counts as a character of its own
+// beyond the code points.
+struct Character {
+  std::uint32_t code;
+  std::size_t bytes;
+};
+
+// text must not be empty.
+[[nodiscard]] inline Character next_character(std::string_view text) {
+  const auto byte = [&](std::size_t i) { return static_cast<std::uint32_t>(static_cast<unsigned char>(text[i])); };
+  const Utf8Sequence sequence = next_utf8(text);
+  if (sequence.kind != Utf8Kind::kComplete) return {0x110000 + byte(0), 1};
+  constexpr std::uint32_t kLeadMask[5] = {0, 0x7F, 0x1F, 0x0F, 0x07};
+  std::uint32_t code = byte(0) & kLeadMask[sequence.bytes];
+  for (std::size_t i = 1; i < sequence.bytes; ++i) code = code << 6 | (byte(i) & 0x3F);
+  return {code, sequence.bytes};
 }
 
 }  // namespace bitnet::tokenizer

@@ -15,6 +15,8 @@ inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";      // U+2581, a
 inline constexpr std::string_view kReplacement = "\xEF\xBF\xBD";    // U+FFFD
 inline constexpr std::string_view kUnknownText = " \xE2\x81\x87 ";  // " U+2047 "
 
+inline constexpr int kNeighbourBits = 20;  // 128 KiB
+
 enum class TokenType : std::uint8_t {  // as in tokenizer.ggml.token_type
   kUndefined = 0,
   kNormal = 1,
@@ -39,9 +41,9 @@ struct Vocabulary {
   std::array<std::vector<std::int32_t>, 256> user_defined;
   std::array<std::vector<std::int32_t>, 256> special;  // user-defined, control and unknown tokens
 
-  // No piece has a U+2581 behind another character: no merge crosses the border before a word, so that words can be
-  // encoded one by one, and equal words once.
-  bool words_are_independent = false;
+  // Which characters stand beside each other in mergeable pieces: one bit for each hash of such a pair.
+  std::vector<std::uint64_t> neighbours = std::vector<std::uint64_t>((std::size_t{1} << kNeighbourBits) / 64);
+
   bool add_space_prefix = true;
   bool add_bos = true;
   std::int32_t bos = -1;
@@ -52,10 +54,28 @@ struct Vocabulary {
   Vocabulary(const Vocabulary&) = delete;  // the views would point into the original
   Vocabulary& operator=(const Vocabulary&) = delete;
 
+  // False: no mergeable piece has `right` behind `left`, so that no merge crosses this border. (True may be a
+  // collision.)
+  [[nodiscard]] bool may_join(std::uint32_t left, std::uint32_t right) const {
+    const std::size_t bit = neighbour_bit(left, right);
+    return (neighbours[bit / 64] >> (bit % 64) & 1) != 0;
+  }
+  void set_joins(std::uint32_t left, std::uint32_t right) {
+    const std::size_t bit = neighbour_bit(left, right);
+    neighbours[bit / 64] |= std::uint64_t{1} << (bit % 64);
+  }
+
   [[nodiscard]] std::int32_t size() const { return static_cast<std::int32_t>(pieces.size()); }
   [[nodiscard]] bool contains(std::int32_t id) const { return id >= 0 && id < size(); }
   [[nodiscard]] std::string_view piece(std::int32_t id) const { return pieces[static_cast<std::size_t>(id)]; }
   [[nodiscard]] TokenType type(std::int32_t id) const { return types[static_cast<std::size_t>(id)]; }
+
+ private:
+  static std::size_t neighbour_bit(std::uint32_t left, std::uint32_t right) {
+    return static_cast<std::size_t>(
+        (left * std::uint64_t{0x9E3779B97F4A7C15} + right * std::uint64_t{0xC2B2AE3D27D4EB4F}) >>
+        (64 - kNeighbourBits));
+  }
 };
 
 // Value of a byte token's spelling "<0xXX>", or -1.
