@@ -1,0 +1,139 @@
+// clang's frontend and code generator behind one function. The options are those that the driver would pass for
+// `clang++ -O3 -std=c++20 -ffreestanding -fPIC -fvisibility=hidden -ffp-contract=off -fno-rtti -fno-exceptions`, given
+// directly so that neither the environment nor the machine's configuration files are asked. With -ffreestanding no loop
+// is turned into a call of memset or memcpy, which the image would have to import.
+#include "codegen/clang_backend.h"
+
+#include <clang/Basic/DiagnosticOptions.h>
+#include <clang/Basic/Version.h>
+#include <clang/CodeGen/CodeGenAction.h>
+#include <clang/Frontend/CompilerInstance.h>
+#include <clang/Frontend/CompilerInvocation.h>
+#include <clang/Frontend/TextDiagnosticPrinter.h>
+#include <clang/Frontend/Utils.h>
+#include <llvm/Support/MemoryBuffer.h>
+#include <llvm/Support/TargetSelect.h>
+#include <llvm/Support/VirtualFileSystem.h>
+#include <llvm/Support/raw_ostream.h>
+
+#include <algorithm>
+#include <mutex>
+
+#include "codegen/embedded.h"
+
+namespace bitnet::codegen {
+namespace {
+
+// Root of the in-memory file system.
+constexpr std::string_view kRoot = "/bitnet/";
+constexpr std::string_view kClangHeaders = "/bitnet/clang/include";
+constexpr std::string_view kOwnHeaders = "/bitnet/codegen/clang_headers";
+
+void initialise_llvm() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    llvm::InitializeAllTargetInfos();
+    llvm::InitializeAllTargets();
+    llvm::InitializeAllTargetMCs();
+    llvm::InitializeAllAsmPrinters();
+    llvm::InitializeAllAsmParsers();
+  });
+}
+
+llvm::StringRef ref(std::string_view text) { return {text.data(), text.size()}; }
+
+// The embedded text is copied by nobody: the buffers point into the program. (Each file is followed by a zero byte,
+// which clang's lexer needs.)
+llvm::IntrusiveRefCntPtr<llvm::vfs::FileSystem> file_system(const std::string& source, const std::string& source_name,
+                                                            const std::map<std::string, std::string>& overrides) {
+  auto files = llvm::makeIntrusiveRefCnt<llvm::vfs::InMemoryFileSystem>();
+  files->setCurrentWorkingDirectory(ref(kRoot));
+  const auto add = [&](std::string_view path, std::string_view text) {
+    files->addFile(std::string(kRoot) + std::string(path), 0, llvm::MemoryBuffer::getMemBuffer(ref(text), ref(path)));
+  };
+  for (const EmbeddedFile& file : embedded_files()) {
+    if (!overrides.contains(std::string(file.path))) add(file.path, file.text);
+  }
+  for (const auto& [path, text] : overrides) add(path, text);
+  add(source_name, source);
+  return files;
+}
+
+std::vector<std::string> arguments_for(const Target& target, const std::string& source_name) {
+  std::vector<std::string> arguments = {
+      "-triple", std::string(target.triple), "-emit-obj", "-O3", "-x", "c++", "-std=c++20",
+      // Headers.
+      "-nostdsysteminc", "-nobuiltininc", "-internal-isystem", std::string(kOwnHeaders), "-internal-isystem",
+      std::string(kClangHeaders), "-I", std::string(kRoot),
+      // Code.
+      "-ffreestanding", "-fno-builtin", "-ffp-contract=off", "-fno-rtti", "-fvisibility=hidden", "-mrelocation-model",
+      "pic", "-pic-level", "2", "-mframe-pointer=none", "-ffunction-sections", "-fdata-sections", "-vectorize-loops",
+      "-vectorize-slp", "-Qn", "-main-file-name", source_name};
+  if (target.triple.starts_with("x86_64")) {
+    arguments.insert(arguments.end(), {"-target-cpu", "x86-64"});
+  }
+  for (std::size_t begin = 0; begin < target.features.size();) {
+    std::size_t end = target.features.find(',', begin);
+    if (end == std::string_view::npos) end = target.features.size();
+    arguments.insert(arguments.end(), {"-target-feature", std::string(target.features.substr(begin, end - begin))});
+    begin = end + 1;
+  }
+  arguments.push_back(source_name);
+  return arguments;
+}
+
+std::vector<std::string> project_headers(const std::vector<std::string>& dependencies, const std::string& source_name) {
+  std::vector<std::string> headers;
+  for (const std::string& dependency : dependencies) {
+    std::string_view path = dependency;
+    if (path.starts_with(kClangHeaders) || path.starts_with(kOwnHeaders)) continue;
+    if (path.starts_with(kRoot)) path.remove_prefix(kRoot.size());
+    if (path != source_name) headers.emplace_back(path);
+  }
+  std::ranges::sort(headers);
+  return headers;
+}
+
+}  // namespace
+
+Result<ClangOutput> compile_with_clang(const std::string& source, const std::string& source_name, const Target& target,
+                                       const std::map<std::string, std::string>& overrides) {
+  initialise_llvm();
+  std::string messages;
+  llvm::raw_string_ostream message_stream(messages);
+  auto options = llvm::makeIntrusiveRefCnt<clang::DiagnosticOptions>();
+  options->ShowColors = 0;
+  auto* printer = new clang::TextDiagnosticPrinter(message_stream, options.get());  // owned by the engine below
+  auto diagnostics = clang::CompilerInstance::createDiagnostics(options.get(), printer);
+
+  const auto refused = [&] {
+    return Error{ErrorCode::kFailure, "clang could not compile " + source_name + " for target " +
+                                          std::string(target.name) + ":\n" + messages};
+  };
+  const std::vector<std::string> arguments = arguments_for(target, source_name);
+  std::vector<const char*> pointers;
+  for (const std::string& argument : arguments) pointers.push_back(argument.c_str());
+  auto invocation = std::make_shared<clang::CompilerInvocation>();
+  if (!clang::CompilerInvocation::CreateFromArgs(*invocation, pointers, *diagnostics)) return refused();
+
+  llvm::SmallVector<char, 0> object;
+  clang::CompilerInstance compiler;
+  compiler.setInvocation(invocation);
+  compiler.setDiagnostics(diagnostics.get());
+  compiler.createFileManager(file_system(source, source_name, overrides));
+  compiler.setOutputStream(std::make_unique<llvm::raw_svector_ostream>(object));
+  auto collector = std::make_shared<clang::DependencyCollector>();
+  compiler.addDependencyCollector(collector);
+  clang::EmitObjAction action;
+  if (!compiler.ExecuteAction(action)) return refused();
+
+  ClangOutput output;
+  output.object.assign(object.data(), object.size());
+  const auto dependencies = collector->getDependencies();
+  output.headers = project_headers({dependencies.begin(), dependencies.end()}, source_name);
+  return output;
+}
+
+std::string clang_version() { return "clang " CLANG_VERSION_STRING; }
+
+}  // namespace bitnet::codegen

@@ -1,0 +1,251 @@
+// bitnet-codegen --model: read the shapes, plan, compile, test, write. The model's SHA-256 (a gigabyte or more) is
+// taken beside the compilation.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <future>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "codegen/compile.h"
+#include "codegen/plan.h"
+#include "codegen/points.h"
+#include "codegen/targets.h"
+#include "codegen/temp_dir.h"
+#include "runtime/base/buffer.h"
+#include "runtime/base/sha256.h"
+#include "runtime/base/thread_pool.h"
+#include "runtime/gguf/gguf.h"
+#include "runtime/kernels/t2_layout.h"
+#include "runtime/model/config.h"
+#include "tools/codegen_commands.h"
+
+namespace bitnet::tools {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+}
+
+struct HashedModel {
+  std::string sha256;
+  double milliseconds = 0;
+};
+
+HashedModel hash_model(std::span<const std::byte> bytes) {
+  const Clock::time_point begin = Clock::now();
+  std::string digest = to_hex(sha256(bytes));
+  return {std::move(digest), milliseconds_since(begin)};
+}
+
+// x.gguf -> x.avx512.bnk, or x.bnk for several targets.
+std::string default_output(const std::string& model, const codegen::TargetSelection& selection) {
+  std::filesystem::path path(model);
+  path.replace_extension(selection.single ? "." + selection.name + ".bnk" : ".bnk");
+  return path.string();
+}
+
+// The packed weights, one product at a time: bytes come in ascending order, so only the product that is being read is
+// held in memory.
+class PackedWeights {
+ public:
+  static Result<std::shared_ptr<PackedWeights>> create(const ModelTensors& tensors, int jobs) {
+    auto weights = std::shared_ptr<PackedWeights>(new PackedWeights(tensors));
+    BITNET_ASSIGN_OR_RETURN(weights->pool_, ThreadPool::create(jobs));
+    return weights;
+  }
+
+  [[nodiscard]] std::size_t bytes() const { return layout_.bytes; }
+
+  Status read(std::size_t offset, std::span<std::byte> out) {
+    std::memset(out.data(), 0, out.size());
+    const std::size_t end = offset + out.size();
+    for (std::size_t index = first_product(offset); index < count(); ++index) {
+      const std::size_t begin = offset_of(index);
+      if (begin >= end) break;
+      BITNET_RETURN_IF_ERROR(pack(index));
+      const std::size_t from = std::max(begin, offset);
+      const std::size_t to = std::min(begin + packed_bytes_, end);
+      if (from < to) std::memcpy(out.data() + (from - offset), packed_.data() + (from - begin), to - from);
+    }
+    return {};
+  }
+
+ private:
+  explicit PackedWeights(const ModelTensors& tensors) : tensors_(tensors), layout_(packed_layout(tensors)) {}
+
+  [[nodiscard]] std::size_t count() const { return tensors_.layers.size() * 4; }
+  [[nodiscard]] std::size_t offset_of(std::size_t index) const { return layout_.offsets[index / 4][index % 4]; }
+  // The last product that begins at or before `offset`.
+  [[nodiscard]] std::size_t first_product(std::size_t offset) const {
+    std::size_t index = 0;
+    while (index + 1 < count() && offset_of(index + 1) <= offset) ++index;
+    return index;
+  }
+
+  Status pack(std::size_t index) {
+    if (index == held_) return {};
+    const FusedMatrix& product = tensors_.layers[index / 4].products[index % 4];
+    packed_bytes_ = t2::bytes(product.n, product.k);
+    if (packed_.size() < packed_bytes_) {
+      BITNET_ASSIGN_OR_RETURN(packed_, Buffer::allocate(packed_bytes_));
+    }
+    pool_->parallel_for(product.n, BITNET_T2_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int) {
+      (void)pack_product(product, begin, end, packed_.as<std::uint8_t>());
+    });
+    held_ = index;
+    return {};
+  }
+
+  const ModelTensors& tensors_;
+  PackedLayout layout_;
+  std::unique_ptr<ThreadPool> pool_;
+  Buffer packed_;
+  std::size_t packed_bytes_ = 0;
+  std::size_t held_ = static_cast<std::size_t>(-1);
+};
+
+Status emit_sources(const codegen::CompiledBundle& bundle, const std::string& folder) {
+  for (const codegen::SourceFile& source : bundle.sources) {
+    const std::filesystem::path path = std::filesystem::path(folder) / source.path;
+    std::error_code error;
+    std::filesystem::create_directories(path.parent_path(), error);
+    if (error) return Error{ErrorCode::kFailure, "cannot make " + path.parent_path().string() + ": " + error.message()};
+    BITNET_RETURN_IF_ERROR(codegen::write_file(path.string(), source.text));
+  }
+  return {};
+}
+
+struct Report {
+  std::string output;
+  std::string target;
+  std::string sha256;
+  codegen::CompiledBundle bundle;
+  std::size_t packed_bytes = 0;
+  double total_ms = 0;
+};
+
+void print_json(const Report& report) {
+  nlohmann::ordered_json json;
+  json["bundle"] = report.output;
+  json["target"] = report.target;
+  json["model_sha256"] = report.sha256;
+  json["tools"] = report.bundle.tools;
+  json["images"] = nlohmann::ordered_json::array();
+  for (const BundleImage& image : report.bundle.images) {
+    json["images"].push_back({{"isa", to_string(image.isa)}, {"bytes", image.bytes.size()}});
+  }
+  json["kernels"] = nlohmann::ordered_json::array();
+  for (const KernelRecord& record : report.bundle.table.kernels) json["kernels"].push_back(record.name);
+  json["self_tested"] = report.bundle.self_tested;
+  json["packed_bytes"] = report.packed_bytes;
+  for (const codegen::PhaseTime& time : report.bundle.times) json["timing_ms"][time.phase] = time.milliseconds;
+  json["timing_ms"]["total"] = report.total_ms;
+  std::printf("%s\n", json.dump(2).c_str());
+}
+
+void print_text(const Report& report, int verbosity) {
+  std::fprintf(stderr, "bitnet-codegen: %s: %zu kernels in %zu images (%s), %.0f ms\n", report.output.c_str(),
+               report.bundle.table.kernels.size(), report.bundle.images.size(), report.target.c_str(), report.total_ms);
+  for (const BundleImage& image : report.bundle.images) {
+    const std::string name(to_string(image.isa));
+    const auto& tested = report.bundle.self_tested;
+    if (std::find(tested.begin(), tested.end(), name) == tested.end()) {
+      std::fprintf(stderr, "bitnet-codegen: image %s was not self-tested: this CPU does not execute it\n",
+                   name.c_str());
+    }
+  }
+  if (verbosity < 1) return;
+  for (const codegen::PhaseTime& time : report.bundle.times) {
+    std::fprintf(stderr, "  %-20s %8.1f ms\n", time.phase.c_str(), time.milliseconds);
+  }
+  for (const KernelRecord& record : report.bundle.table.kernels) std::fprintf(stderr, "  %s\n", record.name.c_str());
+}
+
+Result<Report> compile_model(const CompileCommand& command) {
+  const Clock::time_point begin = Clock::now();
+  Report report;
+  BITNET_ASSIGN_OR_RETURN(const codegen::TargetSelection selection, codegen::select_targets(command.targets));
+  BITNET_ASSIGN_OR_RETURN(const codegen::Points points,
+                          command.points.empty() ? codegen::default_points() : codegen::read_points(command.points));
+  BITNET_ASSIGN_OR_RETURN(const gguf::File file, gguf::File::open(command.model));
+  BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(file));
+  BITNET_ASSIGN_OR_RETURN(const ModelTensors tensors, map_tensors(file, config));
+  BITNET_ASSIGN_OR_RETURN(const codegen::Plan plan, codegen::make_plan(kernel_shapes(tensors), selection, points));
+
+  auto hashed = std::async(std::launch::async, [&] { return hash_model(file.bytes()); });
+  codegen::CompileOptions options;
+  options.jobs = command.jobs;
+  BITNET_ASSIGN_OR_RETURN(report.bundle, codegen::compile(plan, options));
+  const HashedModel model = hashed.get();
+  report.bundle.times.push_back({"model sha256", model.milliseconds});
+  if (!command.emit_sources.empty()) BITNET_RETURN_IF_ERROR(emit_sources(report.bundle, command.emit_sources));
+
+  BundleInput input;
+  input.shape_hash = plan.shapes.hash();
+  input.model_sha256 = model.sha256;
+  input.target = plan.target;
+  input.tools = report.bundle.tools;
+  input.points = plan.points;
+  input.images = report.bundle.images;
+  input.table = report.bundle.table;
+  if (command.pack) {
+    const int jobs =
+        command.jobs > 0 ? command.jobs : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+    BITNET_ASSIGN_OR_RETURN(const std::shared_ptr<PackedWeights> weights, PackedWeights::create(tensors, jobs));
+    input.packed_bytes = weights->bytes();
+    input.packed_source = [weights](std::size_t offset, std::span<std::byte> out) {
+      return weights->read(offset, out);
+    };
+  }
+  report.output = command.output.empty() ? default_output(command.model, selection) : command.output;
+  const Clock::time_point write_begin = Clock::now();
+  BITNET_RETURN_IF_ERROR(write_bundle(input, report.output));
+  report.bundle.times.push_back({"write bundle", milliseconds_since(write_begin)});
+  report.target = plan.target;
+  report.sha256 = model.sha256;
+  report.packed_bytes = input.packed_bytes;
+  report.total_ms = milliseconds_since(begin);
+  return report;
+}
+
+}  // namespace
+
+void CompileCommand::add_options(CLI::App& app) {
+  app.add_option("-m,--model", model, "the model (.gguf)");
+  app.add_option("-t,--target", targets, "native, scalar, avx2, avx512 (repeatable: one bundle with all images)");
+  app.add_option("-o,--output", output,
+                 "the bundle; default: MODEL.TARGET.bnk beside the model, MODEL.bnk for several");
+  app.add_option("--points", points, "tuned points (TOML) instead of the built-in defaults");
+  app.add_flag("--pack", pack, "put the packed weights into the bundle");
+  app.add_option("--emit-sources", emit_sources, "also write the generated sources and their headers into this folder");
+  app.add_option("-j,--jobs", jobs, "compilations at once; default: one per CPU")->check(CLI::Range(1, 1024));
+  app.add_flag("--json", json, "report as one JSON object on standard output");
+  app.add_flag("-v,--verbose", verbosity, "print phases and kernels");
+  app.add_flag("-q,--quiet", quiet, "print errors only");
+}
+
+int CompileCommand::run() const {
+  if (model.empty()) {
+    std::fprintf(stderr, "bitnet-codegen: no model given: name one with --model, or see --help\n");
+    return static_cast<int>(ErrorCode::kUsage);
+  }
+  const Result<Report> report = compile_model(*this);
+  if (!report.ok()) {
+    std::fprintf(stderr, "bitnet-codegen: %s\n", report.error().message.c_str());
+    return static_cast<int>(report.error().code);
+  }
+  if (json) {
+    print_json(*report);
+  } else if (!quiet) {
+    print_text(*report, verbosity);
+  }
+  return 0;
+}
+
+}  // namespace bitnet::tools
