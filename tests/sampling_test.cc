@@ -161,6 +161,51 @@ TEST_CASE("top-k keeps the same tokens as a full sort, ties by id") {
   }
 }
 
+TEST_CASE("borders of top-p and min-p, each with and without top-k") {
+  // Probabilities 0.4, 0.3, 0.2, 0.1; running sums 0.4, 0.7, 0.9, 1; parts of the largest 1, 0.75, 0.5, 0.25.
+  const std::vector<float> logits = {std::log(0.1F), std::log(0.2F), std::log(0.3F), std::log(0.4F), -1e30F};
+  struct Case {
+    float top_p, min_p;
+    std::size_t kept;
+  };
+  for (const Case c : {Case{0.0F, 0.0F, 1}, Case{0.39F, 0.0F, 1}, Case{0.41F, 0.0F, 2}, Case{0.69F, 0.0F, 2},
+                       Case{0.71F, 0.0F, 3}, Case{0.89F, 0.0F, 3}, Case{0.91F, 0.0F, 4}, Case{1.0F, 0.24F, 4},
+                       Case{1.0F, 0.26F, 3}, Case{1.0F, 0.49F, 3}, Case{1.0F, 0.51F, 2}, Case{1.0F, 0.76F, 1},
+                       Case{1.0F, 1.0F, 1}, Case{0.71F, 0.76F, 1}, Case{0.41F, 0.26F, 2}}) {
+    for (const std::int32_t k : {0, 4}) {
+      SamplingParams p = neutral();
+      p.top_k = k;
+      p.top_p = c.top_p;
+      p.min_p = c.min_p;
+      Sampler s = made(p, logits.size());
+      INFO("top-p " << c.top_p << ", min-p " << c.min_p << ", top-k " << k);
+      const std::int32_t id = drawn(s, logits);
+      REQUIRE(s.candidates().size() == c.kept);
+      CHECK(id >= 4 - static_cast<std::int32_t>(c.kept));
+      double sum = 0;
+      for (const auto& candidate : s.candidates()) sum += candidate.probability;
+      CHECK(std::abs(sum - 1) < 1e-12);
+    }
+  }
+  // Top-p counts within what top-k left: of 0.4 and 0.3 the first is 0.571.
+  SamplingParams p = neutral();
+  p.top_k = 2;
+  p.top_p = 0.56F;
+  Sampler s = made(p, logits.size());
+  CHECK(drawn(s, logits) == 3);
+  CHECK(s.candidates().size() == 1);
+}
+
+TEST_CASE("temperature: probabilities to the power 1/T") {
+  SamplingParams p = neutral();
+  p.temperature = 0.5F;
+  Sampler s = made(p, 3);
+  (void)drawn(s, {0.0F, std::log(2.0F), std::log(3.0F)});
+  CHECK(std::abs(s.candidates()[0].probability - 1.0 / 14) < 1e-6);
+  CHECK(std::abs(s.candidates()[1].probability - 4.0 / 14) < 1e-6);
+  CHECK(std::abs(s.candidates()[2].probability - 9.0 / 14) < 1e-6);
+}
+
 TEST_CASE("top-p without top-k sorts block by block") {
   const std::vector<float> logits = random_logits(20000, 9, 700);
   SamplingParams sorted = neutral();
