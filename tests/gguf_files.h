@@ -23,12 +23,15 @@ class RawGguf {
 
   template <typename T>
   RawGguf& put(T value) {
-    const auto* first = reinterpret_cast<const std::byte*>(&value);
-    bytes_.insert(bytes_.end(), first, first + sizeof(T));
+    const std::size_t end = bytes_.size();
+    bytes_.resize(end + sizeof(T));
+    std::memcpy(bytes_.data() + end, &value, sizeof(T));
     return *this;
   }
   RawGguf& put_text(std::string_view text) {
-    for (const char c : text) bytes_.push_back(static_cast<std::byte>(c));
+    const std::size_t end = bytes_.size();
+    bytes_.resize(end + text.size());
+    if (!text.empty()) std::memcpy(bytes_.data() + end, text.data(), text.size());
     return *this;
   }
   // A length-prefixed string.
