@@ -1,0 +1,240 @@
+// Every built-in kernel through the one tester; and the tester itself, which must object to broken kernels.
+#include "runtime/kernels/kernel.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <set>
+#include <vector>
+
+#include "runtime/kernels/t2_layout.h"
+#include "tests/kernel_tester.h"
+
+namespace bitnet::test {
+namespace {
+
+const Kernel& builtin(Op op, Isa isa = Isa::kScalar) {
+  const auto kernels = builtin_kernels();
+  const auto found = std::find_if(kernels.begin(), kernels.end(),
+                                  [&](const Kernel& kernel) { return kernel.op == op && kernel.isa == isa; });
+  REQUIRE(found != kernels.end());
+  return *found;
+}
+
+// A kernel that does the right thing first and something wrong after it.
+template <typename Args>
+Kernel broken(Op op, void (*function)(const Args*)) {
+  Kernel kernel = builtin(op);
+  kernel.technique = "broken";
+  kernel.function = reinterpret_cast<void*>(function);
+  return kernel;
+}
+
+void expect_caught(const Kernel& kernel, const char* message) {
+  const std::vector<std::string> failures = test_kernel(kernel, quick_plan());
+  REQUIRE_FALSE(failures.empty());
+  CHECK_MESSAGE(failures.front().find(message) != std::string::npos, failures.front());
+  CHECK_MESSAGE(failures.front().find(kernel.name()) == 0, failures.front());
+}
+
+}  // namespace
+
+TEST_CASE("every built-in kernel equals the scalar reference") {
+  const TestPlan plan = plan_from_environment();
+  const char* emulator = std::getenv("BITNET_TEST_EMULATOR");
+  for (const Kernel& kernel : builtin_kernels()) {
+    const std::string name = kernel.name();
+    if (!probe_isa(kernel.isa)) {
+      std::printf("%-34s not run: this CPU does not execute %s\n", name.c_str(),
+                  std::string(to_string(kernel.isa)).c_str());
+      continue;
+    }
+    const std::vector<std::string> failures = test_kernel(kernel, plan);
+    std::printf("%-34s %s%s\n", name.c_str(), emulator != nullptr ? "emulated by " : "run natively",
+                emulator != nullptr ? emulator : "");
+    std::fflush(stdout);
+    for (const std::string& failure : failures) FAIL_CHECK(failure);
+  }
+}
+
+TEST_CASE("the built-in list has every operation for each of its targets, and each name once") {
+  std::set<std::string> names;
+  for (const Kernel& kernel : builtin_kernels()) {
+    CHECK(names.insert(kernel.name()).second);
+    CHECK(kernel.technique == "xsimd");
+    CHECK(kernel.function != nullptr);
+  }
+  for (const Isa isa : {Isa::kScalar, Isa::kAvx2}) {
+    for (int op = 0; op <= static_cast<int>(Op::kHead); ++op) builtin(static_cast<Op>(op), isa);
+  }
+  CHECK(builtin(Op::kGemv).name() == "i2s_gemv_scalar_xsimd");
+}
+
+TEST_CASE("the tester objects to a wrong output") {
+  expect_caught(broken<bitnet_gemv_args>(Op::kGemv,
+                                         [](const bitnet_gemv_args* a) {
+                                           builtin(Op::kGemv)(*a);
+                                           if (a->row_begin == 0 && a->k == 17) a->y[a->row_end - 1] += 1;
+                                         }),
+                "expected");
+  expect_caught(broken<bitnet_gemm_args>(Op::kGemm,
+                                         [](const bitnet_gemm_args* a) {
+                                           builtin(Op::kGemm)(*a);
+                                           if (a->tokens == 5) a->y[4 * a->y_stride + a->row_begin] ^= 1;
+                                         }),
+                "token 4 row");
+  // The last bit of one float.
+  expect_caught(broken<bitnet_norm_args>(Op::kNorm,
+                                         [](const bitnet_norm_args* a) {
+                                           builtin(Op::kNorm)(*a);
+                                           if (a->k == 33) {
+                                             std::uint32_t bits = 0;
+                                             std::memcpy(&bits, a->y + 32, 4);
+                                             bits ^= 1;
+                                             std::memcpy(a->y + 32, &bits, 4);
+                                           }
+                                         }),
+                "k=33");
+  // A running sum in another order.
+  expect_caught(broken<bitnet_head_args>(Op::kHead,
+                                         [](const bitnet_head_args* a) {
+                                           builtin(Op::kHead)(*a);
+                                           if (a->k < 2560) return;
+                                           const auto* w = static_cast<const std::uint16_t*>(a->weights);
+                                           // Zero and constant rows agree in every order; a permuted row does not.
+                                           for (std::int64_t r = a->row_begin; r < a->row_end; ++r) {
+                                             bitnet_head_args one = *a;
+                                             std::vector<std::uint16_t> row(w + r * a->k, w + (r + 1) * a->k);
+                                             std::vector<float> x(a->x, a->x + a->k);
+                                             std::swap(row[0], row[1]);
+                                             std::swap(x[0], x[1]);
+                                             one.weights = row.data();
+                                             one.x = x.data();
+                                             one.row_begin = 0;
+                                             one.row_end = 1;
+                                             one.y = a->y + r;
+                                             builtin(Op::kHead)(one);
+                                           }
+                                         }),
+                "expected");
+}
+
+TEST_CASE("the tester objects to reading beyond the arrays") {
+  expect_caught(broken<bitnet_gemv_args>(Op::kGemv,
+                                         [](const bitnet_gemv_args* a) {
+                                           builtin(Op::kGemv)(*a);
+                                           volatile std::int8_t beyond = a->x[round_up<std::int64_t>(a->k, 64)];
+                                           static_cast<void>(beyond);
+                                         }),
+                "outside");
+  expect_caught(broken<bitnet_gate_args>(Op::kSiluGate,
+                                         [](const bitnet_gate_args* a) {
+                                           builtin(Op::kSiluGate)(*a);
+                                           volatile float beyond = a->gate[round_up<std::int64_t>(a->k, 4)];
+                                           static_cast<void>(beyond);
+                                         }),
+                "outside");
+  // Activations beyond K, which are zero by contract, are no offence: the sum is.
+  expect_caught(broken<bitnet_quantize_args>(Op::kQuantize,
+                                             [](const bitnet_quantize_args* a) {
+                                               builtin(Op::kQuantize)(*a);
+                                               if (a->k == 15) *a->q_sum += 1;
+                                             }),
+                "q_sum");
+}
+
+TEST_CASE("the tester objects to writing beyond the rows") {
+  // Between the rows of two tokens.
+  expect_caught(broken<bitnet_gemm_args>(Op::kGemm,
+                                         [](const bitnet_gemm_args* a) {
+                                           builtin(Op::kGemm)(*a);
+                                           a->y[round_up<std::int64_t>(a->n, 16)] = 0;
+                                         }),
+                "beyond the rows");
+  // Before the array.
+  expect_caught(broken<bitnet_gemv_args>(Op::kGemv,
+                                         [](const bitnet_gemv_args* a) {
+                                           builtin(Op::kGemv)(*a);
+                                           a->y[-1] = 0;
+                                         }),
+                "guard bytes");
+  // Behind it.
+  expect_caught(broken<bitnet_quantize_args>(Op::kQuantize,
+                                             [](const bitnet_quantize_args* a) {
+                                               builtin(Op::kQuantize)(*a);
+                                               a->q[a->k] = 0;
+                                             }),
+                "outside");
+  // Another range's rows.
+  expect_caught(broken<bitnet_gemv_args>(Op::kGemv,
+                                         [](const bitnet_gemv_args* a) {
+                                           bitnet_gemv_args all = *a;
+                                           all.row_begin = 0;
+                                           builtin(Op::kGemv)(all);
+                                         }),
+                "row range began at");
+  // Scratch.
+  Kernel kernel = broken<bitnet_gemm_args>(Op::kGemm, [](const bitnet_gemm_args* a) {
+    builtin(Op::kGemm)(*a);
+    static_cast<char*>(a->scratch)[-1] = 0;
+  });
+  kernel.scratch_bytes = 128;
+  expect_caught(kernel, "scratch");
+}
+
+TEST_CASE("t2: packing and unpacking agree, padding is weight 0") {
+  for (const std::int64_t n : {1, 15, 16, 17, 40}) {
+    for (const std::int64_t k : {1, 4, 15, 16, 17, 70}) {
+      std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * k));
+      for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::uint8_t>((i * 7 + i / 5) % 3);
+      std::vector<std::uint8_t> packed(t2::bytes(n, k), 0xFF);
+      // In two calls, as two threads would.
+      const std::int64_t border = std::min<std::int64_t>(16, n);
+      t2::pack_codes(codes.data(), 0, border, k, packed.data());
+      if (border < n) t2::pack_codes(codes.data() + border * k, border, n, k, packed.data());
+      const std::int64_t full_k = t2::lines(k) * 16;
+      std::vector<std::uint8_t> row(static_cast<std::size_t>(full_k));
+      for (std::int64_t r = 0; r < t2::tiles(n) * 16; ++r) {
+        // Lines are the same for every K with as many of them, so the padded row can be read back too.
+        t2::unpack_row(packed.data(), r, full_k, row.data());
+        for (std::int64_t i = 0; i < full_k; ++i) {
+          const int expected = r < n && i < k ? codes[static_cast<std::size_t>(r * k + i)] : 1;
+          REQUIRE(row[static_cast<std::size_t>(i)] == expected);
+        }
+      }
+    }
+  }
+  // The first bytes by hand: row 1 has code 2 at k = 6 (j = 2, p = 1), 0 at k = 0, 1 elsewhere.
+  std::vector<std::uint8_t> codes(32, 1);
+  codes[16] = 0;
+  codes[16 + 6] = 2;
+  std::vector<std::uint8_t> packed(t2::bytes(2, 16));
+  t2::pack_codes(codes.data(), 0, 2, 16, packed.data());
+  CHECK(packed[4] == 0x54);
+  CHECK(packed[6] == 0x59);
+  CHECK(packed[5] == 0x55);
+}
+
+TEST_CASE("packed activations: token-major blocks, missing tokens zero") {
+  const std::int64_t k = 70;
+  const std::int64_t width = 128;
+  std::vector<std::int8_t> rows(3 * width, 0);
+  for (std::int64_t t = 0; t < 3; ++t) {
+    for (std::int64_t i = 0; i < k; ++i)
+      rows[static_cast<std::size_t>(t * width + i)] = static_cast<std::int8_t>(t * 40 + i);
+  }
+  std::vector<std::int8_t> out(4 * width, 99);
+  t2::pack_activations(rows.data(), 3, k, 2, 0, 1, out.data());
+  t2::pack_activations(rows.data(), 3, k, 2, 1, 2, out.data());
+  for (std::int64_t t = 0; t < 4; ++t) {
+    for (std::int64_t i = 0; i < width; ++i) {
+      const std::int8_t found = out[static_cast<std::size_t>(t / 2 * 2 * width + i / 4 * 8 + t % 2 * 4 + i % 4)];
+      REQUIRE(found == (t < 3 ? rows[static_cast<std::size_t>(t * width + i)] : 0));
+    }
+  }
+}
+
+}  // namespace bitnet::test

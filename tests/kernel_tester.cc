@@ -1,0 +1,418 @@
+// Plans, and the ternary operations. The expected products come from a plain int16 loop, which the compiler turns into
+// multiply-adds and which is itself compared with the scalar reference on rows of every case; they are computed once
+// per case and serve all token counts and row splits.
+#include "tests/kernel_tester.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <numeric>
+#include <thread>
+
+#include "runtime/base/math.h"
+#include "runtime/kernels/t2_layout.h"
+#include "runtime/reference/reference.h"
+#include "tests/kernel_tester_support.h"
+
+namespace bitnet::test {
+namespace {
+
+constexpr std::int64_t kTile = BITNET_T2_TILE_ROWS;
+// Matrices of at least this many weights are "large": fewer kinds of values, and threads.
+constexpr std::int64_t kLarge = 1 << 18;
+
+enum class Values { kRandom, kExtreme, kAlternating, kSparse, kZero, kConstant };
+constexpr Values kAllValues[] = {Values::kRandom, Values::kExtreme, Values::kAlternating,
+                                 Values::kSparse, Values::kZero,    Values::kConstant};
+constexpr const char* kValueNames[] = {"random", "all 127 x all +-1", "+-127 x +-1", "sparse", "zero", "constant"};
+
+std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+// One matrix with activations and expected products.
+struct Case {
+  Case(TestPlan::Shape shape, Values values, std::int64_t tokens);
+
+  [[nodiscard]] std::string name() const {
+    return "N=" + std::to_string(n) + " K=" + std::to_string(k) + ", values " +
+           kValueNames[static_cast<std::size_t>(values)];
+  }
+
+  std::int64_t n;
+  std::int64_t k;
+  std::int64_t width;  // round_up(k, 64)
+  std::int64_t padded_rows;
+  std::int64_t tokens;
+  Values values;
+  Region weights;                      // t2, 64-byte aligned, ends at the guard page
+  const std::uint8_t* packed;          //
+  std::vector<std::int8_t> x;          // [tokens][width]
+  std::vector<std::int32_t> x_sums;    // [tokens]
+  std::vector<std::int32_t> expected;  // [tokens][padded_rows]
+  std::string oracle_error;            // of the oracle itself
+
+ private:
+  std::int8_t weight(std::mt19937& random, std::int64_t row) const;
+  std::int8_t activation(std::mt19937& random, std::int64_t token) const;
+};
+
+std::int8_t Case::weight(std::mt19937& random, std::int64_t row) const {
+  switch (values) {
+    case Values::kRandom:
+      return static_cast<std::int8_t>(static_cast<int>(random() % 3) - 1);
+    case Values::kExtreme:
+      return row % 2 == 0 ? 1 : -1;
+    case Values::kAlternating:
+      return (random() & 1) != 0 ? 1 : -1;
+    case Values::kSparse:
+      return random() % 50 == 0 ? ((random() & 1) != 0 ? 1 : -1) : 0;
+    case Values::kZero:
+      return 0;
+    case Values::kConstant:
+      return static_cast<std::int8_t>(row % 3 - 1);
+  }
+  return 0;
+}
+
+std::int8_t Case::activation(std::mt19937& random, std::int64_t token) const {
+  switch (values) {
+    case Values::kRandom:
+      return static_cast<std::int8_t>(static_cast<int>(random() % 255) - 127);
+    case Values::kExtreme:
+      return token % 2 == 0 ? 127 : -127;
+    case Values::kAlternating:
+      return (random() & 1) != 0 ? 127 : -127;
+    case Values::kSparse:
+      return random() % 20 == 0 ? static_cast<std::int8_t>(static_cast<int>(random() % 255) - 127) : std::int8_t{0};
+    case Values::kZero:
+      return token % 2 == 0 ? 0 : 127;
+    case Values::kConstant:
+      return static_cast<std::int8_t>(token % 255 - 127);
+  }
+  return 0;
+}
+
+// noinline: one vectorised copy.
+[[gnu::noinline]] std::int32_t fast_dot(const std::int16_t* w, const std::int16_t* x, std::int64_t k) {
+  std::int32_t sum = 0;
+  for (std::int64_t i = 0; i < k; ++i) sum += w[i] * x[i];
+  return sum;
+}
+
+Case::Case(TestPlan::Shape shape, Values the_values, std::int64_t the_tokens)
+    : n(shape.n),
+      k(shape.k),
+      width(round_up<std::int64_t>(shape.k, BITNET_ACTIVATION_PAD)),
+      padded_rows(round_up(shape.n, kTile)),
+      tokens(the_tokens),
+      values(the_values),
+      weights(t2::bytes(shape.n, shape.k)) {
+  std::mt19937 random(static_cast<unsigned>(n * 31 + k * 7 + static_cast<int>(values)));
+  std::vector<std::int8_t> w(index(n * k));
+  std::vector<std::uint8_t> codes(index(n * k));
+  for (std::int64_t r = 0; r < n; ++r) {
+    for (std::int64_t i = 0; i < k; ++i) {
+      w[index(r * k + i)] = weight(random, r);
+      codes[index(r * k + i)] = static_cast<std::uint8_t>(w[index(r * k + i)] + 1);
+    }
+  }
+  auto* t2_bytes = weights.place<std::uint8_t>(static_cast<std::int64_t>(t2::bytes(n, k)), 64);
+  t2::pack_codes(codes.data(), 0, n, k, t2_bytes);
+  packed = t2_bytes;
+
+  x.assign(index(tokens * width), 0);
+  std::vector<std::int16_t> x_wide(index(tokens * k));
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    std::int32_t sum = 0;
+    for (std::int64_t i = 0; i < k; ++i) {
+      const std::int8_t q = activation(random, t);
+      x[index(t * width + i)] = q;
+      x_wide[index(t * k + i)] = q;
+      sum += q;
+    }
+    x_sums.push_back(sum);
+  }
+
+  expected.assign(index(tokens * padded_rows), 0);
+  std::vector<std::int16_t> row(index(k));
+  for (std::int64_t r = 0; r < n; ++r) {
+    std::copy_n(w.begin() + r * k, k, row.begin());
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      expected[index(t * padded_rows + r)] = fast_dot(row.data(), x_wide.data() + t * k, k);
+    }
+    if (r < 2 || r == n - 1) {
+      const std::int64_t t = r % tokens;
+      const std::int32_t truth = reference::ternary_dot(w.data() + r * k, x.data() + t * width, k);
+      if (truth != expected[index(t * padded_rows + r)]) oracle_error = "the tester's own dot product is wrong";
+    }
+  }
+}
+
+// Row ranges that cut N into `parts`, at multiples of 16.
+std::vector<std::pair<std::int64_t, std::int64_t>> split(std::int64_t n, std::int64_t parts) {
+  const std::int64_t tiles = ceil_div(n, kTile);
+  std::vector<std::pair<std::int64_t, std::int64_t>> ranges;
+  for (std::int64_t p = 0; p < parts; ++p) {
+    const std::int64_t begin = tiles * p / parts * kTile;
+    const std::int64_t end = std::min(tiles * (p + 1) / parts * kTile, n);
+    if (begin < end) ranges.emplace_back(begin, end);
+  }
+  return ranges;
+}
+
+// Runs one token count of a case; a gemv has one token and no stride.
+class TernaryRun {
+ public:
+  TernaryRun(const Kernel& kernel, const Case& test_case, Failures& failures)
+      : kernel_(kernel),
+        case_(test_case),
+        failures_(failures),
+        mr_(kernel.op == Op::kGemm ? kernel.token_tile : 1),
+        stride_(test_case.padded_rows + (kernel.op == Op::kGemm ? 16 : 0)),
+        x_(index(round_up<std::int64_t>(test_case.tokens, mr_) * test_case.width)),
+        x_sums_(index(round_up<std::int64_t>(test_case.tokens, mr_)) * 4),
+        y_(index(test_case.tokens * stride_) * 4) {
+    for (int i = 0; i < 4; ++i)
+      scratch_.push_back(std::make_unique<Region>(std::max<std::size_t>(kernel.scratch_bytes, 64)));
+  }
+
+  // `first_token`: which activations a gemv takes. Parts are separate calls, in threads if `threaded`.
+  void run(std::int64_t first_token, std::int64_t tokens, std::int64_t parts, bool threaded) {
+    tokens_ = tokens;
+    first_token_ = first_token;
+    where_ = case_.name() + ", tokens " + std::to_string(tokens) + ", row ranges " + std::to_string(parts) +
+             (threaded ? " in threads" : "");
+    make_inputs();
+    y_data_ = y_.place<std::int32_t>(tokens * stride_, 64);
+    const auto ranges = split(case_.n, parts);
+    std::vector<char> fine(ranges.size(), 1);
+    if (threaded) {
+      std::vector<std::thread> pool;
+      for (std::size_t i = 0; i < ranges.size(); ++i) {
+        pool.emplace_back([&, i] { fine[i] = call_range(ranges[i], i) ? 1 : 0; });
+      }
+      for (std::thread& thread : pool) thread.join();
+    } else {
+      // The last range first: what it leaves of the others' rows is checked before they run.
+      for (std::size_t i = ranges.size(); i-- > 0;) {
+        fine[i] = call_range(ranges[i], i) ? 1 : 0;
+        if (i + 1 == ranges.size() && i > 0 && fine[i] != 0 && !check_untouched(ranges[i].first)) return;
+      }
+    }
+    if (std::count(fine.begin(), fine.end(), 0) != 0)
+      return failures_.add(where_, "it touched memory outside its arrays");
+    check_values();
+    check_guards();
+  }
+
+ private:
+  void make_inputs() {
+    const std::int64_t padded_tokens = round_up<std::int64_t>(tokens_, mr_);
+    x_data_ = x_.place<std::int8_t>(padded_tokens * case_.width, 64);
+    const std::int8_t* rows = case_.x.data() + first_token_ * case_.width;
+    sums_data_ = x_sums_.place<std::int32_t>(padded_tokens);
+    std::fill_n(sums_data_, padded_tokens, 0);
+    std::copy_n(case_.x_sums.begin() + first_token_, tokens_, sums_data_);
+    if (kernel_.op == Op::kGemm) {
+      t2::pack_activations(rows, tokens_, case_.k, mr_, 0, padded_tokens / mr_, x_data_);
+    } else {
+      std::copy_n(rows, case_.width, x_data_);
+    }
+  }
+
+  bool call_range(std::pair<std::int64_t, std::int64_t> range, std::size_t part) {
+    if (kernel_.op == Op::kGemv) {
+      auto args = poisoned_args<bitnet_gemv_args>();
+      args.weights = case_.packed;
+      args.x = x_data_;
+      args.y = y_data_;
+      args.row_begin = range.first;
+      args.row_end = range.second;
+      // A kernel with constants ignores these: they stay poisoned.
+      if (kernel_.n == 0) args.n = case_.n;
+      if (kernel_.k == 0) args.k = case_.k;
+      args.x_sum = sums_data_[0];
+      return call(kernel_, args);
+    }
+    auto args = poisoned_args<bitnet_gemm_args>();
+    args.weights = case_.packed;
+    args.x = x_data_;
+    args.x_sums = sums_data_;
+    args.y = y_data_;
+    args.scratch = kernel_.scratch_bytes == 0
+                       ? nullptr
+                       : scratch_[part]->place<std::byte>(static_cast<std::int64_t>(kernel_.scratch_bytes), 64);
+    args.row_begin = range.first;
+    args.row_end = range.second;
+    args.tokens = tokens_;
+    args.y_stride = stride_;
+    if (kernel_.n == 0) args.n = case_.n;
+    if (kernel_.k == 0) args.k = case_.k;
+    return call(kernel_, args);
+  }
+
+  bool check_untouched(std::int64_t rows) {
+    for (std::int64_t t = 0; t < tokens_; ++t) {
+      for (std::int64_t r = 0; r < rows; ++r) {
+        if (y_data_[t * stride_ + r] != kPatternInt) {
+          failures_.add(where_, "token " + std::to_string(t) + " row " + std::to_string(r) +
+                                    " was written, but the row range began at " + std::to_string(rows));
+          return false;
+        }
+      }
+    }
+    return true;
+  }
+
+  void check_values() {
+    for (std::int64_t t = 0; t < tokens_; ++t) {
+      const std::int32_t* expected = case_.expected.data() + (first_token_ + t) * case_.padded_rows;
+      const std::int32_t* found = y_data_ + t * stride_;
+      const auto [e, f] = std::mismatch(expected, expected + case_.padded_rows, found);
+      if (f != found + case_.padded_rows) {
+        const std::int64_t r = f - found;
+        return failures_.add(where_, "token " + std::to_string(t) + " row " + std::to_string(r) +
+                                         (r >= case_.n ? " (padding)" : "") + ": expected " + std::to_string(*e) +
+                                         ", found " + std::to_string(*f));
+      }
+      for (std::int64_t r = case_.padded_rows; r < stride_; ++r) {
+        if (found[r] != kPatternInt) {
+          return failures_.add(
+              where_, "token " + std::to_string(t) + ": y was written at " + std::to_string(r) + ", beyond the rows");
+        }
+      }
+    }
+  }
+
+  void check_guards() {
+    if (!y_.intact()) failures_.add(where_, "guard bytes around y were overwritten");
+    if (!x_.intact() || !x_sums_.intact()) failures_.add(where_, "guard bytes around the inputs were overwritten");
+    for (const auto& region : scratch_) {
+      if (kernel_.scratch_bytes != 0 && !region->intact()) {
+        failures_.add(where_, "guard bytes around the scratch were overwritten");
+      }
+    }
+  }
+
+  const Kernel& kernel_;
+  const Case& case_;
+  Failures& failures_;
+  std::int64_t mr_;
+  std::int64_t stride_;
+  Region x_;
+  Region x_sums_;
+  Region y_;
+  std::vector<std::unique_ptr<Region>> scratch_;
+  std::int64_t tokens_ = 0;
+  std::int64_t first_token_ = 0;
+  std::string where_;
+  std::int8_t* x_data_ = nullptr;
+  std::int32_t* sums_data_ = nullptr;
+  std::int32_t* y_data_ = nullptr;
+};
+
+void run_case(const Kernel& kernel, const TestPlan& plan, TestPlan::Shape shape, Values values, bool all_tokens,
+              Failures& failures) {
+  const bool gemm = kernel.op == Op::kGemm;
+  const std::int64_t few = gemm ? 2 * kernel.token_tile + 1 : 2;
+  const Case test_case(shape, values, gemm && all_tokens ? plan.tokens.back() : few);
+  if (!test_case.oracle_error.empty()) return failures.add(test_case.name(), test_case.oracle_error);
+  TernaryRun run(kernel, test_case, failures);
+  const bool large = shape.n * shape.k >= kLarge;
+  if (!gemm) {
+    for (std::int64_t parts = 1; parts <= 4; ++parts) {
+      if (parts > 1 && split(shape.n, parts).size() < index(parts)) break;
+      run.run(parts % 2, 1, parts, false);
+    }
+    if (large) run.run(0, 1, 4, true);
+    return;
+  }
+  std::vector<std::int64_t> counts = {few};
+  if (all_tokens) counts = plan.tokens;
+  std::int64_t turn = shape.n + shape.k;
+  for (const std::int64_t tokens : counts) {
+    if (failures.full()) return;
+    run.run(0, tokens, 1 + turn++ % 4, false);
+  }
+  if (large) run.run(0, few, 4, true);
+}
+
+}  // namespace
+
+void test_ternary(const Kernel& kernel, const TestPlan& plan, Failures& failures) {
+  std::vector<TestPlan::Shape> shapes = plan.shapes;
+  if (kernel.n != 0 || kernel.k != 0) shapes = {{kernel.n, kernel.k}};
+  std::size_t turn = 0;
+  for (const TestPlan::Shape shape : shapes) {
+    const bool large = shape.n * shape.k >= kLarge;
+    if (large || shapes.size() == 1) {
+      // Every kind of values; all token counts with random ones.
+      for (const Values values : kAllValues) {
+        if (failures.full()) return;
+        if (large && values != Values::kRandom && values != Values::kExtreme && values != Values::kAlternating)
+          continue;
+        run_case(kernel, plan, shape, values, values == Values::kRandom, failures);
+      }
+    } else {
+      // The tails take turns with the kinds of values; each runs all token counts.
+      if (failures.full()) return;
+      run_case(kernel, plan, shape, kAllValues[turn % std::size(kAllValues)], true, failures);
+      ++turn;
+    }
+  }
+}
+
+std::vector<std::string> test_kernel(const Kernel& kernel, const TestPlan& plan) {
+  Failures failures(kernel, plan);
+  const FaultGuard guard;
+  if (kernel.op == Op::kGemv || kernel.op == Op::kGemm) {
+    test_ternary(kernel, plan, failures);
+  } else {
+    test_dense(kernel, plan, failures);
+  }
+  return failures.take();
+}
+
+TestPlan full_plan() {
+  TestPlan plan;
+  // Tails of every kind.
+  for (std::int64_t n = 1; n <= 35; ++n) {
+    for (std::int64_t k = 1; k <= 70; ++k) plan.shapes.push_back({n, k});
+  }
+  // tiny, large, 2b-4t, and the widest K (3b).
+  const TestPlan::Shape models[] = {{160, 128},   {128, 128},   {1536, 1536},  {4608, 1536}, {4096, 1536}, {1536, 4096},
+                                    {3840, 2560}, {2560, 2560}, {13824, 2560}, {2560, 6912}, {320, 8640}};
+  plan.shapes.insert(plan.shapes.end(), std::begin(models), std::end(models));
+  plan.tokens.resize(17);
+  std::iota(plan.tokens.begin(), plan.tokens.end(), 1);
+  plan.tokens.insert(plan.tokens.end(), {31, 32, 33, 127, 128, 129});
+  for (std::int64_t k = 1; k <= 70; ++k) plan.widths.push_back(k);
+  plan.widths.insert(plan.widths.end(), {127, 128, 129, 255, 256, 640, 1536, 2560, 4096, 6912, 8640});
+  plan.heads = {1, 2, 3, 4, 5, 8};
+  plan.head_dims = {1, 7, 16, 20, 64, 80, 128};
+  plan.lengths = {1, 2, 17, 63, 64, 65, 255, 256, 257, 513, 1025};
+  plan.head_rows = {1, 2, 3, 4, 5, 8, 33};
+  return plan;
+}
+
+TestPlan quick_plan() {
+  TestPlan plan;
+  for (const std::int64_t n : {1, 15, 16, 17, 32, 35}) {
+    for (const std::int64_t k : {1, 3, 15, 16, 17, 63, 64, 65, 70}) plan.shapes.push_back({n, k});
+  }
+  const TestPlan::Shape models[] = {{160, 128}, {128, 128}, {48, 2560}, {33, 6912}, {17, 8640}};
+  plan.shapes.insert(plan.shapes.end(), std::begin(models), std::end(models));
+  plan.tokens = {1, 2, 3, 4, 5, 8, 17};
+  plan.widths = {1, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 70, 2560};
+  plan.heads = {1, 3, 4, 5};
+  plan.head_dims = {1, 20, 64, 128};
+  plan.lengths = {1, 17, 256, 257, 513};
+  plan.head_rows = {1, 4, 5, 9};
+  return plan;
+}
+
+TestPlan plan_from_environment() {
+  const char* quick = std::getenv("BITNET_TEST_QUICK");
+  return quick != nullptr && *quick != '\0' ? quick_plan() : full_plan();
+}
+
+}  // namespace bitnet::test
