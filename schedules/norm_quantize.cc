@@ -1,21 +1,20 @@
-// Three passes over the row, each a vector loop; the normalised row is computed twice instead of being stored, so that
-// no scratch is needed:
-//   1. squares: 16 running sums of x[i]^2 over i mod 16, the order that kernel_abi.h prescribes for every target. One
-//      512-bit register, two 256-bit or four 128-bit ones: its length is the latency of k/16 additions, whatever the
-//      width.
-//   2. peak: max |y[i]|. A maximum has no order, so as many accumulators as the schedule likes. It is taken over the
-//   bit
-//      patterns with the sign cleared, which order finite floats as their magnitudes do, without the NaN rules of a
-//      float maximum.
-//   3. q: y * scale is at most 127 and a little in magnitude; adding 1.5 * 2^23 rounds it half to even (the default
-//      rounding mode) and leaves the integer in the low bits of the pattern. It needs no SSE4.1 rounding instruction,
-//      and strict_float keeps the compiler from folding it away.
-// Then the integer sum of the stored q. Every float operation is one strict_float operation: no contraction, no
-// reassociation, true division and square root.
+// Four passes over the row, each a vector loop. The normalised row is computed again in each pass instead of being
+// stored, so that no scratch is needed.
+//   1. Squares: 16 running sums of x[i]^2 over i mod 16, the order that kernel_abi.h prescribes for every target: one
+//      512-bit register, two of 256 or four of 128. It lasts k/16 dependent additions, whatever the vector's width.
+//   2. Peak: max |y[i]|. A maximum has no order, so there are as many accumulators as the schedule likes. It is taken
+//      over the bit patterns with the sign cleared, which order finite floats as their magnitudes do, without the NaN
+//      rules of a float maximum.
+//   3. q: y * scale is 127 and a rounding error at most; adding 1.5 * 2^23 rounds it half to even (the default rounding
+//      mode) and leaves the integer in the low bits of the pattern. This needs no SSE4.1 rounding instruction, and
+//      strict_float keeps the compiler from folding it away.
+//   4. The integer sum, from the same expression. Reading q back would be shorter, but Halide 21 takes an output that
+//      the pipeline reads for an allocation of its own and loads it as aligned: that was seen to fault in SSE code.
+// Every float operation is one strict_float operation: no contraction, no reassociation, true division and square root.
 #include "schedules/norm_quantize.h"
 
 #include <functional>
-#include <vector>
+#include <string>
 
 namespace bitnet::schedules {
 namespace {
@@ -38,11 +37,7 @@ constexpr int kMagnitude = 0x7FFFFFFF;  // all but the sign
 using Combine = std::function<Expr(Expr, Expr)>;
 using Term = std::function<Expr(Expr)>;
 
-struct Context {
-  int lanes;                   // vector width in 32-bit lanes
-  std::vector<Func> internal;  // keeps the names of one pipeline together
-};
-
+// Computed once, in stack memory, `lanes` values of its only dimension at a time; all of it unrolled.
 void vectorize_pure(Func& f, const Var& l, int extent, int lanes) {
   f.compute_root().store_in(MemoryType::Stack).bound(l, 0, extent);
   const int width = extent < lanes ? extent : lanes;
@@ -130,13 +125,14 @@ Halide::Module norm_quantize(const NormQuantizePoint& point, const Halide::Targe
   Func scale("scale");
   scale() = 127.0F / Halide::max(amax, 1e-5F);
 
+  const auto code = [&](const Expr& i) { return reinterpret<std::int32_t>(y(i) * scale() + kRound) - kRoundBits; };
   Var i("i");
   Func q("q");
-  q(i) = cast<std::int8_t>(reinterpret<std::int32_t>(y(i) * scale() + kRound) - kRoundBits);
+  q(i) = cast<std::int8_t>(code(i));
   Var outer("outer"), inner("inner");
   q.bound(i, 0, k).split(i, outer, inner, wide, TailStrategy::GuardWithIf).vectorize(inner);
 
-  const Func sums = running("sums", wide, 0, k, lanes, add, [&](const Expr& j) { return cast<std::int32_t>(q(j)); });
+  const Func sums = running("sums", wide, 0, k, lanes, add, code);
   Func q_sum("q_sum");
   q_sum() = fold(sums, "sums", wide, lanes, add);
 

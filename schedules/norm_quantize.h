@@ -11,7 +11,7 @@ namespace bitnet::schedules {
 // The schedule's knobs. Results do not depend on them: the order of every float sum is part of the algorithm.
 struct NormQuantizePoint {
   std::int64_t k = 0;  // row length, 1 <= k <= kMaxNormQuantizeK, a constant of the compiled code
-  int lanes = 0;       // float lanes of one vector, a power of two in [4, 16]; 0: the target's natural width
+  int lanes = 0;       // float lanes of one vector, a power of two in [1, 16]; 0: the target's natural width
   int unroll = 4;      // vectors in flight per elementwise pass, a power of two in [1, 8]
 };
 
