@@ -99,7 +99,7 @@ inline void block(const bitnet_gemm_args* a, const int8_t* x, long long token, l
       }
     }
     for (long long i = first; i < last; ++i) {
-#pragma GCC unroll 4
+#pragma GCC unroll 1
       for (int p = 0; p < 4; ++p) {  // k = 16 i + 4 p .. + 3
         __m256i codes[Tiles][2];
 #pragma GCC unroll 8
