@@ -13,10 +13,11 @@ class Auditor {
   Auditor(const ElfImage& image, const Target& target) : image_(image), target_(target) {}
 
   Status run(std::span<const std::string> kernels, std::span<const std::string> constants) const {
+    // Causes before consequences: an initialiser or a thread-local also brings relocations and writable data along.
     BITNET_RETURN_IF_ERROR(imports());
-    BITNET_RETURN_IF_ERROR(relocations());
     BITNET_RETURN_IF_ERROR(initialisers());
     BITNET_RETURN_IF_ERROR(thread_local_storage());
+    BITNET_RETURN_IF_ERROR(relocations());
     BITNET_RETURN_IF_ERROR(writable_data());
     BITNET_RETURN_IF_ERROR(exports(kernels, constants));
     return machine_code();

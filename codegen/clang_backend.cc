@@ -118,6 +118,7 @@ Result<ClangOutput> compile_with_clang(const std::string& source, const std::str
 
   llvm::SmallVector<char, 0> object;
   clang::CompilerInstance compiler;
+  compiler.setVerboseOutputStream(llvm::nulls());  // "1 error generated."
   compiler.setInvocation(invocation);
   compiler.setDiagnostics(diagnostics.get());
   compiler.createFileManager(file_system(source, source_name, overrides));

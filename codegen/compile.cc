@@ -73,7 +73,7 @@ class Compiler {
     for (std::size_t i = 0; i < plan_.images.size(); ++i) {
       BITNET_RETURN_IF_ERROR(finish_image(plan_.images[i], work_[i]));
     }
-    BITNET_RETURN_IF_ERROR(self_test_all());
+    if (options_.self_test) BITNET_RETURN_IF_ERROR(self_test_all());
     result_.tools = "bitnet-codegen " BITNET_VERSION ", " + clang_version();
     if (needs_halide()) result_.tools += ", " + halide_version();
     collect_sources();

@@ -18,6 +18,7 @@ struct CompileOptions {
   int jobs = 0;                                  // compilations at once; 0: one per CPU
   std::string halide_tool;                       // "": find_halide_tool()
   std::map<std::string, std::string> overrides;  // embedded headers to replace, by path: planted defects in tests
+  bool self_test = true;                         // false only in tests, to hand a broken kernel to another check
 };
 
 struct SourceFile {

@@ -1,0 +1,193 @@
+// The audit must object: for each rule one kernel that breaks it, compiled and linked like any other.
+#include "codegen/audit.h"
+
+#include <doctest/doctest.h>
+
+#include <string>
+#include <vector>
+
+#include "codegen/clang_backend.h"
+#include "codegen/elf_image.h"
+#include "codegen/link.h"
+#include "codegen/targets.h"
+
+namespace bitnet::codegen {
+namespace {
+
+const std::string kKernel = "extern \"C\" __attribute__((visibility(\"default\"))) void kernel(int* p) noexcept ";
+const std::vector<std::string> kExports = {"kernel"};
+
+Result<std::string> build(const std::string& source, Isa isa, const std::vector<std::string>& exports = kExports) {
+  BITNET_ASSIGN_OR_RETURN(const ClangOutput output, compile_with_clang(source, "kernel.cc", target_of(isa)));
+  return link_image(std::vector<std::string>{output.object}, exports);
+}
+
+Status audit(const std::string& source, Isa isa, const std::vector<std::string>& kernels = kExports,
+             const std::vector<std::string>& constants = {}, const std::vector<std::string>& linked = kExports) {
+  BITNET_ASSIGN_OR_RETURN(const std::string image, build(source, isa, linked));
+  BITNET_ASSIGN_OR_RETURN(const ElfImage elf, ElfImage::parse(std::as_bytes(std::span(image))));
+  return audit_image(elf, target_of(isa), kernels, constants);
+}
+
+void expect_refusal(const Status& status, const std::string& part) {
+  REQUIRE_FALSE(status.ok());
+  CHECK_MESSAGE(status.error().message.find(part) != std::string::npos, status.error().message);
+}
+
+// A kernel for `isa` that contains one function compiled for another feature.
+std::string with_feature(const std::string& feature, const std::string& body) {
+  return "typedef int v4si __attribute__((vector_size(16)));\n"
+         "typedef int v8si __attribute__((vector_size(32)));\n"
+         "typedef int v16si __attribute__((vector_size(64)));\n"
+         "typedef char v16qi __attribute__((vector_size(16)));\n"
+         "typedef char v64qi __attribute__((vector_size(64)));\n"
+         "__attribute__((target(\"" +
+         feature + "\"), noinline)) static void inner(int* p) { " + body + " }\n" + kKernel + "{ inner(p); }";
+}
+
+}  // namespace
+
+TEST_CASE("a clean kernel passes for every target") {
+  const std::string source = kKernel +
+                             "{ for (int i = 0; i < 64; ++i) p[i] = p[i] * 3 + i; }\n"
+                             "extern \"C\" __attribute__((visibility(\"default\"))) const unsigned long size = 8;";
+  for (const Target& target : targets()) {
+    const Status status = audit(source, target.isa, {"kernel"}, {"size"}, {"kernel", "size"});
+    CHECK_MESSAGE(status.ok(), status.error().message);
+  }
+}
+
+TEST_CASE("state is refused") {
+  expect_refusal(audit("static int counter;\n" + kKernel + "{ *p = ++counter; }", Isa::kScalar), "writable data");
+  expect_refusal(audit("static int table[4] = {1, 2, 3, 4};\n" + kKernel + "{ *p = table[*p & 3]++; }", Isa::kScalar),
+                 "writable data");
+  expect_refusal(
+      audit("static thread_local int calls __attribute__((used, retain));\n" + kKernel + "{ *p = 0; }", Isa::kScalar),
+      "thread-local storage");
+  // In use, it needs __tls_get_addr, which already the linker misses.
+  expect_refusal(audit("static thread_local int calls;\n" + kKernel + "{ *p = ++calls; }", Isa::kScalar),
+                 "__tls_get_addr");
+}
+
+TEST_CASE("initialisers are refused") {
+  const std::string source =
+      "struct Start { Start() { asm volatile(\"nop\"); } };\n"
+      "static Start start;\n" +
+      kKernel + "{ *p = 0; }";
+  expect_refusal(audit(source, Isa::kScalar), "initialisers");
+}
+
+TEST_CASE("imports are refused") {
+  // A strong one by the linker, a weak one by the audit.
+  expect_refusal(audit("extern \"C\" int puts(const char*);\n" + kKernel + "{ *p = puts(\"\"); }", Isa::kScalar),
+                 "puts");
+  expect_refusal(audit("extern \"C\" __attribute__((weak, visibility(\"default\"))) int hook();\n" + kKernel +
+                           "{ if (hook) *p = hook(); }",
+                       Isa::kScalar),
+                 "undefined symbol hook");
+  // What a compiler may turn into a call of memset or memcpy stays inside.
+  const std::string loops = kKernel +
+                            "{ for (int i = 0; i < 100000; ++i) p[i] = 0;\n"
+                            "  for (int i = 0; i < 100000; ++i) p[200000 + i] = p[i]; }";
+  for (const Target& target : targets()) {
+    const Status status = audit(loops, target.isa);
+    CHECK_MESSAGE(status.ok(), status.error().message);
+  }
+}
+
+TEST_CASE("relocations are refused") {
+  const std::string source =
+      "static const int a = 1, b = 2;\n"
+      "static const int* const table[2] __attribute__((used, retain)) = {&a, &b};\n" +
+      kKernel + "{ *p = 0; }";
+  expect_refusal(audit(source, Isa::kScalar), "dynamic relocations");
+}
+
+TEST_CASE("exports are exactly the planned ones") {
+  const std::string two = kKernel +
+                          "{ *p = 0; }\n"
+                          "extern \"C\" __attribute__((visibility(\"default\"))) void other() noexcept {}";
+  expect_refusal(audit(two, Isa::kScalar, {"kernel"}, {}, {"kernel", "other"}), "exports other, which was not planned");
+  expect_refusal(audit(two, Isa::kScalar, {"kernel", "third"}, {}, {"kernel"}), "planned symbol third is missing");
+  expect_refusal(audit(two, Isa::kScalar, {"kernel", "third"}, {}, {"kernel", "third"}), "third");
+  expect_refusal(audit(two, Isa::kScalar, {}, {"kernel"}), "constant kernel is not an object");
+  const std::string data = kKernel +
+                           "{ *p = 0; }\n"
+                           "extern \"C\" __attribute__((visibility(\"default\"))) const unsigned long value = 8;";
+  expect_refusal(audit(data, Isa::kScalar, {"kernel", "value"}, {}, {"kernel", "value"}),
+                 "kernel value is not a function");
+  CHECK(audit(two, Isa::kScalar).ok());
+}
+
+TEST_CASE("machine code beyond the target is refused, and allowed where the target has it") {
+  struct Case {
+    const char* feature;
+    const char* body;
+    Isa refused;
+    const char* needs;
+    bool last_target_too;  // avx512 has it not either
+  };
+  const Case cases[] = {
+      {"ssse3", "*(v16qi*)p = __builtin_ia32_pshufb128(*(v16qi*)p, *(v16qi*)(p + 4));", Isa::kScalar, "ssse3", false},
+      {"sse4.1", "*(v4si*)p = *(v4si*)p * *(v4si*)(p + 4);", Isa::kScalar, "sse4.1", false},
+      {"popcnt", "*p = __builtin_popcount(*p);", Isa::kScalar, "popcnt", false},
+      {"avx", "*(v8si*)p = *(v8si*)(p + 8);", Isa::kScalar, "avx", false},
+      {"avx2", "*(v8si*)p = *(v8si*)p + *(v8si*)(p + 8);", Isa::kScalar, "avx", false},
+      {"avx512f,evex512", "*(v16si*)p = *(v16si*)p + *(v16si*)(p + 16);", Isa::kAvx2, "avx512f", false},
+      {"avx512f,evex512", "*(unsigned short*)p = __builtin_ia32_knothi(*(unsigned short*)p);", Isa::kAvx2, "avx512f",
+       false},
+      {"avx512vnni,evex512",
+       "*(v16si*)p = __builtin_ia32_vpdpbusd512(*(v16si*)p, *(v16si*)(p + 16), *(v16si*)(p + 32));", Isa::kAvx2,
+       "avx512", false},
+      {"avxvnni", "*(v8si*)p = __builtin_ia32_vpdpbusd256(*(v8si*)p, *(v8si*)(p + 8), *(v8si*)(p + 16));", Isa::kAvx2,
+       "avxvnni", true},
+      {"avx512vbmi,evex512", "*(v64qi*)p = __builtin_ia32_permvarqi512(*(v64qi*)p, *(v64qi*)(p + 16));", Isa::kAvx512,
+       "avx512vbmi", true},
+      {"avx512vpopcntdq,evex512", "*(v16si*)p = __builtin_ia32_vpopcntd_512(*(v16si*)p);", Isa::kAvx512,
+       "avx512vpopcntdq", true},
+  };
+  for (const Case& each : cases) {
+    CAPTURE(each.feature);
+    const std::string source = with_feature(each.feature, each.body);
+    expect_refusal(audit(source, each.refused), std::string("needs ") + each.needs);
+    if (!each.last_target_too) {
+      const Status allowed = audit(source, Isa::kAvx512);
+      CHECK_MESSAGE(allowed.ok(), allowed.error().message);
+    }
+  }
+}
+
+TEST_CASE("a kernel neither enters the system nor changes the floating-point mode") {
+  expect_refusal(audit(kKernel + "{ asm volatile(\"syscall\" : : : \"memory\"); *p = 0; }", Isa::kAvx512),
+                 "enter the system");
+  expect_refusal(audit(kKernel + "{ *p = (int)__builtin_ia32_rdtsc(); }", Isa::kAvx512), "enter the system");
+  expect_refusal(audit(kKernel + "{ __builtin_ia32_ldmxcsr(*p); }", Isa::kScalar), "floating-point");
+  expect_refusal(audit(kKernel + "{ asm volatile(\"vldmxcsr (%0)\" : : \"r\"(p)); }", Isa::kAvx2), "floating-point");
+  expect_refusal(audit(kKernel + "{ asm volatile(\".byte 0x06\"); *p = 0; }", Isa::kScalar), "no instruction");
+}
+
+TEST_CASE("a damaged ELF file is an error, not a crash") {
+  const Result<std::string> image = build(kKernel + "{ *p = 0; }", Isa::kScalar);
+  REQUIRE(image.ok());
+  for (std::size_t size = 0; size < image->size(); size += 61) {
+    const Result<ElfImage> elf = ElfImage::parse(std::as_bytes(std::span(*image).first(size)));
+    if (elf.ok()) (void)elf->flatten().ok();
+  }
+  for (std::size_t i = 0; i < 2000 && i < image->size(); ++i) {
+    std::string damaged = *image;
+    damaged[i] = static_cast<char>(damaged[i] ^ 0x55);
+    const Result<ElfImage> elf = ElfImage::parse(std::as_bytes(std::span(damaged)));
+    if (elf.ok()) (void)elf->flatten().ok();
+  }
+}
+
+TEST_CASE("clang's messages come back") {
+  const Result<ClangOutput> output = compile_with_clang("void f() { return 1; }", "kernel.cc", target_of(Isa::kScalar));
+  REQUIRE_FALSE(output.ok());
+  CHECK(output.error().message.find("kernel.cc:1:") != std::string::npos);
+  const Result<ClangOutput> include = compile_with_clang("#include <stdio.h>\n", "kernel.cc", target_of(Isa::kScalar));
+  REQUIRE_FALSE(include.ok());  // no header of the machine is seen
+  CHECK(include.error().message.find("'stdio.h' file not found") != std::string::npos);
+}
+
+}  // namespace bitnet::codegen
