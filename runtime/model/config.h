@@ -54,8 +54,8 @@ struct ModelTensors {
   std::vector<LayerTensors> layers;
 };
 
-// The shapes that kernels are compiled for: distinct (n, k) of the fused products, and distinct widths of the norms that
-// are followed by a quantisation; both ascending.
+// The shapes that kernels are compiled for: distinct (n, k) of the fused products, and distinct widths of the norms
+// that are followed by a quantisation; both ascending.
 struct KernelShape {
   std::int64_t n = 0;
   std::int64_t k = 0;
@@ -84,7 +84,8 @@ struct PackedLayout {
 [[nodiscard]] PackedLayout packed_layout(const ModelTensors& tensors);
 
 // Packs rows [row_begin, row_end) (row_begin a multiple of 16) of a fused product from I2_S (x86 layout, FORMATS.md 2a)
-// into t2 at `out` (base of the product). Code 3 becomes code 1; returns how many there were. Thread-safe on disjoint ranges.
+// into t2 at `out` (base of the product). Code 3 becomes code 1; returns how many there were. Thread-safe on disjoint
+// ranges.
 [[nodiscard]] std::uint64_t pack_product(const FusedMatrix& product, std::int64_t row_begin, std::int64_t row_end,
                                          std::uint8_t* out);
 // Scale of one I2_S tensor: the float32 behind its codes.

@@ -98,7 +98,7 @@ Status load_bundle(Model::State& state, const ModelOptions& options, std::span<c
       return Error{ErrorCode::kStrict,
                    "strict mode: the bundle beside the model is refused: " + bundle.error().message};
     }
-    log.warning("bundle refused: " + bundle.error().message);
+    log.warning(bundle.error().message + "; built-in kernels run instead");
   }
   if (options.strict) {
     return Error{ErrorCode::kStrict, "strict mode: no kernel bundle beside " + state.file.path() +
@@ -238,7 +238,7 @@ Result<std::unique_ptr<Model>> Model::load(const std::string& path, const ModelO
   state.layers.resize(state.tensors.layers.size());
   Status packed = pack_weights(state, options, log);
   if (!packed.ok() && packed.error().code == ErrorCode::kVerification && options.bundle == "auto" && !options.strict) {
-    log.warning("bundle refused: " + packed.error().message);
+    log.warning(packed.error().message + "; built-in kernels run instead");
     state.bundle.reset();
     packed = pack_weights(state, options, log);
   }

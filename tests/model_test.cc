@@ -1,0 +1,486 @@
+// Model and context: packing against a naive decoder, refusals of bad models, and the promise that a token's result
+// does not depend on threads, batches, prefill or decode.
+#include "runtime/model/model.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <fstream>
+#include <limits>
+#include <random>
+
+#include "runtime/base/thread_pool.h"
+#include "runtime/kernels/t2_layout.h"
+#include "tests/assets.h"
+#include "tests/model_files.h"
+
+namespace bitnet {
+namespace {
+
+using test::ModelCopy;
+using test::ScopedEnvironment;
+using test::TempFolder;
+
+// ---- packing -------------------------------------------------------------------------------------------------------
+
+// One I2_S tensor made from codes, row-major, exactly by the format's definition.
+struct I2sTensor {
+  std::vector<std::byte> bytes;
+  gguf::Tensor tensor;
+  I2sTensor(const std::vector<std::uint8_t>& codes, std::int64_t n, std::int64_t k) {
+    bytes.resize(static_cast<std::size_t>(n * k / 4 + 32), std::byte{0xEE});
+    std::fill_n(bytes.begin(), n * k / 4, std::byte{0});
+    for (std::size_t i = 0; i < codes.size(); ++i) {
+      bytes[i / 128 * 32 + i % 32] |= static_cast<std::byte>(codes[i] << (6 - 2 * (i % 128 / 32)));
+    }
+    const float scale = 0.5F;
+    std::memcpy(bytes.data() + n * k / 4, &scale, 4);
+    tensor.type = gguf::TensorType::kI2_S;
+    tensor.n_dims = 2;
+    tensor.ne = {static_cast<std::uint64_t>(k), static_cast<std::uint64_t>(n), 1, 1};
+    tensor.bytes = bytes.size();
+    tensor.data = bytes;
+  }
+};
+
+std::vector<std::uint8_t> random_codes(std::int64_t count, int highest, std::uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<std::uint8_t> codes(static_cast<std::size_t>(count));
+  for (std::uint8_t& code : codes) code = static_cast<std::uint8_t>(random() % static_cast<unsigned>(highest + 1));
+  return codes;
+}
+
+void check_packed(const FusedMatrix& product, const std::vector<std::uint8_t>& stacked, const std::uint8_t* packed) {
+  std::vector<std::uint8_t> row(static_cast<std::size_t>(product.k));
+  for (std::int64_t r = 0; r < t2::tiles(product.n) * 16; ++r) {
+    t2::unpack_row(packed, r, product.k, row.data());
+    for (std::int64_t k = 0; k < product.k; ++k) {
+      std::uint8_t expected = 1;
+      if (r < product.n) expected = stacked[static_cast<std::size_t>(r * product.k + k)];
+      if (expected == 3) expected = 1;
+      if (row[static_cast<std::size_t>(k)] != expected) {
+        FAIL("row " << r << ", k " << k << ": " << int{row[static_cast<std::size_t>(k)]} << ", expected "
+                    << int{expected});
+      }
+    }
+  }
+  // Padding of k: the last line holds code 1 beyond K.
+  const std::int64_t tail = t2::lines(product.k) * 16 - product.k;
+  for (std::int64_t r = 0; r < t2::tiles(product.n) * 16; ++r) {
+    const std::uint8_t* line = packed + static_cast<std::size_t>(r / 16) * t2::tile_bytes(product.k) +
+                               static_cast<std::size_t>(t2::lines(product.k) - 1) * 64;
+    for (std::int64_t i = 16 - tail; i < 16; ++i) {
+      CHECK((line[4 * (r % 16) + i % 4] >> (2 * (i / 4)) & 3) == 1);
+    }
+  }
+}
+
+TEST_CASE("pack_product: any stack of parts, any K, any row split, codes 3 counted") {
+  struct Shape {
+    std::vector<std::int64_t> rows;
+    std::int64_t k;
+  };
+  const std::vector<Shape> shapes = {{{16}, 128},   {{17, 3}, 128}, {{40, 24, 8}, 256}, {{64}, 2560}, {{32}, 8640},
+                                     {{8, 8}, 192}, {{20, 12}, 96}, {{32}, 36},         {{128}, 7},   {{33, 31}, 640}};
+  for (const Shape& shape : shapes) {
+    for (const int highest : {2, 3}) {
+      FusedMatrix product;
+      product.k = shape.k;
+      std::vector<std::unique_ptr<I2sTensor>> parts;
+      std::vector<std::uint8_t> stacked;
+      std::uint64_t threes = 0;
+      for (const std::int64_t rows : shape.rows) {
+        const std::vector<std::uint8_t> codes = random_codes(rows * shape.k, highest, static_cast<std::uint32_t>(rows));
+        for (const std::uint8_t code : codes) threes += code == 3;
+        parts.push_back(std::make_unique<I2sTensor>(codes, rows, shape.k));
+        product.parts.push_back(&parts.back()->tensor);
+        product.n += rows;
+        stacked.insert(stacked.end(), codes.begin(), codes.end());
+      }
+      INFO("N ", product.n, ", K ", shape.k);
+      std::vector<std::uint8_t> whole(t2::bytes(product.n, shape.k) + 64, 0xAB);
+      CHECK(pack_product(product, 0, product.n, whole.data()) == threes);
+      check_packed(product, stacked, whole.data());
+      for (std::size_t i = whole.size() - 64; i < whole.size(); ++i) REQUIRE(whole[i] == 0xAB);
+
+      std::vector<std::uint8_t> split(whole.size(), 0xAB);
+      std::uint64_t sum = 0;
+      for (std::int64_t row = 0; row < product.n; row += 32) {
+        sum += pack_product(product, row, std::min<std::int64_t>(row + 32, product.n), split.data());
+      }
+      CHECK(sum == threes);
+      CHECK(split == whole);
+    }
+  }
+}
+
+TEST_CASE("pack_product and i2s_scale: a matrix packed by another program") {
+  const auto packed_path = test::asset("numerics/i2_s_x86_actparallel.packed.bin", "I2_S of another program");
+  const auto input_path = test::asset("numerics/input_ternary_1scale_4x512_f32.bin", "I2_S of another program");
+  if (!packed_path.has_value() || !input_path.has_value()) return;
+  std::ifstream file(*packed_path, std::ios::binary);
+  std::vector<char> bytes((std::istreambuf_iterator<char>(file)), {});
+  std::ifstream input_file(*input_path, std::ios::binary);
+  std::vector<float> input(4 * 512);
+  input_file.read(reinterpret_cast<char*>(input.data()), static_cast<std::streamsize>(input.size() * 4));
+  REQUIRE(input_file.good());
+  REQUIRE(bytes.size() == 544);
+  gguf::Tensor tensor;
+  tensor.type = gguf::TensorType::kI2_S;
+  tensor.ne = {512, 4, 1, 1};
+  tensor.data = std::as_bytes(std::span(bytes));
+  CHECK(i2s_scale(tensor) == 0.75F);
+  FusedMatrix product;
+  product.n = 4;
+  product.k = 512;
+  product.parts = {&tensor};
+  std::vector<std::uint8_t> packed(t2::bytes(4, 512));
+  CHECK(pack_product(product, 0, 4, packed.data()) == 0);
+  std::vector<std::uint8_t> row(512);
+  for (std::int64_t r = 0; r < 4; ++r) {
+    t2::unpack_row(packed.data(), r, 512, row.data());
+    for (std::size_t k = 0; k < 512; ++k) {
+      REQUIRE((static_cast<float>(row[k]) - 1.0F) * 0.75F == input[static_cast<std::size_t>(r) * 512 + k]);
+    }
+  }
+}
+
+TEST_CASE("shape hash") {
+  ModelShapes shapes;
+  shapes.ternary = {{768, 512}, {512, 1024}};
+  shapes.norm_quantize = {512, 1024};
+  // sha256 of "ternary 768 512\nternary 512 1024\nnorm_quantize 512\nnorm_quantize 1024\n"
+  CHECK(shapes.hash() == "b5532461e24ce4a854aa02835e7b4e2a93bbb05d5debbdeae0301528a7c6aaed");
+}
+
+// ---- evaluation ----------------------------------------------------------------------------------------------------
+
+using Logits = std::vector<std::vector<float>>;
+
+std::unique_ptr<Model> load(const std::string& path, int threads) {
+  auto model = Model::load(path, {.threads = threads, .bundle = "none", .strict = false, .log = {}});
+  REQUIRE_MESSAGE(model.ok(), (model.ok() ? "" : model.error().message));
+  return std::move(model).value();
+}
+
+std::unique_ptr<Context> context_of(Model& model, std::int64_t size, std::int64_t batch = 512) {
+  auto context = Context::create(model, {.size = size, .batch = batch});
+  REQUIRE_MESSAGE(context.ok(), (context.ok() ? "" : context.error().message));
+  return std::move(context).value();
+}
+
+std::vector<std::int32_t> prompt(std::int64_t length, std::int64_t vocab) {
+  std::mt19937 random(11);
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(length));
+  for (std::int32_t& id : ids) id = static_cast<std::int32_t>(random() % static_cast<std::uint32_t>(vocab));
+  return ids;
+}
+
+Logits evaluate_all(Context& context, std::span<const std::int32_t> ids) {
+  Logits logits;
+  const std::int64_t start = context.position();
+  const Status status = context.eval_all(ids, [&](std::int64_t position, std::span<const float> row) -> Status {
+    REQUIRE(position == start + static_cast<std::int64_t>(logits.size()));
+    logits.emplace_back(row.begin(), row.end());
+    return {};
+  });
+  REQUIRE_MESSAGE(status.ok(), (status.ok() ? "" : status.error().message));
+  return logits;
+}
+
+void check_equal(std::span<const float> ours, const std::vector<float>& expected) {
+  REQUIRE(ours.size() == expected.size());
+  REQUIRE(std::memcmp(ours.data(), expected.data(), ours.size_bytes()) == 0);
+}
+
+TEST_CASE("a token's logits do not depend on threads, batches, prefill or decode") {
+  const TempFolder folder;
+  struct Case {
+    const char* shape;
+    const char* architecture;
+    std::int64_t length;
+  };
+  // K = 192 and 320 take the generic packing, head_dim 32, groups of 3; 290 positions need two chunks of attention.
+  for (const Case& c : {Case{"2x192x320x6/2x300", "bitnet-b1.58", 37}, Case{"2x256x384x4/4x300", "bitnet", 20},
+                        Case{"1x128x256x2/1x300", "bitnet-25", 290}}) {
+    INFO(c.shape, " ", c.architecture);
+    const std::string path = write_synth(folder, "m.gguf", c.shape, c.architecture);
+    const auto model = load(path, 1);
+    const std::vector<std::int32_t> ids = prompt(c.length, model->config().vocab);
+    const Logits expected = evaluate_all(*context_of(*model, c.length), ids);
+    REQUIRE(expected.size() == ids.size());
+    for (int threads = 1; threads <= 4; ++threads) {
+      INFO(threads, " threads");
+      const auto other = load(path, threads);
+      // One at a time.
+      const auto step = context_of(*other, c.length);
+      for (std::size_t i = 0; i < ids.size(); ++i) {
+        const auto logits = step->eval({&ids[i], 1});
+        REQUIRE(logits.ok());
+        check_equal(*logits, expected[i]);
+      }
+      CHECK(step->position() == c.length);
+      // One prefill, in passes of several sizes.
+      for (const std::int64_t batch : {1, 2, 3, 5, 16, 33, 512}) {
+        INFO("batch ", batch);
+        const auto context = context_of(*other, c.length, batch);
+        const Logits all = evaluate_all(*context, ids);
+        REQUIRE(all.size() == expected.size());
+        for (std::size_t i = 0; i < all.size(); ++i) check_equal(all[i], expected[i]);
+        context->truncate(7);
+        const auto again = context->eval(std::span(ids).subspan(7));
+        REQUIRE(again.ok());
+        check_equal(*again, expected.back());
+      }
+      // Prefill, then decode.
+      const auto mixed = context_of(*other, c.length);
+      REQUIRE(mixed->eval(std::span(ids).first(11)).ok());
+      for (std::size_t i = 11; i < ids.size(); ++i) {
+        const auto logits = mixed->eval({&ids[i], 1});
+        REQUIRE(logits.ok());
+        check_equal(*logits, expected[i]);
+      }
+    }
+  }
+}
+
+TEST_CASE("every target of this CPU gives the same logits") {
+  const TempFolder folder;
+  const std::string path = write_synth(folder, "m.gguf", "2x192x320x6/2x300");
+  std::vector<float> expected;
+  for (const Isa isa : all_isas()) {
+    if (!probe_isa(isa)) {
+      std::printf("SKIPPED: logits on %s (this CPU does not execute it)\n", std::string(to_string(isa)).c_str());
+      continue;
+    }
+    const ScopedEnvironment force("BITNET_FORCE_ISA", std::string(to_string(isa)).c_str());
+    const auto model = load(path, 2);
+    const auto context = context_of(*model, 64);
+    const auto logits = context->eval(prompt(23, model->config().vocab));
+    REQUIRE(logits.ok());
+    if (expected.empty()) expected.assign(logits->begin(), logits->end());
+    INFO(to_string(isa));
+    check_equal(*logits, expected);
+  }
+}
+
+TEST_CASE("context: bounds, errors that change nothing, kernel counts") {
+  const TempFolder folder;
+  const auto model = load(write_synth(folder, "m.gguf", "2x128x256x2/1x300"), 2);
+  CHECK(Context::create(*model, {.size = -1}).error().code == ErrorCode::kUsage);
+  CHECK(Context::create(*model, {.size = 8, .batch = 0}).error().code == ErrorCode::kUsage);
+  const auto context = context_of(*model, 8);
+  CHECK(context->size() == 8);
+  const std::vector<std::int32_t> ids{1, 2, 3, 4, 5};
+  const auto first = context->eval(ids);
+  REQUIRE(first.ok());
+  const std::vector<float> expected(first->begin(), first->end());
+  CHECK(context->position() == 5);
+  CHECK(context->eval({}).error().message.find("no token") != std::string::npos);
+  const std::vector<std::int32_t> outside{1, 300};
+  CHECK(context->eval(outside).error().message.find("token id 300 is outside") != std::string::npos);
+  const std::vector<std::int32_t> negative{-1};
+  CHECK_FALSE(context->eval(negative).ok());
+  const auto overflow = context->eval(ids);
+  REQUIRE_FALSE(overflow.ok());
+  CHECK(overflow.error().message.find("5 + 5 tokens exceed the context of 8") != std::string::npos);
+  CHECK(context->position() == 5);
+  context->truncate(0);
+  const auto again = context->eval(ids);
+  REQUIRE(again.ok());
+  check_equal(*again, expected);
+  // Two prefills of 5 tokens, 2 layers, 1 key/value head: 4 products each, 3 norms a token and layer.
+  std::uint64_t gemm = 0;
+  std::uint64_t attention = 0;
+  for (const KernelUse& use : context->kernel_uses()) {
+    if (use.name.starts_with("i2s_gemm_")) gemm += use.calls;
+    if (use.name.starts_with("f16_attention_")) attention += use.calls;
+    CHECK_FALSE(use.name.starts_with("i2s_gemv_"));
+  }
+  CHECK(gemm == 2 * 2 * 4);
+  CHECK(attention == 2 * 2 * 5);
+  // A sink's error comes back and leaves the sequence as it was.
+  const Status refused = context->eval_all(std::span(ids).first(2), [](std::int64_t, std::span<const float>) -> Status {
+    return Error{ErrorCode::kStrict, "no more"};
+  });
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.error().message == "no more");
+  CHECK(context->position() == 5);
+}
+
+// ---- refusals ------------------------------------------------------------------------------------------------------
+
+Error load_error(const std::string& path, ModelOptions options = {}) {
+  options.threads = 1;
+  const auto model = Model::load(path, options);
+  REQUIRE_FALSE(model.ok());
+  return model.error();
+}
+
+TEST_CASE("models that are refused") {
+  const TempFolder folder;
+  const std::string good = write_synth(folder, "good.gguf", "2x128x256x2/1x300");
+  const std::string path = folder.file("bad.gguf");
+  const auto refused = [&](const std::function<void(ModelCopy&)>& change, std::vector<std::string> parts,
+                           ErrorCode code = ErrorCode::kTensorMapping) {
+    ModelCopy copy = ModelCopy::read(good);
+    change(copy);
+    copy.write(path);
+    const Error error = load_error(path);
+    CHECK(static_cast<int>(error.code) == static_cast<int>(code));
+    parts.push_back(path);
+    for (const std::string& part : parts) CHECK_MESSAGE(error.message.find(part) != std::string::npos, part);
+  };
+  ModelCopy::read(good).write(path);
+  CHECK(load(path, 1)->config().layers == 2);  // the unchanged copy loads
+
+  refused([](ModelCopy& m) { m.remove("blk.1.ffn_up.weight"); }, {"blk.1.ffn_up.weight", "missing"});
+  refused([](ModelCopy& m) { m.remove("token_embd.weight"); }, {"token_embd.weight", "missing"});
+  refused([](ModelCopy& m) { m.remove("blk.0.attn_sub_norm.weight"); }, {"blk.0.attn_sub_norm.weight", "missing"});
+  refused([](ModelCopy& m) { m.tensor("blk.0.attn_k.weight").ne = {64, 128}; },
+          {"blk.0.attn_k.weight", "expected shape [128,64]", "found [64,128]"});
+  refused(
+      [](ModelCopy& m) {
+        auto& norm = m.tensor("blk.1.ffn_norm.weight");
+        norm.ne = {127};
+        norm.data.resize(127 * 4);
+      },
+      {"blk.1.ffn_norm.weight", "expected shape [128]", "found [127]"});
+  refused(
+      [](ModelCopy& m) {
+        auto& q = m.tensor("blk.0.attn_q.weight");
+        q.type = gguf::TensorType::kF32;
+        q.data.assign(128 * 128 * 4, std::byte{0});
+      },
+      {"blk.0.attn_q.weight", "expected type I2_S", "found F32"});
+  refused(
+      [](ModelCopy& m) {
+        for (auto& tensor : m.tensors) {
+          if (tensor.type != gguf::TensorType::kI2_S) continue;
+          tensor.type = gguf::TensorType::kF32;
+          tensor.data.assign(tensor.ne[0] * tensor.ne[1] * 4, std::byte{0});
+        }
+      },
+      {"no ternary tensor", "F32 (", "F16 ("});
+  for (const char* name : {"blk.0.attn_q.bias", "blk.1.ffn_down.scale", "rope_freqs.weight", "blk.7.attn_q.weight"}) {
+    refused([&](ModelCopy& m) { m.add_floats(name, 1); }, {name, "refused"});
+  }
+  for (const float scale : {0.0F, -1.0F, std::numeric_limits<float>::infinity(), std::nanf("")}) {
+    refused(
+        [&](ModelCopy& m) {
+          auto& down = m.tensor("blk.1.ffn_down.weight");
+          std::memcpy(down.data.data() + 128 * 256 / 4, &scale, 4);
+        },
+        {"blk.1.ffn_down.weight", "scale"});
+  }
+  const auto metadata = [&](const char* key, gguf::Value value, std::vector<std::string> parts) {
+    refused([&](ModelCopy& m) { m.set(key, value); }, std::move(parts), ErrorCode::kFailure);
+  };
+  metadata("general.architecture", std::string_view("llama"), {"general.architecture", "\"llama\"", "bitnet-b1.58"});
+  metadata("bitnet-b1.58.block_count", std::uint32_t{0}, {"block_count", "found 0"});
+  metadata("bitnet-b1.58.attention.head_count_kv", std::uint32_t{3}, {"head_count_kv", "multiple"});
+  metadata("bitnet-b1.58.attention.layer_norm_rms_epsilon", 0.0F, {"layer_norm_rms_epsilon"});
+  metadata("bitnet-b1.58.rope.dimension_count", std::uint32_t{7}, {"rope.dimension_count", "found 7"});
+  metadata("bitnet-b1.58.rope.scaling.factor", 2.0F, {"rope.scaling.factor", "expected 1.0"});
+  metadata("bitnet-b1.58.rope.scaling.type", std::string_view("yarn"), {"rope.scaling.type", "yarn"});
+  metadata("bitnet-b1.58.expert_count", std::uint32_t{4}, {"expert_count"});
+  metadata("bitnet-b1.58.vocab_size", std::uint32_t{301}, {"vocab_size", "301", "300"});
+  metadata("bitnet-b1.58.embedding_length", std::string_view("128"), {"embedding_length"});
+  refused([](ModelCopy& m) { m.erase("bitnet-b1.58.feed_forward_length"); }, {"feed_forward_length"},
+          ErrorCode::kFailure);
+  refused([](ModelCopy& m) { m.set("bitnet-b1.58.block_count", std::uint32_t{3}); }, {"blk.2.", "missing"});
+  refused([](ModelCopy& m) { m.set("bitnet-b1.58.block_count", std::uint32_t{1}); }, {"blk.1.", "refused"});
+
+  // What changes nothing is accepted.
+  ModelCopy neutral = ModelCopy::read(good);
+  neutral.set("bitnet-b1.58.rope.scaling.type", std::string_view("linear"));
+  neutral.set("bitnet-b1.58.rope.scaling.factor", 1.0F);
+  neutral.add_floats("output.weight", 1);
+  neutral.write(path);
+  CHECK(load(path, 1)->config().hidden == 128);
+
+  // Truncated at every quarter, and one byte short.
+  const auto size = std::filesystem::file_size(good);
+  for (const std::uintmax_t cut : {size / 4, size / 2, size / 4 * 3, size - 1}) {
+    std::filesystem::copy_file(good, path, std::filesystem::copy_options::overwrite_existing);
+    std::filesystem::resize_file(path, cut);
+    CHECK(load_error(path).message.find(path) != std::string::npos);
+  }
+  CHECK(load_error(folder.file("absent.gguf")).message.find("absent.gguf") != std::string::npos);
+}
+
+TEST_CASE("codes 3, bundles and targets: warnings, strict mode, refusals") {
+  const TempFolder folder;
+  const std::string good = write_synth(folder, "good.gguf", "1x128x256x2/1x300");
+  std::vector<std::pair<LogLevel, std::string>> lines;
+  ModelOptions options;
+  options.threads = 1;
+  options.log = [&](LogLevel level, std::string_view line) { lines.emplace_back(level, std::string(line)); };
+  const auto said = [&](LogLevel level, std::string_view part) {
+    return std::any_of(lines.begin(), lines.end(), [&](const auto& line) {
+      return line.first == level && line.second.find(part) != std::string::npos;
+    });
+  };
+  REQUIRE(Model::load(good, options).ok());
+  CHECK(said(LogLevel::kInfo, "running on built-in kernels"));
+  CHECK(std::none_of(lines.begin(), lines.end(), [](const auto& line) { return line.first == LogLevel::kWarning; }));
+
+  ModelCopy copy = ModelCopy::read(good);
+  for (std::size_t i = 0; i < 3; ++i) copy.tensor("blk.0.ffn_gate.weight").data[i] = std::byte{0xFF};
+  const std::string threes = folder.file("threes.gguf");
+  copy.write(threes);
+  lines.clear();
+  REQUIRE(Model::load(threes, options).ok());
+  CHECK(said(LogLevel::kWarning, "12 codes are 3"));
+  CHECK(said(LogLevel::kWarning, "blk.0.ffn_gate.weight"));
+
+  options.strict = true;
+  const Error strict = load_error(good, options);
+  CHECK(strict.code == ErrorCode::kStrict);
+  CHECK(strict.message.find("bitnet-codegen --model") != std::string::npos);
+  options.bundle = "none";
+  CHECK(load_error(good, options).code == ErrorCode::kStrict);
+  options.strict = false;
+
+  // An explicit bundle that is refused is an error; the same file beside the model is a warning.
+  options.bundle = good;  // a GGUF, but no bundle
+  const Error refused = load_error(good, options);
+  CHECK(refused.code == ErrorCode::kVerification);
+  options.bundle = folder.file("absent.bnk");
+  CHECK(load_error(good, options).code == ErrorCode::kVerification);
+  options.bundle = "auto";
+  std::filesystem::copy_file(good, folder.file("good.bnk"));
+  lines.clear();
+  REQUIRE(Model::load(good, options).ok());
+  CHECK(said(LogLevel::kWarning, "; built-in kernels run instead"));
+  CHECK(said(LogLevel::kInfo, "running on built-in kernels"));
+  options.strict = true;
+  CHECK(load_error(good, options).code == ErrorCode::kStrict);
+  options.strict = false;
+
+  const ScopedEnvironment force("BITNET_FORCE_ISA", "sse9");
+  const Error isa = load_error(good, options);
+  CHECK(isa.code == ErrorCode::kUsage);
+  CHECK(isa.message.find("\"sse9\" is not a known target") != std::string::npos);
+}
+
+TEST_CASE("logits that are not finite are an error") {
+  const TempFolder folder;
+  const std::string good = write_synth(folder, "good.gguf", "1x128x256x2/1x300");
+  ModelCopy copy = ModelCopy::read(good);
+  const float infinity = std::numeric_limits<float>::infinity();
+  std::memcpy(copy.tensor("output_norm.weight").data.data() + 40, &infinity, 4);
+  const std::string path = folder.file("bad.gguf");
+  copy.write(path);
+  const auto model = load(path, 1);
+  const auto context = context_of(*model, 8);
+  const std::vector<std::int32_t> ids{1, 2, 3};
+  const auto logits = context->eval(ids);
+  REQUIRE_FALSE(logits.ok());
+  CHECK(logits.error().message.find("position 2 are not finite") != std::string::npos);
+  CHECK(context->position() == 0);
+}
+
+}  // namespace
+}  // namespace bitnet

@@ -1,0 +1,243 @@
+// bitnet run and compare_nodes as their users see them: output, files, exit codes. And the filter for stop strings.
+#include <doctest/doctest.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "tests/model_files.h"
+#include "tools/text_stream.h"
+
+namespace bitnet {
+namespace {
+
+using nlohmann::json;
+using test::TempFolder;
+
+std::string read_text(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+std::string program(const char* name) {
+  const char* bin = std::getenv("BITNET_BIN");
+  const std::string path = (bin == nullptr ? std::string() : std::string(bin) + "/") + name;
+  if (bin == nullptr || !std::filesystem::exists(path)) {
+    std::printf("SKIPPED: %s (it has not been built)\n", name);
+    return {};
+  }
+  return path;
+}
+
+struct Outcome {
+  int code = -1;
+  std::string out;
+  std::string err;
+};
+
+class Programs {
+ public:
+  [[nodiscard]] bool available() const { return !program("bitnet").empty() && !program("compare_nodes").empty(); }
+  [[nodiscard]] Outcome shell(const std::string& command) const {
+    const std::string out = folder.file("out");
+    const std::string err = folder.file("err");
+    const int status = std::system(("( " + command + " ) >'" + out + "' 2>'" + err + "'").c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_text(out), read_text(err)};
+  }
+  [[nodiscard]] Outcome run(const std::string& arguments, const std::string& before = "") const {
+    return shell(before + " '" + program("bitnet") + "' run " + arguments);
+  }
+  TempFolder folder;
+};
+
+TEST_CASE("stop strings: nothing of them is shown, and what could become one is held back") {
+  tools::StopFilter filter({"END", "", "\n\n"});
+  CHECK(filter.push("abcE") == "abc");
+  CHECK(filter.push("N") == "");
+  CHECK(filter.push("x\n") == "ENx");
+  CHECK(filter.push("y") == "\ny");
+  CHECK_FALSE(filter.stopped());
+  CHECK(filter.push("zENDmore") == "z");
+  CHECK(filter.stopped());
+  CHECK(filter.push("later") == "");
+  CHECK(filter.finish() == "");
+  tools::StopFilter open({"abc"});
+  CHECK(open.push("ab") == "");
+  CHECK(open.finish() == "ab");
+  tools::StopFilter overlapping({"aab"});
+  CHECK(overlapping.push("aa") == "");
+  CHECK(overlapping.push("ab") == "a");
+  CHECK(overlapping.stopped());
+  tools::StopFilter earliest({"later", "la"});
+  CHECK(earliest.push("xlater") == "x");
+}
+
+TEST_CASE("bitnet run: text, JSON, files") {
+  const Programs programs;
+  if (!programs.available()) return;
+  const std::string model = write_synth(programs.folder, "m.gguf", "2x128x256x2/1x400");
+  const std::string base = "-m '" + model + "' ";
+
+  // The same tokens whatever the threads, the source of the prompt, and with --json.
+  const Outcome text = programs.run(base + "-p 'Once upon' -n 12 --seed 3 --ignore-eos -t 1");
+  CHECK(text.code == 0);
+  CHECK_FALSE(text.out.empty());
+  CHECK(text.err.find("running on built-in kernels") != std::string::npos);
+  CHECK(text.err.find("tokens/s") != std::string::npos);
+  std::ofstream(programs.folder.file("prompt")) << "Once upon";
+  CHECK(programs.run(base + "-f '" + programs.folder.file("prompt") + "' -n 12 --seed 3 --ignore-eos -t 3").out ==
+        text.out);
+  const Outcome piped = programs.run(base + "-n 12 --seed 3 --ignore-eos -q", "printf 'Once upon' |");
+  CHECK(piped.out == text.out);
+  CHECK(piped.err.empty());
+
+  const Outcome object = programs.run(base + "-p 'Once upon' -n 12 --seed 3 --ignore-eos --json");
+  CHECK(object.code == 0);
+  const json result = json::parse(object.out);
+  std::string shown = result["text"];
+  if (shown.empty() || shown.back() != '\n') shown += "\n";
+  CHECK(shown == text.out);
+  CHECK(result["prompt"] == "Once upon");
+  CHECK(result["tokens"].size() == 12);
+  CHECK(result["finish_reason"] == "length");
+  CHECK(result["counts"]["generated"] == 12);
+  CHECK(result["seed"] == 3);
+  CHECK(result["model"]["architecture"] == "bitnet-b1.58");
+  CHECK(result["bundle"]["path"].is_null());
+  for (const char* key : {"load", "tokenize", "prefill", "decode", "total"}) CHECK(result["timing_ms"][key] >= 0.0);
+  CHECK(result["memory"]["rss_bytes"] > 0);
+  // 11 tokens are decoded: 2 layers of 4 products each.
+  std::int64_t gemv = 0;
+  for (const json& kernel : result["bundle"]["kernels"]) {
+    if (std::string(kernel["name"]).starts_with("i2s_gemv_")) gemv += std::int64_t{kernel["calls"]};
+  }
+  CHECK(gemv == 11 * 2 * 4);
+
+  const Outcome lines = programs.run(base + "-p 'Once upon' -n 3 --seed 3 --ignore-eos --jsonl");
+  std::istringstream stream(lines.out);
+  std::string line;
+  std::vector<json> parsed;
+  while (std::getline(stream, line)) parsed.push_back(json::parse(line));
+  REQUIRE(parsed.size() == 4);
+  CHECK(parsed[0]["token"] == result["tokens"][0]);
+  CHECK(parsed[3]["tokens"].size() == 3);
+
+  // Greedy is what the logits say; the file holds prompt positions, then generated ones.
+  const std::string logits_path = programs.folder.file("logits");
+  const Outcome greedy =
+      programs.run(base + "--prompt-ids 5,6,7 -n 2 --greedy --ignore-eos --json --dump-logits '" + logits_path + "'");
+  REQUIRE(greedy.code == 0);
+  const std::string bytes = read_text(logits_path);
+  REQUIRE(bytes.size() == 5 * 400 * sizeof(float));
+  std::vector<float> logits(bytes.size() / sizeof(float));
+  std::memcpy(logits.data(), bytes.data(), bytes.size());
+  const json tokens = json::parse(greedy.out)["tokens"];
+  for (int i = 0; i < 2; ++i) {
+    const auto row = logits.begin() + (2 + i) * 400;
+    CHECK(tokens[static_cast<std::size_t>(i)] == std::max_element(row, row + 400) - row);
+  }
+  const int first = tokens[0];
+  const Outcome stopped =
+      programs.run(base + "--prompt-ids 5,6,7 -n 5 --greedy --json --stop-id " + std::to_string(first));
+  CHECK(json::parse(stopped.out)["finish_reason"] == "stop");
+  CHECK(json::parse(stopped.out)["tokens"].empty());
+
+  // Without a tokenizer the ids are printed.
+  const std::string bare = programs.folder.file("bare.gguf");
+  test::ModelCopy::read(model).write(bare);
+  const Outcome ids = programs.run("-m '" + bare + "' --prompt-ids 5,6,7 -n 2 --greedy");
+  CHECK(ids.code == 0);
+  CHECK(ids.out == std::to_string(first) + " " + std::to_string(int{tokens[1]}) + "\n");
+  CHECK(programs.run("-m '" + bare + "' -p hello -n 2").code == 4);
+}
+
+TEST_CASE("bitnet run: errors and their exit codes") {
+  const Programs programs;
+  if (!programs.available()) return;
+  const std::string model = write_synth(programs.folder, "m.gguf", "1x128x256x2/1x300");
+  const std::string base = "-m '" + model + "' ";
+  const auto fails = [&](const std::string& arguments, int code, const std::string& part,
+                         const std::string& before = "") {
+    const Outcome outcome = programs.run(arguments, before);
+    INFO(arguments, ": ", outcome.err);
+    CHECK(outcome.code == code);
+    CHECK(outcome.out.empty());
+    CHECK(outcome.err.find(part) != std::string::npos);
+  };
+  fails("-p x", 2, "--model");
+  fails(base + "-p x --prompt-ids 1", 2, "excludes");
+  fails(base + "-p x --temperature -1 -q", 2, "temperature");
+  fails(base + "--prompt-ids 1,300 -q", 2, "token id 300");
+  fails(base + "-p '' --no-bos -q", 2, "prompt is empty");
+  fails("-m '" + programs.folder.file("absent.gguf") + "' -p x", 1, "absent.gguf");
+  fails(base + "-f '" + programs.folder.file("absent.txt") + "' -q", 1, "absent.txt");
+  fails(base + "-p x --bundle '" + model + "'", 15, "refused");
+  fails(base + "-p x --strict", 8, "strict mode");
+  fails(base + "-p x", 2, "BITNET_FORCE_ISA", "BITNET_FORCE_ISA=sse9");
+  fails(base + "--prompt-ids 1,2,3 -C 2 -q", 1, "--ctx-size");
+  fails(base + "--prompt-ids 1 -q -n 1 --dump-logits /nonexistent/file", 1, "/nonexistent/file");
+  test::ModelCopy copy = test::ModelCopy::read(model);
+  copy.remove("output_norm.weight");
+  const std::string broken = programs.folder.file("broken.gguf");
+  copy.write(broken);
+  fails("-m '" + broken + "' --prompt-ids 1", 3, "output_norm.weight");
+  // A full context ends the generation; it is no error.
+  const Outcome full = programs.run(base + "--prompt-ids 1,2,3 -C 5 -n 50 --ignore-eos --json");
+  CHECK(full.code == 0);
+  CHECK(json::parse(full.out)["counts"]["generated"] == 3);
+}
+
+TEST_CASE("bitnet run: an interrupt ends with 130 and keeps what there is") {
+  const Programs programs;
+  if (!programs.available()) return;
+  const std::string model = write_synth(programs.folder, "m.gguf", "1x128x256x2/1x300");
+  // The interrupt comes when the first text has been written.
+  const std::string text = programs.folder.file("text");
+  const Outcome outcome = programs.shell(
+      "'" + program("bitnet") + "' run -m '" + model + "' -p x -n -1 -C 1000000 --ignore-eos -t 1 >'" + text +
+      "' & p=$!; while [ ! -s '" + text + "' ] && kill -0 $p; do sleep 0.01; done; kill -INT $p; wait $p");
+  CHECK(outcome.code == 130);
+  CHECK_FALSE(read_text(text).empty());
+}
+
+TEST_CASE("graph dumps: compare_nodes finds the node that differs") {
+  const Programs programs;
+  if (!programs.available()) return;
+  const std::string model = write_synth(programs.folder, "m.gguf", "2x128x256x2/1x300", "bitnet");
+  const auto dump = [&](const std::string& name, const std::string& threads) {
+    const std::string folder = programs.folder.file(name);
+    const Outcome outcome = programs.run("-m '" + model + "' --prompt-ids 1,2,3,4,5,6,7,8,9 -n 1 -q -t " + threads +
+                                         " --dump-nodes '" + folder + "'");
+    REQUIRE_MESSAGE(outcome.code == 0, outcome.err);
+    return folder;
+  };
+  const std::string a = dump("a", "1");
+  const std::string b = dump("b", "2");
+  const std::string compare = "'" + program("compare_nodes") + "' ";
+  const Outcome equal = programs.shell(compare + "--tolerance 0 '" + a + "' '" + b + "'");
+  CHECK(equal.code == 0);
+  CHECK(equal.out.find("29 nodes within 0") != std::string::npos);
+  CHECK(programs.shell(compare + "'" + a + "/' '" + b + "'").code == 0);  // a common beginning of files
+
+  const std::string damaged = b + "/t.019.ffn_norm-0.MUL.f32";
+  REQUIRE(std::filesystem::exists(damaged));
+  std::fstream file(damaged, std::ios::in | std::ios::out | std::ios::binary);
+  const float value = 1000.0F;
+  file.seekp(40);
+  file.write(reinterpret_cast<const char*>(&value), 4);
+  file.close();
+  const Outcome differs = programs.shell(compare + "'" + a + "' '" + b + "'");
+  CHECK(differs.code == 1);
+  CHECK(differs.out.find("first divergence beyond 0.001: ffn_norm-0 MUL #1, element 10: ") != std::string::npos);
+  std::filesystem::resize_file(damaged, 100);
+  CHECK(programs.shell(compare + "'" + a + "' '" + b + "'").code == 2);
+  CHECK(programs.shell(compare + "'" + a + "' /nonexistent").code == 2);
+}
+
+}  // namespace
+}  // namespace bitnet
