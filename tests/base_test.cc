@@ -255,7 +255,10 @@ TEST_CASE("ThreadPool can be destroyed at any moment after a run, and unused") {
     auto created = ThreadPool::create(1 + i % 5);
     REQUIRE(created.ok());
     int calls = 0;
-    if (i % 2 == 0) (*created)->run([&](int thread) { calls += thread == 0; });
+    if (i % 2 == 0)
+      (*created)->run([&](int thread) {
+        if (thread == 0) ++calls;
+      });
     if (i % 7 == 0) usleep(100);
     CHECK(calls == (i % 2 == 0 ? 1 : 0));
   }
