@@ -14,13 +14,10 @@ if [ ! -f "$model" ]; then
   echo "quickstart: making a synthetic model, $model (random weights)" >&2
   "$bin/bitnet" synth --shape tiny --seed 1 -o "$model"
 fi
-target=$("$bin/bitnet-codegen" list-targets --json | .venv/bin/python -c '
-import json, sys
-print([t["name"] for t in json.load(sys.stdin)["targets"] if t["executable"]][-1])')
-bundle="models/tiny.$target.bnk"
-if ! [ -f "$bundle" ] || [ "$bundle" -ot "$bin/bitnet-codegen" ] || [ "$bundle" -ot "$model" ]; then
-  echo "quickstart: compiling kernels for $target" >&2
-  "$bin/bitnet-codegen" --model "$model" --target "$target" -o "$bundle" --quiet
+bundle=$(find models -name 'tiny.*.bnk' -newer "$bin/bitnet-codegen" -newer "$model" -print -quit)
+if [ -z "$bundle" ]; then
+  echo "quickstart: compiling kernels for this CPU" >&2
+  "$bin/bitnet-codegen" --model "$model" --target native --quiet
 fi
 echo "quickstart: the weights of this model are random, so its text is noise:" >&2
-"$bin/bitnet" run -m "$model" --bundle "$bundle" -p "Once upon a time" -n 64 --seed 1 "$@"
+"$bin/bitnet" run -m "$model" -p "Once upon a time" -n 64 --seed 1 "$@"
