@@ -4,14 +4,18 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <fstream>
 #include <limits>
 #include <random>
 
+#include "runtime/base/half.h"
 #include "runtime/base/thread_pool.h"
 #include "runtime/kernels/t2_layout.h"
+#include "runtime/model/rope.h"
 #include "tests/assets.h"
 #include "tests/model_files.h"
 
@@ -144,6 +148,46 @@ TEST_CASE("pack_product and i2s_scale: a matrix packed by another program") {
       REQUIRE((static_cast<float>(row[k]) - 1.0F) * 0.75F == input[static_cast<std::size_t>(r) * 512 + k]);
     }
   }
+}
+
+TEST_CASE("rounding to float16: the same bits as float_to_half, every exponent and every rounding case") {
+  std::vector<float> values;
+  for (std::uint32_t high = 0; high < 0x10000; ++high) {
+    for (const std::uint32_t low : {0x0000U, 0x0001U, 0x0FFFU, 0x1000U, 0x1001U, 0x2FFFU, 0x3000U, 0xF000U, 0xFFFFU}) {
+      values.push_back(std::bit_cast<float>(high << 16 | low));
+    }
+  }
+  std::vector<std::uint16_t> bits(values.size());
+  convert_to_half(values, bits.data());
+  std::vector<float> rounded = values;
+  round_to_half(rounded);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const std::uint16_t expected = float_to_half(values[i]);
+    const auto expected_float = std::bit_cast<std::uint32_t>(half_to_float(expected));
+    if (bits[i] != expected || std::bit_cast<std::uint32_t>(rounded[i]) != expected_float) {
+      FAIL("float " << std::bit_cast<std::uint32_t>(values[i]) << ": " << bits[i] << ", expected " << expected);
+    }
+  }
+}
+
+TEST_CASE("RoPE turns pairs by position * base^(-2i/dim) and leaves the rest") {
+  constexpr std::int64_t kDim = 8;
+  float cosines[kDim / 2];
+  float sines[kDim / 2];
+  rope_angles(5, kDim, 10000.0F, cosines, sines);
+  std::vector<float> head{1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
+  const std::vector<float> before = head;
+  rope_rotate(head.data(), kDim, cosines, sines);
+  for (std::size_t i = 0; i < 4; ++i) {
+    const double angle = 5.0 * std::pow(10000.0, -2.0 * static_cast<double>(i) / 8.0);
+    const double a = before[i];
+    const double b = before[i + 4];
+    // Angles of at most 5 with four float32 roundings; values of at most 12.
+    CHECK(head[i] == doctest::Approx(a * std::cos(angle) - b * std::sin(angle)).epsilon(1e-5));
+    CHECK(head[i + 4] == doctest::Approx(a * std::sin(angle) + b * std::cos(angle)).epsilon(1e-5));
+  }
+  CHECK(head[8] == 9);
+  CHECK(head[9] == 10);
 }
 
 TEST_CASE("shape hash") {
