@@ -37,9 +37,18 @@ struct HashedModel {
   double milliseconds = 0;
 };
 
-HashedModel hash_model(std::span<const std::byte> bytes) {
+// In parts that leave the resident set once they are hashed: a model may be larger than the memory.
+HashedModel hash_model(const gguf::File& file) {
+  constexpr std::size_t kPart = std::size_t{16} << 20;
   const Clock::time_point begin = Clock::now();
-  std::string digest = to_hex(sha256(bytes));
+  Sha256 hash;
+  for (std::span<const std::byte> rest = file.bytes(); !rest.empty();) {
+    const std::span<const std::byte> part = rest.first(std::min(kPart, rest.size()));
+    hash.update(part);
+    if (file.mapping() != nullptr) file.mapping()->release(part);
+    rest = rest.subspan(part.size());
+  }
+  std::string digest = to_hex(hash.finish());
   return {std::move(digest), milliseconds_since(begin)};
 }
 
@@ -178,7 +187,7 @@ Result<Report> compile_model(const CompileCommand& command) {
   BITNET_ASSIGN_OR_RETURN(const ModelTensors tensors, map_tensors(file, config));
   BITNET_ASSIGN_OR_RETURN(const codegen::Plan plan, codegen::make_plan(kernel_shapes(tensors), selection, points));
 
-  auto hashed = std::async(std::launch::async, [&] { return hash_model(file.bytes()); });
+  auto hashed = std::async(std::launch::async, [&] { return hash_model(file); });
   codegen::CompileOptions options;
   options.jobs = command.jobs;
   BITNET_ASSIGN_OR_RETURN(report.bundle, codegen::compile(plan, options));
