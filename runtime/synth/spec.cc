@@ -58,11 +58,12 @@ Error bad_shape(std::string_view text) {
 // Decimal digits up to `separator` (or the end, if it is 0), which are taken from `text`.
 std::optional<std::int64_t> take_number(std::string_view& text, char separator) {
   std::int64_t value = 0;
-  const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, value);
-  if (error != std::errc() || stop == text.data() || text.front() == '-') return std::nullopt;
+  const char* begin = text.data();
+  const char* end = begin + text.size();
+  const auto [stop, error] = std::from_chars(begin, end, value);
+  if (error != std::errc() || stop == begin || text.front() == '-') return std::nullopt;
   if (separator == '\0' ? stop != end : stop == end || *stop != separator) return std::nullopt;
-  text.remove_prefix(static_cast<std::size_t>(stop - text.data()) + (separator == '\0' ? 0U : 1U));
+  text.remove_prefix(static_cast<std::size_t>(stop - begin) + (separator == '\0' ? 0U : 1U));
   return value;
 }
 

@@ -3,10 +3,10 @@
 //
 // A file has the names, metadata keys and tensor order of files from bitnet.cpp's converter (tied head, sub-norms), and
 // a SentencePiece vocabulary with the 256 byte tokens and made-up words. The numbers keep activations of unit size:
-// weights -1, 0, +1 with equal probability and the scale 1.2 / sqrt(K) of their K inputs give outputs with variance
-// 0.96 from inputs with variance 1; norm gains are 1 +- 0.1; embeddings have the deviation 3 / sqrt(hidden), so that
-// logits have about 3. Everything follows from the specification by integer arithmetic and single correctly rounded
-// float operations: the same specification gives the same bytes on every machine.
+// weights -1, 0, +1 with equal probability and a scale within 5 % of 1.2 / sqrt(K), K inputs, give outputs with
+// variance about 0.96 from inputs with variance 1; norm gains are 1 +- 0.1; embeddings have the deviation 3 /
+// sqrt(hidden), so that logits have about 3. Everything follows from the specification by integer arithmetic and single
+// correctly rounded float operations: the same specification gives the same bytes on every machine.
 #pragma once
 
 #include <cstdint>
