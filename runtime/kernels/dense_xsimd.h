@@ -27,13 +27,12 @@ void quantize_row(const float* x, std::int64_t k, std::int8_t* q, float* scale_o
   IntReg sums(0);
   // round_half_even is the default rounding mode of the conversion; a padded 0 adds nothing.
   const auto round_block = [&](const Lanes& values, std::int8_t* out) {
-    alignas(64) std::int32_t wide[kLanes];
+    IntReg rounded[kRegs];
     for (int r = 0; r < kRegs; ++r) {
-      const IntReg rounded = xsimd::nearbyint_as_int(values.v[r] * factor);
-      sums = sums + rounded;
-      rounded.store_aligned(wide + r * kWidth);
+      rounded[r] = xsimd::nearbyint_as_int(values.v[r] * factor);
+      sums = sums + rounded[r];
     }
-    for (int l = 0; l < kLanes; ++l) out[l] = static_cast<std::int8_t>(wide[l]);
+    store_bytes(rounded, out);
   };
   std::int64_t i = 0;
   for (; i + kLanes <= k; i += kLanes) round_block(load(x + i, Full{}), q + i);

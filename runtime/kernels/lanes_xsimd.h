@@ -155,6 +155,23 @@ template <typename T>
 #endif
 }
 
+// 16 int32 in [-128, 127] as bytes.
+[[gnu::always_inline]] inline void store_bytes(const IntReg (&a)[kRegs], std::int8_t* p) {
+#if defined(__AVX2__)
+  const __m128i low = _mm_packs_epi32(_mm256_castsi256_si128(a[0]), _mm256_extracti128_si256(a[0], 1));
+  const __m128i high = _mm_packs_epi32(_mm256_castsi256_si128(a[1]), _mm256_extracti128_si256(a[1], 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(low, high));
+#elif defined(__SSE2__)
+  const __m128i low = _mm_packs_epi32(a[0], a[1]);
+  const __m128i high = _mm_packs_epi32(a[2], a[3]);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(low, high));
+#else
+  std::int32_t wide[kLanes];
+  for (int r = 0; r < kRegs; ++r) a[r].store_unaligned(wide + r * kWidth);
+  for (int l = 0; l < kLanes; ++l) p[l] = static_cast<std::int8_t>(wide[l]);
+#endif
+}
+
 // exp as in runtime/reference/reference.h, the same operations in the same order. x finite.
 [[gnu::always_inline]] inline Reg exp_register(Reg x) {
   x = xsimd::min(xsimd::max(x, Reg(-87.33654F)), Reg(88.72283F));
