@@ -1,5 +1,5 @@
-// Buffer: anonymous, zeroed memory, 64-byte aligned at least; from 1 MiB on it is 2 MiB aligned and asks for 2 MiB pages
-// (10-15 % of GEMV speed by itself). Movable, not copyable.
+// Buffer: anonymous, zeroed memory, 64-byte aligned at least; from 1 MiB on it is 2 MiB aligned and asks for 2 MiB
+// pages (10-15 % of GEMV speed by itself). Movable, not copyable.
 #pragma once
 
 #include <cstddef>

@@ -22,8 +22,8 @@ class MappedFile {
 
   [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
   [[nodiscard]] bool world_writable() const { return world_writable_; }
-  // Tells the kernel that these bytes (whole pages inside them) are not needed soon: they leave the resident set and are
-  // read again from the file on the next touch.
+  // Tells the kernel that these bytes (whole pages inside them) are not needed soon: they leave the resident set and
+  // are read again from the file on the next touch.
   void release(std::span<const std::byte> part) const;
 
  private:

@@ -1,5 +1,5 @@
-// GGUF container, versions 2 and 3, memory-mapped and strict: every count, length, type, alignment and offset is checked
-// before it is used, and a refusal names the file, the field, its offset, what was expected and what was found.
+// GGUF container, versions 2 and 3, memory-mapped and strict: every count, length, type, alignment and offset is
+// checked before it is used, and a refusal names the file, the field, its offset, what was expected and what was found.
 // Nothing is copied: names, strings and arrays are views into the mapped file and live as long as the File.
 //
 // Policy (stricter than ggml where noted): tensor offsets are exactly the running padded sum in file order; names are
@@ -25,18 +25,61 @@
 namespace bitnet::gguf {
 
 enum class ValueType : std::uint32_t {
-  kU8 = 0, kI8 = 1, kU16 = 2, kI16 = 3, kU32 = 4, kI32 = 5, kF32 = 6, kBool = 7, kString = 8, kArray = 9,
-  kU64 = 10, kI64 = 11, kF64 = 12,
+  kU8 = 0,
+  kI8 = 1,
+  kU16 = 2,
+  kI16 = 3,
+  kU32 = 4,
+  kI32 = 5,
+  kF32 = 6,
+  kBool = 7,
+  kString = 8,
+  kArray = 9,
+  kU64 = 10,
+  kI64 = 11,
+  kF64 = 12,
 };
 [[nodiscard]] std::string_view to_string(ValueType type);
 
 // Tensor element types by GGUF id. Ids not listed are refused by the reader (the message gives the id and the tensor).
 enum class TensorType : std::uint32_t {
-  kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ5_0 = 6, kQ5_1 = 7, kQ8_0 = 8, kQ8_1 = 9, kQ2_K = 10, kQ3_K = 11,
-  kQ4_K = 12, kQ5_K = 13, kQ6_K = 14, kQ8_K = 15, kIQ2_XXS = 16, kIQ2_XS = 17, kIQ3_XXS = 18, kIQ1_S = 19,
-  kIQ4_NL = 20, kIQ3_S = 21, kIQ2_S = 22, kIQ4_XS = 23, kI8 = 24, kI16 = 25, kI32 = 26, kI64 = 27, kF64 = 28,
-  kIQ1_M = 29, kBF16 = 30, kTQ1_0 = 34, kTQ2_0 = 35, kI2_S = 36, kTL1 = 38, kTL2OrMXFP4 = 39, kNVFP4 = 40,
-  kQ1_0 = 41, kQ2_0 = 42,
+  kF32 = 0,
+  kF16 = 1,
+  kQ4_0 = 2,
+  kQ4_1 = 3,
+  kQ5_0 = 6,
+  kQ5_1 = 7,
+  kQ8_0 = 8,
+  kQ8_1 = 9,
+  kQ2_K = 10,
+  kQ3_K = 11,
+  kQ4_K = 12,
+  kQ5_K = 13,
+  kQ6_K = 14,
+  kQ8_K = 15,
+  kIQ2_XXS = 16,
+  kIQ2_XS = 17,
+  kIQ3_XXS = 18,
+  kIQ1_S = 19,
+  kIQ4_NL = 20,
+  kIQ3_S = 21,
+  kIQ2_S = 22,
+  kIQ4_XS = 23,
+  kI8 = 24,
+  kI16 = 25,
+  kI32 = 26,
+  kI64 = 27,
+  kF64 = 28,
+  kIQ1_M = 29,
+  kBF16 = 30,
+  kTQ1_0 = 34,
+  kTQ2_0 = 35,
+  kI2_S = 36,
+  kTL1 = 38,
+  kTL2OrMXFP4 = 39,
+  kNVFP4 = 40,
+  kQ1_0 = 41,
+  kQ2_0 = 42,
 };
 [[nodiscard]] std::string_view to_string(TensorType type);
 // Bytes of a tensor of this type and shape, or nullopt if the type is unknown, ne[0] is not a multiple of its block, or
