@@ -68,25 +68,32 @@ std::string to_text(const gguf::File& file, const bundle_checks::Manifest& manif
   text += "tools       " + manifest.tools + "\n";
   text += "points      " + manifest.points + "\n";
   text += "images\n";
-  std::vector<std::vector<std::string>> rows{{"tensor", "bytes", "kernels", "sha256"}};
+  std::vector<std::vector<std::string>> rows{{"tensor", "bytes", "kernels", "sha256", "features"}};
   for (std::size_t i = 0; i < manifest.table.images.size(); ++i) {
     const ImageRecord& image = manifest.table.images[i];
-    const auto count =
-        std::ranges::count_if(manifest.table.kernels, [&](const KernelRecord& k) { return k.kernel.isa == image.isa; });
-    rows.push_back({image.tensor, std::to_string(file.tensors()[i].bytes), std::to_string(count), image.sha256});
+    std::size_t count = 0;
+    std::string features;  // those that its kernels need, each list once
+    for (const KernelRecord& kernel : manifest.table.kernels) {
+      if (kernel.kernel.isa != image.isa) continue;
+      ++count;
+      if (features.find(kernel.features) != std::string::npos) continue;
+      features += (features.empty() ? "" : " ") + kernel.features;
+    }
+    rows.push_back({image.tensor, std::to_string(file.tensors()[i].bytes), std::to_string(count), image.sha256,
+                    features.empty() ? "-" : features});
   }
   text += columns(rows);
   if (!manifest.packed.empty()) {
     text += "packed weights\n  layout t2, " + std::to_string(manifest.packed.size()) + " bytes\n";
   }
   text += "kernels\n";
-  rows = {{"name", "layout", "tokens", "tile", "rows", "scratch", "offset", "features"}};
+  rows = {{"name", "layout", "tokens", "tile", "rows", "scratch", "offset"}};
   for (const KernelRecord& record : manifest.table.kernels) {
     const std::string most = record.tokens_max == 0 ? "any" : std::to_string(record.tokens_max);
     rows.push_back({record.name, record.layout.empty() ? "-" : record.layout,
                     std::to_string(record.tokens_min) + ".." + most, std::to_string(record.kernel.token_tile),
                     std::to_string(record.row_granularity), std::to_string(record.kernel.scratch_bytes),
-                    std::to_string(record.offset), record.features.empty() ? "-" : record.features});
+                    std::to_string(record.offset)});
   }
   return text + columns(rows);
 }
