@@ -230,6 +230,21 @@ TEST_CASE("bundles that do not belong here are refused, each with its own messag
     test::set_u32(bytes, "bitnet.bundle.version", kBundleVersion + 1);
     check_refused(*setup, bytes, "bundle version 2 (bitnet.bundle.version)");
   }
+  SUBCASE("another model") {
+    const std::string other = setup->dir / "other.gguf";
+    const Outcome synth =
+        run(setup->dir, {setup->bitnet, "synth", "--shape", "2x128x256x4/2x512", "--seed", "1", "-q", "-o", other});
+    REQUIRE_MESSAGE(synth.code == 0, synth.err);
+    const Outcome asked = setup->generate(other, setup->bundle);
+    INFO(asked.err);
+    CHECK(asked.code == 15);
+    CHECK(asked.says("made for a model of other shapes"));
+    const Outcome verified = run(setup->dir, {setup->codegen, "verify", setup->bundle, "--model", other});
+    INFO(verified.out);
+    CHECK(verified.code == 15);
+    CHECK(verified.out.find("FAILED  model shapes: ") != std::string::npos);
+    CHECK(verified.out.find("FAILED  model SHA-256: ") != std::string::npos);
+  }
   SUBCASE("another model's shapes") {
     Bytes bytes = setup->bytes;
     const Result<gguf::File> file = gguf::File::parse(bytes, setup->bundle);
