@@ -47,7 +47,7 @@ llvm::StringRef ref(std::string_view text) { return {text.data(), text.size()}; 
 llvm::IntrusiveRefCntPtr<llvm::vfs::FileSystem> file_system(const std::string& source, const std::string& source_name,
                                                             const std::map<std::string, std::string>& overrides) {
   auto files = llvm::makeIntrusiveRefCnt<llvm::vfs::InMemoryFileSystem>();
-  files->setCurrentWorkingDirectory(ref(kRoot));
+  [[maybe_unused]] const std::error_code never_fails = files->setCurrentWorkingDirectory(ref(kRoot));
   const auto add = [&](std::string_view path, std::string_view text) {
     files->addFile(std::string(kRoot) + std::string(path), 0, llvm::MemoryBuffer::getMemBuffer(ref(text), ref(path)));
   };

@@ -199,7 +199,7 @@ Result<Points> default_points() {
   if (file == nullptr) {
     return Error{ErrorCode::kFailure, "this build of bitnet-codegen carries no " + std::string(kDefaultPoints)};
   }
-  BITNET_ASSIGN_OR_RETURN(Points points, parse_points(file->text, file->path.data()));
+  BITNET_ASSIGN_OR_RETURN(Points points, parse_points(file->text, std::string(file->path)));
   points.provenance = "defaults";
   return points;
 }

@@ -6,6 +6,8 @@
 
 #include "schedules/halide_adapter.h"
 
+// sizeof of a pointer field is meant.
+// NOLINTBEGIN(bugprone-sizeof-expression)
 #define BITNET_SAME_FIELD(ours, theirs, field)                                                  \
   static_assert(offsetof(ours, field) == offsetof(theirs, field) &&                             \
                     sizeof(std::declval<ours>().field) == sizeof(std::declval<theirs>().field), \
@@ -32,3 +34,4 @@ BITNET_SAME_FIELD(bitnet_halide_buffer, halide_buffer_t, type);
 BITNET_SAME_FIELD(bitnet_halide_buffer, halide_buffer_t, dimensions);
 BITNET_SAME_FIELD(bitnet_halide_buffer, halide_buffer_t, dim);
 BITNET_SAME_FIELD(bitnet_halide_buffer, halide_buffer_t, padding);
+// NOLINTEND(bugprone-sizeof-expression)

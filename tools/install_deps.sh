@@ -61,7 +61,7 @@ venv="$root/.venv"
 wanted=$(awk '$1 == "pypi" { print $3 "==" $4 }' "$list")
 stamp="$venv/.installed"
 if [ ! -x "$venv/bin/python" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-  echo "install_deps: installing Python packages into .venv:" $wanted >&2
+  echo "install_deps: installing Python packages into .venv: ${wanted//$'\n'/ }" >&2
   /usr/bin/python3 -m venv --clear "$venv"
   # shellcheck disable=SC2086  # one word a package
   "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps $wanted

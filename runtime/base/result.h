@@ -74,11 +74,11 @@ using Status = Result<void>;
 #define BITNET_CONCAT(a, b) BITNET_CONCAT_INNER(a, b)
 
 // Returns the error of a failed Result/Status expression from the enclosing function.
-#define BITNET_RETURN_IF_ERROR(expression)                        \
-  do {                                                            \
-    if (auto bitnet_status = (expression); !bitnet_status.ok()) { \
-      return bitnet_status.error();                               \
-    }                                                             \
+#define BITNET_RETURN_IF_ERROR(expression)                               \
+  do {                                                                   \
+    if (const auto& bitnet_status = (expression); !bitnet_status.ok()) { \
+      return bitnet_status.error();                                      \
+    }                                                                    \
   } while (false)
 
 // Declares `declaration` from the value of a Result expression, or returns its error.

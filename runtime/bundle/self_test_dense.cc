@@ -34,6 +34,8 @@ class Row {
   [[nodiscard]] Status compare(const Kernel& kernel, const char* output, const char* input,
                                const std::vector<T>& expected) const {
     for (std::size_t i = 0; i < count_; ++i) {
+      // The contract is about bits: -0 and +0 differ.
+      // NOLINTNEXTLINE(bugprone-suspicious-memory-comparison)
       if (std::memcmp(data() + i, &expected[i], sizeof(T)) != 0) {
         return mismatch(
             kernel,

@@ -19,7 +19,7 @@ using Lanes = std::array<float, kLanes>;
 float tree(Lanes lanes) {
   for (int distance = kLanes / 2; distance > 0; distance /= 2) {
     for (int l = 0; l < distance; ++l) {
-      lanes[static_cast<std::size_t>(l)] += lanes[static_cast<std::size_t>(l + distance)];
+      lanes[static_cast<std::size_t>(l)] += lanes[static_cast<std::size_t>(l) + static_cast<std::size_t>(distance)];
     }
   }
   return lanes[0];
