@@ -5,7 +5,7 @@ target_compile_features(bitnet_options INTERFACE cxx_std_20)
 target_compile_options(bitnet_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Werror -ffp-contract=off)
 # GCC 12 reports a false -Wrestrict for "literal" + std::string&& (GCC bug 105651).
 target_compile_options(
-  bitnet_options INTERFACE $<$<AND:$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>:-Wno-restrict>)
+  bitnet_options INTERFACE "$<$<AND:$<CXX_COMPILER_ID:GNU>,$<VERSION_LESS:$<CXX_COMPILER_VERSION>,13>>:-Wno-restrict;-Wno-stringop-overflow>")
 target_include_directories(bitnet_options INTERFACE "$<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>")
 if(BITNET_SANITIZE)
   target_compile_options(bitnet_options INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=undefined
