@@ -85,8 +85,10 @@ TEST_CASE("pack_product: any stack of parts, any K, any row split, codes 3 count
     std::vector<std::int64_t> rows;
     std::int64_t k;
   };
-  const std::vector<Shape> shapes = {{{16}, 128},   {{17, 3}, 128}, {{40, 24, 8}, 256}, {{64}, 2560}, {{32}, 8640},
-                                     {{8, 8}, 192}, {{20, 12}, 96}, {{32}, 36},         {{128}, 7},   {{33, 31}, 640}};
+  const std::vector<Shape> shapes = {{{16}, 128},        {{17, 3}, 128}, {{40, 24, 8}, 256},     {{64}, 2560},
+                                     {{32}, 8640},       {{8, 8}, 192},  {{1, 2, 2, 3, 8}, 128}, {{2, 14}, 64},
+                                     {{34, 16, 6}, 320}, {{48}, 8640},   {{20, 12}, 96},         {{32}, 36},
+                                     {{128}, 7},         {{33, 31}, 640}};
   for (const Shape& shape : shapes) {
     for (const int highest : {2, 3}) {
       FusedMatrix product;
@@ -107,6 +109,13 @@ TEST_CASE("pack_product: any stack of parts, any K, any row split, codes 3 count
       CHECK(pack_product(product, 0, product.n, whole.data()) == threes);
       check_packed(product, stacked, whole.data());
       for (std::size_t i = whole.size() - 64; i < whole.size(); ++i) REQUIRE(whole[i] == 0xAB);
+
+      for (std::int64_t row = 0; row < product.n; row += 16) {
+        std::vector<std::uint8_t> tile(t2::tile_bytes(product.k));
+        (void)pack_tile(product, row, tile.data());
+        REQUIRE(std::memcmp(tile.data(), whole.data() + static_cast<std::size_t>(row / 16) * tile.size(),
+                            tile.size()) == 0);
+      }
 
       std::vector<std::uint8_t> split(whole.size(), 0xAB);
       std::uint64_t sum = 0;
@@ -428,6 +437,12 @@ TEST_CASE("models that are refused") {
   metadata("bitnet-b1.58.rope.dimension_count", std::uint32_t{7}, {"rope.dimension_count", "found 7"});
   metadata("bitnet-b1.58.rope.scaling.factor", 2.0F, {"rope.scaling.factor", "expected 1.0"});
   metadata("bitnet-b1.58.rope.scaling.type", std::string_view("yarn"), {"rope.scaling.type", "yarn"});
+  // 127 * 132104 is the last product that float32 holds exactly.
+  metadata("bitnet-b1.58.embedding_length", std::uint32_t{132105}, {"embedding_length", "at most 132104", "rounded"});
+  metadata("bitnet-b1.58.feed_forward_length", std::uint32_t{132105},
+           {"feed_forward_length", "at most 132104, found 132105"});
+  refused([](ModelCopy& m) { m.set("bitnet-b1.58.feed_forward_length", std::uint32_t{132104}); },
+          {"blk.0.ffn_gate.weight", "expected shape [128,132104]"});
   metadata("bitnet-b1.58.expert_count", std::uint32_t{4}, {"expert_count"});
   metadata("bitnet-b1.58.vocab_size", std::uint32_t{301}, {"vocab_size", "301", "300"});
   metadata("bitnet-b1.58.embedding_length", std::string_view("128"), {"embedding_length"});

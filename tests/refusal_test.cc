@@ -126,6 +126,12 @@ class Setup {
 
 std::size_t lines(const std::string& text) { return static_cast<std::size_t>(std::ranges::count(text, '\n')); }
 
+std::size_t occurrences(std::string_view text, std::string_view part) {
+  std::size_t count = 0;
+  for (std::size_t at = text.find(part); at != std::string_view::npos; at = text.find(part, at + 1)) ++count;
+  return count;
+}
+
 // `damaged` in place of the bundle: refused with `reason` when asked for, one line and the built-in kernels when
 // beside.
 void check_refused(const Setup& setup, std::span<const std::byte> damaged, const std::string& reason, int mode = 0644) {
@@ -137,7 +143,7 @@ void check_refused(const Setup& setup, std::span<const std::byte> damaged, const
   INFO(asked.err);
   CHECK(asked.code == 15);
   CHECK(asked.out.empty());  // nothing was generated
-  CHECK(asked.says("refused: "));
+  CHECK(occurrences(asked.err, "refused") == 1);
   CHECK(asked.says(reason));
   CHECK(lines(asked.err) == 1);
 
@@ -148,6 +154,8 @@ void check_refused(const Setup& setup, std::span<const std::byte> damaged, const
   INFO(found.err);
   CHECK(found.code == 0);
   CHECK(found.says(reason));
+  CHECK(found.says("; built-in kernels run instead"));
+  CHECK(occurrences(found.err, "refused") == 1);
   CHECK(lines(found.err) == 1);
   CHECK(found.out == setup.text);
 }
@@ -244,6 +252,67 @@ TEST_CASE("bundles that do not belong here are refused, each with its own messag
     CHECK(verified.code == 15);
     CHECK(verified.out.find("FAILED  model shapes: ") != std::string::npos);
     CHECK(verified.out.find("FAILED  model SHA-256: ") != std::string::npos);
+  }
+  SUBCASE("the packed weights of another model of the same shapes") {
+    const std::string other = setup->dir / "seed2.gguf";
+    const Outcome synth =
+        run(setup->dir, {setup->bitnet, "synth", "--shape", "tiny", "--seed", "2", "-q", "-o", other});
+    REQUIRE_MESSAGE(synth.code == 0, synth.err);
+    const Outcome plain = setup->generate(other, "none");
+    REQUIRE_MESSAGE(plain.code == 0, plain.err);
+    CHECK(plain.out != setup->text);
+    const std::string reason = "refused: packed.t2: packed from another model than " + other +
+                               ": layer 0, product attention q, k, v, rows 0..15 are not this model's; run "
+                               "bitnet-codegen --model " +
+                               other + " --pack again";
+    const Outcome asked = setup->generate(other, setup->bundle);
+    INFO(asked.err);
+    CHECK(asked.code == 15);
+    CHECK(asked.out.empty());
+    CHECK(asked.says("bundle '" + setup->bundle + "' " + reason));
+    CHECK(lines(asked.err) == 1);
+
+    const std::string beside = setup->dir / "seed2.bnk";
+    std::filesystem::copy_file(setup->bundle, beside);
+    const Outcome found = setup->generate(other, "auto");
+    INFO(found.err);
+    CHECK(found.code == 0);
+    CHECK(found.says(reason + "; built-in kernels run instead"));
+    CHECK(lines(found.err) == 1);
+    CHECK(found.out == plain.out);
+    const Outcome strict = run(setup->dir, {setup->bitnet, "run", "-m", other, "--prompt-ids", "1", "-q", "--strict"});
+    CHECK(strict.code == 8);
+    CHECK(strict.says(reason));
+
+    // Without packed weights one bundle serves both.
+    const std::string shared = setup->dir / "shared.bnk";
+    const Outcome made =
+        run(setup->dir, {setup->codegen, "--model", setup->model, "--target", "native", "-q", "-o", shared});
+    REQUIRE_MESSAGE(made.code == 0, made.err);
+    CHECK(setup->generate(other, shared).out == plain.out);
+    CHECK(setup->generate(setup->model, shared).out == setup->text);
+    // A model that differs in its very last row of weights.
+    Bytes bytes = test::read_file(setup->model);
+    std::uint64_t rows = 0;
+    {
+      const Result<gguf::File> file = gguf::File::parse(bytes, setup->model);
+      REQUIRE(file.ok());
+      const gguf::Tensor* last = nullptr;
+      for (const gguf::Tensor& tensor : file->tensors()) {
+        if (tensor.name.ends_with(".ffn_down.weight")) last = &tensor;
+      }
+      REQUIRE(last != nullptr);
+      rows = last->ne[1];
+      // Code 0 or 2 becomes 1, code 1 becomes 0.
+      std::byte& code = bytes[file->data_offset() + last->offset + last->ne[0] * last->ne[1] / 4 - 1];
+      code = (code & std::byte{3}) == std::byte{1} ? code & ~std::byte{3} : (code & ~std::byte{3}) | std::byte{1};
+    }
+    test::write_file(setup->dir / "changed.gguf", bytes);
+    const Outcome changed = setup->generate(setup->dir / "changed.gguf", setup->bundle);
+    INFO(changed.err);
+    CHECK(changed.code == 15);
+    CHECK(changed.says("product down, rows " + std::to_string(rows - 16) + ".." + std::to_string(rows - 1) +
+                       " are not this model's"));
   }
   SUBCASE("another model's shapes") {
     Bytes bytes = setup->bytes;

@@ -89,6 +89,12 @@ TEST_CASE("bitnet run: text, JSON, files") {
   CHECK_FALSE(text.out.empty());
   CHECK(text.err.find("running on built-in kernels") != std::string::npos);
   CHECK(text.err.find("tokens/s") != std::string::npos);
+  CHECK(text.err.find("bitnet-codegen --model " + model + " --target native") != std::string::npos);
+  CHECK(text.err.find("f16_attention") == std::string::npos);
+  for (const char* option : {"-v", "--metrics"}) {
+    const Outcome named = programs.run(base + "--prompt-ids 1 -n 1 --seed 3 " + option);
+    CHECK(named.err.find("f16_attention") != std::string::npos);
+  }
   std::ofstream(programs.folder.file("prompt")) << "Once upon";
   CHECK(programs.run(base + "-f '" + programs.folder.file("prompt") + "' -n 12 --seed 3 --ignore-eos -t 3").out ==
         text.out);

@@ -49,6 +49,7 @@ struct Options {
   bool json = false;
   bool jsonl = false;
   bool metrics = false;
+  bool verbose = false;
   bool quiet = false;
 };
 
@@ -143,8 +144,8 @@ class Run {
 Status Run::load() {
   const auto start = std::chrono::steady_clock::now();
   ModelOptions load = options_.load;
-  load.log = [quiet = options_.quiet](LogLevel level, std::string_view line) {
-    if (quiet && level == LogLevel::kInfo) return;
+  load.log = [details = options_.metrics || options_.verbose](LogLevel level, std::string_view line) {
+    if (level == LogLevel::kInfo && !details) return;  // the summary says in short what runs
     std::fprintf(stderr, "bitnet: %.*s\n", static_cast<int>(line.size()), line.data());
   };
   BITNET_ASSIGN_OR_RETURN(model_, Model::load(options_.model, load));
@@ -333,6 +334,8 @@ void Run::print_summary() const {
   std::string kernels = std::to_string(built_in) + " built-in kernels";
   if (bundled != 0) {
     kernels = std::to_string(bundled) + " kernels of " + std::string(model_->bundle_path()) + " and " + kernels;
+  } else if (model_->bundle_path().empty()) {
+    kernels += " and no bundle";
   }
   std::fprintf(stderr,
                "bitnet: %s (%s, %.1f M parameters), target %.*s, %s, %d threads, loaded in %.0f ms, prefill %zu tokens "
@@ -341,6 +344,12 @@ void Run::print_summary() const {
                static_cast<double>(model_->parameters()) / 1e6, static_cast<int>(model_->target().size()),
                model_->target().data(), kernels.c_str(), model_->threads(), load_ms_, prefilled_,
                rate(prefilled_, prefill_ms_), decoded_, rate(decoded_, decode_ms_));
+  if (model_->bundle_path().empty()) {
+    std::fprintf(stderr,
+                 "bitnet: running on built-in kernels; make faster ones for this model and CPU with "
+                 "bitnet-codegen --model %s --target native\n",
+                 model_->path().c_str());
+  }
   if (!options_.metrics) return;
   std::fprintf(
       stderr,
@@ -434,6 +443,7 @@ void add_run_command(CLI::App& app, int& exit_code) {
   command->add_flag("--metrics", o.metrics, "Times, memory and kernel calls on standard error");
   command->add_option("--dump-logits", o.dump_logits, "Writes float32 [positions][vocabulary]");
   command->add_option("--dump-nodes", o.dump_nodes, "Writes the graph's nodes of the prompt into this folder");
+  command->add_flag("-v,--verbose", o.verbose, "Also names every kernel, on standard error");
   command->add_flag("-q,--quiet", o.quiet, "Only the text, and warnings");
   command->callback([options, &exit_code] { exit_code = run(*options); });
 }

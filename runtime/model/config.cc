@@ -8,8 +8,10 @@
 namespace bitnet {
 namespace {
 
-// Exactness of the int32 dot products (kernel_abi.h) bounds K; the same bound keeps every size product in 64 bits.
-constexpr std::uint64_t kMaxDimension = std::uint64_t{1} << 22;
+// An int32 dot product becomes a float32, which is exact below 2^24: 127 * 132104 = 2^24 - 8. The widths (K of the
+// products) are refused beyond it. The bound also keeps every size product in 64 bits.
+constexpr std::uint64_t kMaxDimension = 132104;
+static_assert(127 * kMaxDimension < (1U << 24) && 127 * (kMaxDimension + 1) >= (1U << 24));
 constexpr std::uint64_t kMaxLayers = 4096;
 
 Error config_error(const gguf::File& file, const std::string& what) {
@@ -30,6 +32,15 @@ struct Keys {
                                     std::to_string(value));
     }
     return static_cast<std::int64_t>(value);
+  }
+  [[nodiscard]] Result<std::int64_t> width(const char* key) const {
+    BITNET_ASSIGN_OR_RETURN(const std::uint64_t value, file.get_uint(name(key)));
+    if (value > kMaxDimension) {
+      return config_error(file, "metadata key " + name(key) + ": expected a width of at most " +
+                                    std::to_string(kMaxDimension) + ", found " + std::to_string(value) +
+                                    "; integer products of wider layers exceed 2^24 and would be rounded");
+    }
+    return dimension(key, kMaxDimension);
   }
   [[nodiscard]] Result<std::int64_t> dimension_or(const char* key, std::uint64_t highest, std::int64_t missing) const {
     if (!has(key)) return missing;
@@ -102,8 +113,8 @@ Result<ModelConfig> read_config(const gguf::File& file) {
   const Keys keys{file, config.architecture + "."};
   BITNET_RETURN_IF_ERROR(refuse_unsupported(keys));
   BITNET_ASSIGN_OR_RETURN(config.layers, keys.dimension("block_count", kMaxLayers));
-  BITNET_ASSIGN_OR_RETURN(config.hidden, keys.dimension("embedding_length", kMaxDimension));
-  BITNET_ASSIGN_OR_RETURN(config.ffn, keys.dimension("feed_forward_length", kMaxDimension));
+  BITNET_ASSIGN_OR_RETURN(config.hidden, keys.width("embedding_length"));
+  BITNET_ASSIGN_OR_RETURN(config.ffn, keys.width("feed_forward_length"));
   BITNET_ASSIGN_OR_RETURN(config.heads, keys.dimension("attention.head_count", kMaxDimension));
   BITNET_ASSIGN_OR_RETURN(config.kv_heads, keys.dimension_or("attention.head_count_kv", kMaxDimension, config.heads));
   BITNET_ASSIGN_OR_RETURN(config.context, keys.dimension("context_length", std::uint64_t{1} << 28));

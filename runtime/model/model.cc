@@ -12,6 +12,7 @@
 #include <numeric>
 
 #include "runtime/base/math.h"
+#include "runtime/kernels/t2_layout.h"
 #include "runtime/model/model_state.h"
 
 namespace bitnet {
@@ -74,6 +75,10 @@ std::vector<std::string> bundle_candidates(const std::string& model_path) {
   return candidates;
 }
 
+Error strict_refusal(const Error& refusal) {
+  return Error{ErrorCode::kStrict, "strict mode: beside the model: " + refusal.message};
+}
+
 Status load_bundle(Model::State& state, const ModelOptions& options, std::span<const Isa> usable,
                    const std::string& shape_hash, const Logger& log) {
   if (options.bundle == "none") {
@@ -95,8 +100,7 @@ Status load_bundle(Model::State& state, const ModelOptions& options, std::span<c
       return {};
     }
     if (options.strict) {
-      return Error{ErrorCode::kStrict,
-                   "strict mode: the bundle beside the model is refused: " + bundle.error().message};
+      return strict_refusal(bundle.error());
     }
     log.warning(bundle.error().message + "; built-in kernels run instead");
   }
@@ -106,6 +110,61 @@ Status load_bundle(Model::State& state, const ModelOptions& options, std::span<c
                                          " --target native"};
   }
   return {};
+}
+
+// A refusal of the bundle's packed weights.
+Error packed_error(const Model::State& state, const std::string& what) {
+  return Error{ErrorCode::kVerification, "bundle '" + state.bundle->path() + "' refused: packed.t2: " + what +
+                                             "; run bitnet-codegen --model " + state.file.path() + " --pack again"};
+}
+
+// The copied weights may be sound and yet another model's: the shape hash is the same for every model of one size, and
+// hashing the model file would cost seconds. So samples of each product are packed from the file and compared.
+Status check_origin(const Model::State& state, const PackedLayout& layout) {
+  constexpr std::int64_t kSamples = 3;  // the first, middle and last tile
+  const auto products = static_cast<std::int64_t>(state.layers.size()) * 4;
+  std::atomic<std::int64_t> first_bad{products * kSamples};
+  const auto find = [&](std::int64_t sample, std::int64_t& row) -> const FusedMatrix& {
+    const std::int64_t index = sample / kSamples;
+    const FusedMatrix& product =
+        state.tensors.layers[static_cast<std::size_t>(index / 4)].products[static_cast<std::size_t>(index % 4)];
+    row = (t2::tiles(product.n) - 1) * (sample % kSamples) / (kSamples - 1) * BITNET_T2_TILE_ROWS;
+    return product;
+  };
+  state.pool->parallel_for(products * kSamples, 1, [&](std::int64_t begin, std::int64_t end, int) {
+    std::vector<std::uint8_t> tile;
+    for (std::int64_t sample = begin; sample < end; ++sample) {
+      std::int64_t row = 0;
+      const FusedMatrix& product = find(sample, row);
+      tile.resize(t2::tile_bytes(product.k));
+      (void)pack_tile(product, row, tile.data());
+      const std::int64_t index = sample / kSamples;
+      const std::byte* copy = state.packed.data() +
+                              layout.offsets[static_cast<std::size_t>(index / 4)][static_cast<std::size_t>(index % 4)] +
+                              static_cast<std::size_t>(row / BITNET_T2_TILE_ROWS) * tile.size();
+      if (std::memcmp(tile.data(), copy, tile.size()) == 0) continue;
+      std::int64_t seen = first_bad.load();
+      while (sample < seen && !first_bad.compare_exchange_weak(seen, sample)) {
+      }
+      return;
+    }
+  });
+  if (state.file.mapping() != nullptr) {
+    for (const LayerTensors& layer : state.tensors.layers) {
+      for (const FusedMatrix& product : layer.products) {
+        for (const gguf::Tensor* part : product.parts) state.file.mapping()->release(part->data);
+      }
+    }
+  }
+  if (first_bad == products * kSamples) return {};
+  constexpr const char* kNames[] = {"attention q, k, v", "attention output", "gate and up", "down"};
+  std::int64_t row = 0;
+  const FusedMatrix& product = find(first_bad, row);
+  return packed_error(state, "packed from another model than " + state.file.path() + ": layer " +
+                                 std::to_string(first_bad / kSamples / 4) + ", product " +
+                                 kNames[static_cast<std::size_t>(product.role)] + ", rows " + std::to_string(row) +
+                                 ".." + std::to_string(std::min(row + BITNET_T2_TILE_ROWS, product.n) - 1) +
+                                 " are not this model's");
 }
 
 // Fills state.packed from the bundle's packed weights or from the model's I2_S tensors.
@@ -123,11 +182,11 @@ Status pack_weights(Model::State& state, const ModelOptions& options, const Logg
   }
   if (state.bundle.has_value() && !state.bundle->packed().empty()) {
     if (state.bundle->packed().size() != layout.bytes) {
-      return Error{ErrorCode::kVerification,
-                   state.bundle->path() + ": tensor packed.t2 has " + std::to_string(state.bundle->packed().size()) +
-                       " bytes, this model's packed weights have " + std::to_string(layout.bytes)};
+      return packed_error(state, "it has " + std::to_string(state.bundle->packed().size()) +
+                                     " bytes, this model's packed weights have " + std::to_string(layout.bytes));
     }
-    return state.bundle->copy_packed(*state.pool, {state.packed.data(), layout.bytes});
+    BITNET_RETURN_IF_ERROR(state.bundle->copy_packed(*state.pool, {state.packed.data(), layout.bytes}));
+    return check_origin(state, layout);
   }
   for (std::size_t l = 0; l < state.layers.size(); ++l) {
     for (std::size_t p = 0; p < 4; ++p) {
@@ -237,7 +296,8 @@ Result<std::unique_ptr<Model>> Model::load(const std::string& path, const ModelO
   }
   state.layers.resize(state.tensors.layers.size());
   Status packed = pack_weights(state, options, log);
-  if (!packed.ok() && packed.error().code == ErrorCode::kVerification && options.bundle == "auto" && !options.strict) {
+  if (!packed.ok() && packed.error().code == ErrorCode::kVerification && options.bundle == "auto") {
+    if (options.strict) return strict_refusal(packed.error());
     log.warning(packed.error().message + "; built-in kernels run instead");
     state.bundle.reset();
     packed = pack_weights(state, options, log);

@@ -5,7 +5,11 @@
 // 32f + b of its group of 128. As four dwords a, b, c, d, field f of all of them are 16 consecutive columns, that is
 // the row's dword in one t2 line: a supplies field p = 0 of the target, b p = 1, and so on. So the four dwords and the
 // four target dwords are a 4 x 4 transposition of 2-bit elements, done for 4 byte positions and, in 64 bits, for two
-// rows at once. This holds where a row begins on a group (K % 128 == 0); every other K is decoded by its flat index.
+// rows at once. Where K is an odd multiple of 64, every other row begins in the middle of a group: the low nibbles of
+// one group and the high ones of the next, put together, are 128 columns of such a row in the same form. Every other K
+// is decoded by its flat index.
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -24,10 +28,10 @@ constexpr std::int64_t kGroupBytes = 32;            // of I2_S
 constexpr std::int64_t kGroupLines = 8;             // of t2
 constexpr std::uint64_t kPad = 0x5555555555555555;  // code 1 everywhere
 
-// Maps rows of the stacked product to rows of its parts.
+// A row of a part of the stacked product; `codes` is null for the pad rows behind the last part.
 struct RowSource {
-  const std::uint8_t* codes;  // of the part
-  std::int64_t row;           // in the part
+  const std::uint8_t* codes = nullptr;  // of the part
+  std::int64_t row = 0;                 // in the part
 };
 RowSource find_row(const FusedMatrix& product, std::int64_t row) {
   for (const gguf::Tensor* part : product.parts) {
@@ -35,15 +39,49 @@ RowSource find_row(const FusedMatrix& product, std::int64_t row) {
     if (row < rows) return {reinterpret_cast<const std::uint8_t*>(part->data.data()), row};
     row -= rows;
   }
-  return {nullptr, 0};  // a pad row
+  return {};
 }
 
-std::uint64_t load_pair(const std::uint8_t* low, const std::uint8_t* high) {
-  std::uint32_t a = 0;
-  std::uint32_t b = 0;
-  std::memcpy(&a, low, 4);
-  std::memcpy(&b, high, 4);
-  return a | std::uint64_t{b} << 32;
+constexpr std::array<std::uint8_t, kGroupBytes> kPadGroup = [] {
+  std::array<std::uint8_t, kGroupBytes> group{};
+  group.fill(0x55);
+  return group;
+}();
+
+// Where a row's groups lie.
+struct Row {
+  const std::uint8_t* group;  // the one that holds its first weight, then the next
+  std::int64_t step;          // bytes from group to group; 0 repeats kPadGroup
+  bool offset;                // it begins with the second half of that group
+};
+Row locate(const FusedMatrix& product, std::int64_t row) {
+  const RowSource source = find_row(product, row);
+  if (source.codes == nullptr) return {kPadGroup.data(), 0, false};
+  const std::int64_t first = source.row * product.k;
+  return {source.codes + first / kGroup * kGroupBytes, kGroupBytes, first % kGroup != 0};
+}
+
+enum class Groups { kAligned, kAny, kLastHalf };
+
+std::uint32_t load_word(const std::uint8_t* from) {
+  std::uint32_t word = 0;
+  std::memcpy(&word, from, 4);
+  return word;
+}
+
+// Four bytes of 128 columns of a row; of its last 64 columns (kLastHalf) as fields 0 and 1, the others zero.
+template <Groups kKind>
+std::uint32_t load(const Row& row, const std::uint8_t* at) {
+  constexpr std::uint32_t kLow = 0x0F0F0F0F;
+  const std::uint32_t word = load_word(at);
+  if constexpr (kKind == Groups::kAligned) return word;
+  if constexpr (kKind == Groups::kLastHalf) return row.offset ? (word & kLow) << 4 : word & ~kLow;
+  return row.offset ? (word & kLow) << 4 | (load_word(at + kGroupBytes) >> 4 & kLow) : word;
+}
+
+template <Groups kKind>
+std::uint64_t load_pair(const Row& low, const Row& high, const std::uint8_t* low_at, const std::uint8_t* high_at) {
+  return load<kKind>(low, low_at) | std::uint64_t{load<kKind>(high, high_at)} << 32;
 }
 
 // Code 3 -> 1; counts them.
@@ -56,38 +94,59 @@ std::uint64_t legal(std::uint64_t codes, std::uint64_t& illegal) {
   return codes;
 }
 
-// One tile (16 rows) with K a multiple of 128. rows[r] is the first byte of row r.
-std::uint64_t pack_tile(const std::uint8_t* const* rows, std::int64_t k, std::uint8_t* out) {
+// 128 columns (64 for kLastHalf) of 16 rows -> 8 lines (4).
+template <Groups kKind>
+std::uint64_t pack_group(const Row* rows, std::uint8_t* lines) {
   constexpr std::uint64_t kNibbles = 0x0F0F0F0F0F0F0F0F;
   constexpr std::uint64_t kPairs = 0x3333333333333333;
+  constexpr std::int64_t kFields = kKind == Groups::kLastHalf ? 2 : 4;
   std::uint64_t illegal = 0;
-  for (std::int64_t group = 0; group < k / kGroup; ++group) {
-    std::uint8_t* lines = out + group * kGroupLines * BITNET_T2_LINE_BYTES;
-    for (std::int64_t half = 0; half < 2; ++half) {
-      const std::int64_t at = group * kGroupBytes + half * 16;
-      for (std::int64_t r = 0; r < BITNET_T2_TILE_ROWS; r += 2) {
-        const std::uint8_t* low = rows[r] + at;
-        const std::uint8_t* high = rows[r + 1] + at;
-        const std::uint64_t a = legal(load_pair(low, high), illegal);
-        const std::uint64_t b = legal(load_pair(low + 4, high + 4), illegal);
-        const std::uint64_t c = legal(load_pair(low + 8, high + 8), illegal);
-        const std::uint64_t d = legal(load_pair(low + 12, high + 12), illegal);
-        // Low and high nibbles: field pairs {3, 2} and {1, 0}; a, b below, c, d above.
-        const std::uint64_t ac_low = (a & kNibbles) | (c & kNibbles) << 4;
-        const std::uint64_t bd_low = (b & kNibbles) | (d & kNibbles) << 4;
-        const std::uint64_t ac_high = (a >> 4 & kNibbles) | (c & ~kNibbles);
-        const std::uint64_t bd_high = (b >> 4 & kNibbles) | (d & ~kNibbles);
-        const std::uint64_t fields[4] = {
-            (ac_high >> 2 & kPairs) | (bd_high & ~kPairs),
-            (ac_high & kPairs) | (bd_high & kPairs) << 2,
-            (ac_low >> 2 & kPairs) | (bd_low & ~kPairs),
-            (ac_low & kPairs) | (bd_low & kPairs) << 2,
-        };
-        for (std::int64_t f = 0; f < 4; ++f) {
-          std::memcpy(lines + (2 * f + half) * BITNET_T2_LINE_BYTES + 4 * r, &fields[f], 8);
-        }
+  for (std::int64_t half = 0; half < 2; ++half) {
+    for (std::int64_t r = 0; r < BITNET_T2_TILE_ROWS; r += 2) {
+      const Row& low = rows[r];
+      const Row& high = rows[r + 1];
+      const std::uint8_t* low_at = low.group + half * 16;
+      const std::uint8_t* high_at = high.group + half * 16;
+      const std::uint64_t a = legal(load_pair<kKind>(low, high, low_at, high_at), illegal);
+      const std::uint64_t b = legal(load_pair<kKind>(low, high, low_at + 4, high_at + 4), illegal);
+      const std::uint64_t c = legal(load_pair<kKind>(low, high, low_at + 8, high_at + 8), illegal);
+      const std::uint64_t d = legal(load_pair<kKind>(low, high, low_at + 12, high_at + 12), illegal);
+      // Low and high nibbles: field pairs {3, 2} and {1, 0}; a, b below, c, d above.
+      const std::uint64_t ac_low = (a & kNibbles) | (c & kNibbles) << 4;
+      const std::uint64_t bd_low = (b & kNibbles) | (d & kNibbles) << 4;
+      const std::uint64_t ac_high = (a >> 4 & kNibbles) | (c & ~kNibbles);
+      const std::uint64_t bd_high = (b >> 4 & kNibbles) | (d & ~kNibbles);
+      const std::uint64_t fields[4] = {
+          (ac_high >> 2 & kPairs) | (bd_high & ~kPairs),
+          (ac_high & kPairs) | (bd_high & kPairs) << 2,
+          (ac_low >> 2 & kPairs) | (bd_low & ~kPairs),
+          (ac_low & kPairs) | (bd_low & kPairs) << 2,
+      };
+      for (std::int64_t f = 0; f < kFields; ++f) {
+        std::memcpy(lines + (2 * f + half) * BITNET_T2_LINE_BYTES + 4 * r, &fields[f], 8);
       }
     }
+  }
+  return illegal;
+}
+
+// One tile with K a multiple of 64.
+std::uint64_t pack_groups(const FusedMatrix& product, std::int64_t row, std::uint8_t* out) {
+  Row rows[BITNET_T2_TILE_ROWS];
+  bool any_offset = false;
+  for (std::int64_t r = 0; r < BITNET_T2_TILE_ROWS; ++r) {
+    rows[r] = locate(product, row + r);
+    any_offset |= rows[r].offset;
+  }
+  const std::int64_t groups = product.k / kGroup;
+  std::uint64_t illegal = 0;
+  for (std::int64_t group = 0; group < groups; ++group) {
+    std::uint8_t* lines = out + group * kGroupLines * BITNET_T2_LINE_BYTES;
+    illegal += any_offset ? pack_group<Groups::kAny>(rows, lines) : pack_group<Groups::kAligned>(rows, lines);
+    for (Row& r : rows) r.group += r.step;
+  }
+  if (product.k % kGroup != 0) {
+    illegal += pack_group<Groups::kLastHalf>(rows, out + groups * kGroupLines * BITNET_T2_LINE_BYTES);
   }
   return illegal;
 }
@@ -114,31 +173,41 @@ std::uint64_t decode(const std::uint8_t* codes, std::int64_t flat, std::int64_t 
   return illegal;
 }
 
+// One tile with any K. `codes` is work space that is kept from tile to tile.
+std::uint64_t pack_decoded(const FusedMatrix& product, std::int64_t tile_row, std::vector<std::uint8_t>& codes,
+                           std::uint8_t* out) {
+  const std::int64_t k = product.k;
+  const std::int64_t rows = std::min<std::int64_t>(BITNET_T2_TILE_ROWS, product.n - tile_row);
+  codes.resize(static_cast<std::size_t>(k * BITNET_T2_TILE_ROWS));
+  std::uint64_t illegal = 0;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const RowSource source = find_row(product, tile_row + r);
+    illegal += decode(source.codes, source.row * k, k, codes.data() + r * k);
+  }
+  t2::pack_codes(codes.data(), 0, rows, k, out);
+  return illegal;
+}
+
+std::uint64_t pack_any(const FusedMatrix& product, std::int64_t tile_row, std::vector<std::uint8_t>& codes,
+                       std::uint8_t* out) {
+  if (product.k % (kGroup / 2) == 0) return pack_groups(product, tile_row, out);
+  return pack_decoded(product, tile_row, codes, out);
+}
+
 }  // namespace
+
+std::uint64_t pack_tile(const FusedMatrix& product, std::int64_t tile_row, std::uint8_t* out) {
+  std::vector<std::uint8_t> codes;
+  return pack_any(product, tile_row, codes, out);
+}
 
 std::uint64_t pack_product(const FusedMatrix& product, std::int64_t row_begin, std::int64_t row_end,
                            std::uint8_t* out) {
-  const std::int64_t k = product.k;
-  const bool whole_groups = k % kGroup == 0;
-  // One pad row (fast path), or one tile of codes (generic path).
-  std::vector<std::uint8_t> work(static_cast<std::size_t>(whole_groups ? k / 4 : k * BITNET_T2_TILE_ROWS), 0x55);
+  std::vector<std::uint8_t> codes;
   std::uint64_t illegal = 0;
-  for (std::int64_t tile_row = row_begin; tile_row < row_end; tile_row += BITNET_T2_TILE_ROWS) {
-    if (whole_groups) {
-      const std::uint8_t* rows[BITNET_T2_TILE_ROWS];
-      for (std::int64_t r = 0; r < BITNET_T2_TILE_ROWS; ++r) {
-        const RowSource source = find_row(product, tile_row + r);
-        rows[r] = source.codes == nullptr ? work.data() : source.codes + source.row * (k / 4);
-      }
-      illegal += pack_tile(rows, k, out + static_cast<std::size_t>(tile_row / BITNET_T2_TILE_ROWS) * t2::tile_bytes(k));
-      continue;
-    }
-    const std::int64_t last = std::min<std::int64_t>(tile_row + BITNET_T2_TILE_ROWS, product.n);
-    for (std::int64_t row = tile_row; row < last; ++row) {
-      const RowSource source = find_row(product, row);
-      illegal += decode(source.codes, source.row * k, k, work.data() + (row - tile_row) * k);
-    }
-    t2::pack_codes(work.data(), tile_row, last, k, out);
+  for (std::int64_t row = row_begin; row < row_end; row += BITNET_T2_TILE_ROWS) {
+    const auto tile = static_cast<std::size_t>(row / BITNET_T2_TILE_ROWS);
+    illegal += pack_any(product, row, codes, out + tile * t2::tile_bytes(product.k));
   }
   return illegal;
 }
