@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs all tests. Ends with the closing lines of the test runner.
 #   tools/test.sh           everything that CI runs
-#   tools/test.sh --full    also the long runs: 60 seconds of fuzzing a target, the whole emulated sweep
+#   tools/test.sh --full    also the long runs: the whole test plan of the kernels under sanitizers and under emulation,
+#                           and 60 seconds of fuzzing a target instead of 10
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -14,17 +15,29 @@ case "${1:-}" in
     exit 2
     ;;
 esac
+step() { printf '\n== %s (%d s since the start)\n' "$1" "$SECONDS"; }
 tools/install_deps.sh test
 
-# The runtime alone: no Python, LLVM, Halide or CUDA.
+step "The runtime alone: no Python, LLVM, Halide or CUDA"
 tools/build.sh runtime-only
+build/runtime-only/bin/bitnet --version
 
-# Sanitizers: the readers, the loader, the graph and the kernels once more, with every access checked.
+step "Everything with address and undefined-behaviour sanitizers"
 tools/build.sh asan
-ctest --test-dir build/asan --output-on-failure --label-exclude native-only -j "$(nproc)" | tail -n 15
+if [ "$full" -eq 1 ]; then
+  ctest --test-dir build/asan --output-on-failure -j "$(nproc)"
+else
+  BITNET_TEST_QUICK=1 ctest --test-dir build/asan --output-on-failure -j "$(nproc)"
+fi
 
+step "Fuzzing of the readers"
 tools/fuzz.sh "$([ "$full" -eq 1 ] && echo 60 || echo 10)"
 
+step "Everything, optimised"
 tools/build.sh release
-export BITNET_TEST_FULL=$full
+if [ "$full" -eq 1 ]; then
+  for cpu in Nehalem Haswell; do
+    BITNET_TEST_EMULATOR="qemu-x86_64 -cpu $cpu" qemu-x86_64 -cpu "$cpu" build/release/bin/kernel_test
+  done
+fi
 ctest --test-dir build/release --output-on-failure -j "$(nproc)"
