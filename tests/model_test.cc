@@ -211,8 +211,8 @@ TEST_CASE("shape hash") {
 
 using Logits = std::vector<std::vector<float>>;
 
-std::unique_ptr<Model> load(const std::string& path, int threads) {
-  auto model = Model::load(path, {.threads = threads, .bundle = "none", .strict = false, .log = {}});
+std::unique_ptr<Model> load(const std::string& path, int threads, const std::string& bundle = "none") {
+  auto model = Model::load(path, {.threads = threads, .bundle = bundle, .strict = false, .log = {}});
   REQUIRE_MESSAGE(model.ok(), (model.ok() ? "" : model.error().message));
   return std::move(model).value();
 }
@@ -247,53 +247,98 @@ void check_equal(std::span<const float> ours, const std::vector<float>& expected
   REQUIRE(std::memcmp(ours.data(), expected.data(), ours.size_bytes()) == 0);
 }
 
+struct EvaluationCase {
+  const char* shape;
+  const char* architecture;
+  std::int64_t length;
+};
+// K = 192 and 320 are odd multiples of 64, head_dim 32, groups of 3; 290 positions need two chunks of attention.
+constexpr EvaluationCase kEvaluationCases[] = {{"2x192x320x6/2x300", "bitnet-b1.58", 37},
+                                               {"2x256x384x4/4x300", "bitnet", 20},
+                                               {"1x128x256x2/1x300", "bitnet-25", 290}};
+
+// Whatever the threads and however `ids` are cut into passes, each token has the logits `expected`.
+void check_invariance(const std::string& path, const std::string& bundle, std::span<const std::int32_t> ids,
+                      const Logits& expected) {
+  const auto length = static_cast<std::int64_t>(ids.size());
+  for (int threads = 1; threads <= 4; ++threads) {
+    INFO(threads, " threads");
+    const auto model = load(path, threads, bundle);
+    // One at a time.
+    const auto step = context_of(*model, length);
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      const auto logits = step->eval({&ids[i], 1});
+      REQUIRE(logits.ok());
+      check_equal(*logits, expected[i]);
+    }
+    CHECK(step->position() == length);
+    // One prefill, in passes of several sizes.
+    for (const std::int64_t batch : {1, 2, 3, 5, 16, 33, 512}) {
+      INFO("batch ", batch);
+      const auto context = context_of(*model, length, batch);
+      const Logits all = evaluate_all(*context, ids);
+      REQUIRE(all.size() == expected.size());
+      for (std::size_t i = 0; i < all.size(); ++i) check_equal(all[i], expected[i]);
+      context->truncate(7);
+      const auto again = context->eval(ids.subspan(7));
+      REQUIRE(again.ok());
+      check_equal(*again, expected.back());
+    }
+    // Prefill, then decode.
+    const auto mixed = context_of(*model, length);
+    REQUIRE(mixed->eval(ids.first(11)).ok());
+    for (std::size_t i = 11; i < ids.size(); ++i) {
+      const auto logits = mixed->eval({&ids[i], 1});
+      REQUIRE(logits.ok());
+      check_equal(*logits, expected[i]);
+    }
+  }
+}
+
 TEST_CASE("a token's logits do not depend on threads, batches, prefill or decode") {
   const TempFolder folder;
-  struct Case {
-    const char* shape;
-    const char* architecture;
-    std::int64_t length;
-  };
-  // K = 192 and 320 take the generic packing, head_dim 32, groups of 3; 290 positions need two chunks of attention.
-  for (const Case& c : {Case{"2x192x320x6/2x300", "bitnet-b1.58", 37}, Case{"2x256x384x4/4x300", "bitnet", 20},
-                        Case{"1x128x256x2/1x300", "bitnet-25", 290}}) {
+  for (const EvaluationCase& c : kEvaluationCases) {
     INFO(c.shape, " ", c.architecture);
     const std::string path = write_synth(folder, "m.gguf", c.shape, c.architecture);
     const auto model = load(path, 1);
     const std::vector<std::int32_t> ids = prompt(c.length, model->config().vocab);
     const Logits expected = evaluate_all(*context_of(*model, c.length), ids);
     REQUIRE(expected.size() == ids.size());
-    for (int threads = 1; threads <= 4; ++threads) {
-      INFO(threads, " threads");
-      const auto other = load(path, threads);
-      // One at a time.
-      const auto step = context_of(*other, c.length);
-      for (std::size_t i = 0; i < ids.size(); ++i) {
-        const auto logits = step->eval({&ids[i], 1});
-        REQUIRE(logits.ok());
-        check_equal(*logits, expected[i]);
+    check_invariance(path, "none", ids, expected);
+  }
+}
+
+TEST_CASE("nor on the bundle: each of its images gives the logits of the built-in kernels") {
+  const char* bin = std::getenv("BITNET_BIN");
+  const std::string codegen = std::string(bin == nullptr ? "" : bin) + "/bitnet-codegen";
+  if (bin == nullptr || !std::filesystem::exists(codegen)) {
+    std::printf("SKIPPED: logits of bundles (bitnet-codegen is not built, BITNET_BIN)\n");
+    return;
+  }
+  const TempFolder folder;
+  for (const EvaluationCase& c : kEvaluationCases) {
+    INFO(c.shape, " ", c.architecture);
+    const std::string path = write_synth(folder, "m.gguf", c.shape, c.architecture);
+    const std::string bundle = folder.file("all.bnk");
+    std::string command = "'" + codegen + "' -q --model '" + path + "' -o '" + bundle + "'";
+    for (const Isa isa : all_isas()) command += " --target " + std::string(to_string(isa));
+    REQUIRE(std::system(command.c_str()) == 0);
+    const auto plain = load(path, 1);
+    const std::vector<std::int32_t> ids = prompt(c.length, plain->config().vocab);
+    const Logits expected = evaluate_all(*context_of(*plain, c.length), ids);
+    for (const Isa isa : all_isas()) {
+      const std::string name(to_string(isa));
+      if (!probe_isa(isa)) {
+        std::printf("SKIPPED: logits of a bundle's image %s (this CPU does not execute it)\n", name.c_str());
+        continue;
       }
-      CHECK(step->position() == c.length);
-      // One prefill, in passes of several sizes.
-      for (const std::int64_t batch : {1, 2, 3, 5, 16, 33, 512}) {
-        INFO("batch ", batch);
-        const auto context = context_of(*other, c.length, batch);
-        const Logits all = evaluate_all(*context, ids);
-        REQUIRE(all.size() == expected.size());
-        for (std::size_t i = 0; i < all.size(); ++i) check_equal(all[i], expected[i]);
-        context->truncate(7);
-        const auto again = context->eval(std::span(ids).subspan(7));
-        REQUIRE(again.ok());
-        check_equal(*again, expected.back());
-      }
-      // Prefill, then decode.
-      const auto mixed = context_of(*other, c.length);
-      REQUIRE(mixed->eval(std::span(ids).first(11)).ok());
-      for (std::size_t i = 11; i < ids.size(); ++i) {
-        const auto logits = mixed->eval({&ids[i], 1});
-        REQUIRE(logits.ok());
-        check_equal(*logits, expected[i]);
-      }
+      INFO("image ", name);
+      const ScopedEnvironment force("BITNET_FORCE_ISA", name.c_str());
+      const auto model = load(path, 2, bundle);
+      REQUIRE(model->target() == name);
+      REQUIRE(model->bundle_path() == bundle);
+      REQUIRE(model->kernels().products_without_bundle().empty());
+      check_invariance(path, bundle, ids, expected);
     }
   }
 }
