@@ -1,11 +1,15 @@
 // `bitnet inspect` as a user sees it: exit codes, both forms, hostile strings. Runs the built program.
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -25,10 +29,15 @@ struct Run {
   std::string out;  // standard output and standard error together
 };
 
-Run inspect(const std::string& arguments) {
+std::string program(const std::string& name) {
   const char* folder = std::getenv("BITNET_BIN");
   REQUIRE_MESSAGE(folder != nullptr, "BITNET_BIN must name the folder of the built programs");
-  const std::string command = "'" + std::string(folder) + "/bitnet' inspect " + arguments + " 2>&1";
+  return std::string(folder) + "/" + name;
+}
+
+// `words` is a shell command in braces, so that both streams of all of it are seen.
+Run shell(const std::string& words) {
+  const std::string command = "{ " + words + "; } 2>&1";
   std::FILE* pipe = popen(command.c_str(), "r");
   REQUIRE(pipe != nullptr);
   Run run;
@@ -39,6 +48,8 @@ Run inspect(const std::string& arguments) {
   run.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   return run;
 }
+
+Run inspect(const std::string& arguments) { return shell("'" + program("bitnet") + "' inspect " + arguments); }
 
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
@@ -153,6 +164,59 @@ TEST_CASE("inspect fails with the reader's message and exit code 1") {
   CHECK(missing.exit_code == 1);
   CHECK(contains(missing.out, "No such file or directory"));
   CHECK(inspect("").exit_code == 2);
+}
+
+TEST_CASE("programs: output that cannot be written is a failure with its reason and leaves nothing") {
+  const TemporaryFolder folder;
+  const std::string bitnet = "'" + program("bitnet") + "'";
+  const std::string model = folder.path / "m.gguf";
+  const auto files = [&] {
+    return std::distance(std::filesystem::directory_iterator(folder.path), std::filesystem::directory_iterator());
+  };
+  const Run limited = shell("ulimit -f 20; " + bitnet + " synth --shape tiny -o '" + model + "'");
+  CHECK(limited.exit_code == 1);
+  CHECK(contains(limited.out, "cannot write: File too large"));
+  CHECK(files() == 0);
+
+  const int unnamed = ::open(folder.path.c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600);
+  if (unnamed < 0) std::printf("SKIPPED: a program killed while it writes (no O_TMPFILE in %s)\n", folder.path.c_str());
+  if (unnamed >= 0) {
+    ::close(unnamed);
+    const Run killed = shell(bitnet + " synth --shape large -o '" + model + "' & sleep 0.2; kill -KILL $!; wait $!");
+    CHECK(killed.exit_code == 128 + 9);
+    CHECK(files() == 0);
+  }
+
+  CHECK(shell(bitnet + " synth --shape tiny --seed -1 -o '" + model + "'").exit_code == 2);
+  REQUIRE(shell(bitnet + " synth --shape tiny --seed 18446744073709551615 -o '" + model + "'").exit_code == 0);
+  CHECK(files() == 1);
+  const Run full = shell(bitnet + " inspect '" + model + "' > /dev/full");
+  CHECK(full.exit_code == 1);
+  CHECK(contains(full.out, "cannot write to standard output"));
+}
+
+TEST_CASE("bitnet-codegen: never writes over the model, and says when its output is lost") {
+  if (!std::filesystem::exists(program("bitnet-codegen"))) {
+    std::printf("SKIPPED: bitnet-codegen is not built\n");
+    return;
+  }
+  const TemporaryFolder folder;
+  const std::string codegen = "'" + program("bitnet-codegen") + "'";
+  const std::string model = folder.path / "m.gguf";
+  REQUIRE(shell("'" + program("bitnet") + "' synth --shape tiny -o '" + model + "'").exit_code == 0);
+  const auto bytes = std::filesystem::file_size(model);
+  std::filesystem::create_symlink("m.gguf", folder.path / "link");
+  for (const char* name : {"m.gguf", "link", "../m.gguf"}) {
+    std::filesystem::create_directory(folder.path / "sub");
+    const std::string output = folder.path / (name[0] == '.' ? std::string("sub/") + name : name);
+    const Run run = shell(codegen + " --model '" + model + "' --target scalar -o '" + output + "'");
+    CHECK(run.exit_code == 2);
+    CHECK(contains(run.out, "is the model itself"));
+  }
+  CHECK(std::filesystem::file_size(model) == bytes);
+  const Run full = shell(codegen + " list-targets > /dev/full");
+  CHECK(full.exit_code == 1);
+  CHECK(contains(full.out, "bitnet-codegen: cannot write to standard output"));
 }
 
 }  // namespace

@@ -1,19 +1,17 @@
 // bitnet: run ternary language models, look into their files, make synthetic ones.
 #include <CLI/CLI.hpp>
-#include <cstdio>
 
 #include "tools/commands.h"
+#include "tools/output.h"
 
 namespace bitnet::tools {
 
-int report(const Error& error) {
-  std::fprintf(stderr, "bitnet: %s\n", error.message.c_str());
-  return static_cast<int>(error.code);
-}
+int report(const Error& error) { return report_error("bitnet", error); }
 
 }  // namespace bitnet::tools
 
 int main(int argc, char** argv) {
+  bitnet::tools::report_file_size_limit_as_error();
   CLI::App app{"Runs ternary (BitNet b1.58) language models.", "bitnet"};
   app.set_version_flag("--version", BITNET_VERSION);
   app.require_subcommand(1);

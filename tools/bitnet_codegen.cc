@@ -5,6 +5,7 @@
 
 #include "tools/codegen_commands.h"
 #include "tools/codegen_inspect.h"
+#include "tools/output.h"
 
 namespace bitnet::tools {
 namespace {
@@ -40,6 +41,7 @@ void add_list_targets(CLI::App& app, int& exit_code) {
 }  // namespace bitnet::tools
 
 int main(int argc, char** argv) {
+  bitnet::tools::report_file_size_limit_as_error();
   CLI::App app{"Compiles the kernels of a ternary model into a bundle.", "bitnet-codegen"};
   app.set_version_flag("--version", BITNET_VERSION);
   app.require_subcommand(0, 1);

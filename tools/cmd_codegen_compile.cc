@@ -22,6 +22,7 @@
 #include "runtime/kernels/t2_layout.h"
 #include "runtime/model/config.h"
 #include "tools/codegen_commands.h"
+#include "tools/output.h"
 
 namespace bitnet::tools {
 namespace {
@@ -37,18 +38,9 @@ struct HashedModel {
   double milliseconds = 0;
 };
 
-// In parts that leave the resident set once they are hashed: a model may be larger than the memory.
 HashedModel hash_model(const gguf::File& file) {
-  constexpr std::size_t kPart = std::size_t{16} << 20;
   const Clock::time_point begin = Clock::now();
-  Sha256 hash;
-  for (std::span<const std::byte> rest = file.bytes(); !rest.empty();) {
-    const std::span<const std::byte> part = rest.first(std::min(kPart, rest.size()));
-    hash.update(part);
-    if (file.mapping() != nullptr) file.mapping()->release(part);
-    rest = rest.subspan(part.size());
-  }
-  std::string digest = to_hex(hash.finish());
+  std::string digest = to_hex(sha256_of_file(*file.mapping()));
   return {std::move(digest), milliseconds_since(begin)};
 }
 
@@ -119,6 +111,13 @@ class PackedWeights {
   std::size_t held_ = static_cast<std::size_t>(-1);
 };
 
+// -o MODEL would replace gigabytes that cannot be made again.
+Status check_output(const std::string& output, const std::string& model) {
+  std::error_code ignored;  // of files that do not exist yet: they are not the model
+  if (!std::filesystem::equivalent(output, model, ignored)) return {};
+  return Error{ErrorCode::kUsage, output + " is the model itself; name another file with --output"};
+}
+
 Status emit_sources(const codegen::CompiledBundle& bundle, const std::string& folder) {
   for (const codegen::SourceFile& source : bundle.sources) {
     const std::filesystem::path path = std::filesystem::path(folder) / source.path;
@@ -139,7 +138,7 @@ struct Report {
   double total_ms = 0;
 };
 
-void print_json(const Report& report) {
+std::string json_text(const Report& report) {
   nlohmann::ordered_json json;
   json["bundle"] = report.output;
   json["target"] = report.target;
@@ -155,7 +154,7 @@ void print_json(const Report& report) {
   json["packed_bytes"] = report.packed_bytes;
   for (const codegen::PhaseTime& time : report.bundle.times) json["timing_ms"][time.phase] = time.milliseconds;
   json["timing_ms"]["total"] = report.total_ms;
-  std::printf("%s\n", json.dump(2).c_str());
+  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
 void print_text(const Report& report, int verbosity) {
@@ -187,6 +186,9 @@ Result<Report> compile_model(const CompileCommand& command) {
   BITNET_ASSIGN_OR_RETURN(const ModelTensors tensors, map_tensors(file, config));
   BITNET_ASSIGN_OR_RETURN(const codegen::Plan plan, codegen::make_plan(kernel_shapes(tensors), selection, points));
 
+  report.output = command.output.empty() ? default_output(command.model, selection) : command.output;
+  BITNET_RETURN_IF_ERROR(check_output(report.output, command.model));
+
   auto hashed = std::async(std::launch::async, [&] { return hash_model(file); });
   codegen::CompileOptions options;
   options.jobs = command.jobs;
@@ -212,7 +214,6 @@ Result<Report> compile_model(const CompileCommand& command) {
       return weights->read(offset, out);
     };
   }
-  report.output = command.output.empty() ? default_output(command.model, selection) : command.output;
   const Clock::time_point write_begin = Clock::now();
   BITNET_RETURN_IF_ERROR(write_bundle(input, report.output));
   report.bundle.times.push_back({"write bundle", milliseconds_since(write_begin)});
@@ -241,19 +242,12 @@ void CompileCommand::add_options(CLI::App& app) {
 
 int CompileCommand::run() const {
   if (model.empty()) {
-    std::fprintf(stderr, "bitnet-codegen: no model given: name one with --model, or see --help\n");
-    return static_cast<int>(ErrorCode::kUsage);
+    return report_error("bitnet-codegen", {ErrorCode::kUsage, "no model given: name one with --model, or see --help"});
   }
   const Result<Report> report = compile_model(*this);
-  if (!report.ok()) {
-    std::fprintf(stderr, "bitnet-codegen: %s\n", report.error().message.c_str());
-    return static_cast<int>(report.error().code);
-  }
-  if (json) {
-    print_json(*report);
-  } else if (!quiet) {
-    print_text(*report, verbosity);
-  }
+  if (!report.ok()) return report_error("bitnet-codegen", report.error());
+  if (json) return show_result("bitnet-codegen", json_text(*report));
+  if (!quiet) print_text(*report, verbosity);
   return 0;
 }
 

@@ -1,13 +1,16 @@
 // bitnet-codegen list-targets.
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "codegen/targets.h"
 #include "tools/codegen_commands.h"
+#include "tools/output.h"
 
 namespace bitnet::tools {
 
 int list_targets_command(bool json) {
+  std::string text;
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
   for (const codegen::Target& target : codegen::targets()) {
     const bool executable = probe_isa(target.isa);
@@ -18,12 +21,13 @@ int list_targets_command(bool json) {
                       {"implies", target.implies},
                       {"executable", executable}});
     } else {
-      std::printf("%-10s %-8s %s\n", std::string(target.name).c_str(), executable ? "runs" : "-",
-                  target.features.empty() ? "(baseline)" : std::string(target.features).c_str());
+      char columns[64];
+      std::snprintf(columns, sizeof columns, "%-10s %-8s ", std::string(target.name).c_str(),
+                    executable ? "runs" : "-");
+      text.append(columns).append(target.features.empty() ? "(baseline)" : target.features).append(1, '\n');
     }
   }
-  if (json) std::printf("%s\n", rows.dump(2).c_str());
-  return 0;
+  return show_result("bitnet-codegen", json ? rows.dump(2) + "\n" : text);
 }
 
 }  // namespace bitnet::tools

@@ -4,7 +4,6 @@
 // replaces invalid UTF-8, so that a file can neither end the program nor talk to the terminal.
 #include <charconv>
 #include <cmath>
-#include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -13,6 +12,7 @@
 
 #include "runtime/gguf/gguf.h"
 #include "tools/commands.h"
+#include "tools/output.h"
 
 namespace bitnet::tools {
 namespace {
@@ -209,15 +209,9 @@ std::string text_report(const gguf::File& file, bool full) {
   return out;
 }
 
-Status print(const std::string& text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) return {};
-  return Error{ErrorCode::kFailure,
-               "cannot write to standard output: is the disk or pipe that it goes to full or closed?"};
-}
-
 Status inspect(const Options& options) {
   BITNET_ASSIGN_OR_RETURN(const gguf::File file, gguf::File::open(options.path));
-  return print(options.json ? json_report(file, options.full) : text_report(file, options.full));
+  return write_output(options.json ? json_report(file, options.full) : text_report(file, options.full));
 }
 
 }  // namespace

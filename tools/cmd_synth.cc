@@ -72,8 +72,8 @@ void add_synth_command(CLI::App& app, int& exit_code) {
       ->required();
   command->add_option("--arch", options->architecture, "Architecture (default: that of the shape)")
       ->check(CLI::IsMember({"bitnet-b1.58", "bitnet", "bitnet-25"}));
-  command->add_option("--seed", options->seed, "Seed; the same seed gives the same file")
-      ->check(CLI::NonNegativeNumber)
+  command->add_option("--seed", options->seed, "Seed, 0 to 2^64 - 1; the same seed gives the same file")
+      ->check([](const std::string& text) { return text.starts_with('-') ? "expected 0 to 2^64 - 1" : std::string(); })
       ->capture_default_str();
   command->add_option("-o,--output", options->output, "File to write")->required();
   command->add_flag("-q,--quiet", options->quiet, "No progress");

@@ -1,7 +1,6 @@
 #include "tools/codegen_inspect.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <vector>
@@ -10,6 +9,7 @@
 #include "runtime/bundle/bundle_checks.h"
 #include "runtime/kernels/kernel_abi.h"
 #include "runtime/model/config.h"
+#include "tools/output.h"
 
 namespace bitnet::tools {
 namespace {
@@ -42,6 +42,15 @@ std::string padded(std::string text, std::size_t width) {
   return text;
 }
 
+// A bundle's strings are anyone's bytes: none of them may talk to the terminal.
+std::string printable(std::string text) {
+  for (char& c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) c = '?';
+  }
+  return text;
+}
+
 // Columns as wide as their widest cell.
 std::string columns(const std::vector<std::vector<std::string>>& rows) {
   std::vector<std::size_t> widths(rows.front().size());
@@ -62,11 +71,11 @@ std::string to_text(const gguf::File& file, const bundle_checks::Manifest& manif
   std::string text = file.path() + ": kernel bundle version " + std::to_string(kBundleVersion) + ", kernel ABI " +
                      std::to_string(BITNET_KERNEL_ABI_VERSION) + ", " + std::to_string(file.bytes().size()) +
                      " bytes\n";
-  text += "target      " + manifest.target + "\n";
-  text += "shape hash  " + manifest.shape_hash + "\n";
-  text += "model       " + manifest.model_sha256 + "\n";
-  text += "tools       " + manifest.tools + "\n";
-  text += "points      " + manifest.points + "\n";
+  text += "target      " + printable(manifest.target) + "\n";
+  text += "shape hash  " + printable(manifest.shape_hash) + "\n";
+  text += "model       " + printable(manifest.model_sha256) + "\n";
+  text += "tools       " + printable(manifest.tools) + "\n";
+  text += "points      " + printable(manifest.points) + "\n";
   text += "images\n";
   std::vector<std::vector<std::string>> rows{{"tensor", "bytes", "kernels", "sha256", "features"}};
   for (std::size_t i = 0; i < manifest.table.images.size(); ++i) {
@@ -77,7 +86,7 @@ std::string to_text(const gguf::File& file, const bundle_checks::Manifest& manif
       if (kernel.kernel.isa != image.isa) continue;
       ++count;
       if (features.find(kernel.features) != std::string::npos) continue;
-      features += (features.empty() ? "" : " ") + kernel.features;
+      features += (features.empty() ? "" : " ") + printable(kernel.features);
     }
     rows.push_back({image.tensor, std::to_string(file.tensors()[i].bytes), std::to_string(count), image.sha256,
                     features.empty() ? "-" : features});
@@ -90,7 +99,7 @@ std::string to_text(const gguf::File& file, const bundle_checks::Manifest& manif
   rows = {{"name", "layout", "tokens", "tile", "rows", "scratch", "offset"}};
   for (const KernelRecord& record : manifest.table.kernels) {
     const std::string most = record.tokens_max == 0 ? "any" : std::to_string(record.tokens_max);
-    rows.push_back({record.name, record.layout.empty() ? "-" : record.layout,
+    rows.push_back({printable(record.name), record.layout.empty() ? "-" : record.layout,
                     std::to_string(record.tokens_min) + ".." + most, std::to_string(record.kernel.token_tile),
                     std::to_string(record.row_granularity), std::to_string(record.kernel.scratch_bytes),
                     std::to_string(record.offset)});
@@ -145,18 +154,6 @@ class Checklist {
   bool ok_ = true;
 };
 
-// SHA-256 in pieces, so that hashing a large model does not fill the memory with it.
-std::string hash_file(const gguf::File& file) {
-  constexpr std::size_t kPiece = std::size_t{8} << 20;
-  Sha256 hash;
-  for (std::size_t at = 0; at < file.bytes().size(); at += kPiece) {
-    const auto piece = file.bytes().subspan(at, std::min(kPiece, file.bytes().size() - at));
-    hash.update(piece);
-    if (file.mapping() != nullptr) file.mapping()->release(piece);
-  }
-  return to_hex(hash.finish());
-}
-
 void check_model(Checklist& checks, const gguf::File& bundle, const bundle_checks::Manifest& manifest,
                  const std::string& model) {
   gguf::File file;
@@ -171,7 +168,7 @@ void check_model(Checklist& checks, const gguf::File& bundle, const bundle_check
   checks.run("model shapes",
              [&] { return bundle_checks::check_shape_hash(bundle, manifest, kernel_shapes(tensors).hash()); });
   checks.run("model SHA-256", [&]() -> Status {
-    const std::string found = hash_file(file);
+    const std::string found = to_hex(sha256_of_file(*file.mapping()));
     if (found == manifest.model_sha256) return {};
     return bundle_checks::refuse(
         bundle.path(), "metadata",
@@ -229,18 +226,14 @@ VerifyReport verify_bundle(const std::string& path, const std::string& model, bo
 
 int inspect_command(const std::string& path, bool json) {
   const Result<std::string> text = describe_bundle(path, json);
-  if (!text.ok()) {
-    std::fprintf(stderr, "bitnet-codegen: %s\n", text.error().message.c_str());
-    return static_cast<int>(text.error().code);
-  }
-  std::fputs(text->c_str(), stdout);
-  return 0;
+  if (!text.ok()) return report_error("bitnet-codegen", text.error());
+  return show_result("bitnet-codegen", *text);
 }
 
 int verify_command(const std::string& path, const std::string& model, bool json) {
   const VerifyReport report = verify_bundle(path, model, json);
-  std::fputs(report.text.c_str(), stdout);
-  return report.ok ? 0 : static_cast<int>(ErrorCode::kVerification);
+  const int shown = show_result("bitnet-codegen", report.text);
+  return report.ok ? shown : static_cast<int>(ErrorCode::kVerification);
 }
 
 }  // namespace bitnet::tools

@@ -61,7 +61,8 @@ Result<Node> parse_line(const std::string& line, const std::string& where) {
 }
 
 Result<std::vector<Node>> read_dump(const std::string& argument) {
-  const std::string beginning = std::filesystem::is_directory(argument) ? argument + "/" : argument;
+  std::error_code ignored;  // of a path that cannot be looked at: it cannot be read below either
+  const std::string beginning = std::filesystem::is_directory(argument, ignored) ? argument + "/" : argument;
   const std::string list_path = beginning + "nodes.txt";
   std::ifstream list(list_path);
   if (!list) return bad(list_path + ": cannot be read; give a dump folder or the common beginning of a dump's files");

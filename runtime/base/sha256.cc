@@ -4,7 +4,10 @@
 
 #include <openssl/evp.h>
 
+#include <algorithm>
 #include <stdexcept>
+
+#include "runtime/base/mapped_file.h"
 
 namespace bitnet {
 
@@ -41,6 +44,18 @@ Sha256Digest Sha256::finish() {
 Sha256Digest sha256(std::span<const std::byte> bytes) {
   Sha256 hash;
   hash.update(bytes);
+  return hash.finish();
+}
+
+Sha256Digest sha256_of_file(const MappedFile& file) {
+  constexpr std::size_t kPart = std::size_t{16} << 20;
+  Sha256 hash;
+  for (std::span<const std::byte> rest = file.bytes(); !rest.empty();) {
+    const std::span<const std::byte> part = rest.first(std::min(kPart, rest.size()));
+    hash.update(part);
+    file.release(part);
+    rest = rest.subspan(part.size());
+  }
   return hash.finish();
 }
 

@@ -10,6 +10,8 @@
 
 namespace bitnet {
 
+class MappedFile;
+
 using Sha256Digest = std::array<std::uint8_t, 32>;
 
 class Sha256 {
@@ -27,6 +29,8 @@ class Sha256 {
 };
 
 [[nodiscard]] Sha256Digest sha256(std::span<const std::byte> bytes);
+// Of a whole file, in parts that leave the resident set once they are hashed: a model may be larger than the memory.
+[[nodiscard]] Sha256Digest sha256_of_file(const MappedFile& file);
 [[nodiscard]] std::string to_hex(std::span<const std::uint8_t> bytes);  // lower case
 
 }  // namespace bitnet

@@ -9,10 +9,13 @@
 
 #include "runtime/base/math.h"
 #include "runtime/base/sha256.h"
+#include "runtime/gguf/types.h"
 #include "runtime/kernels/kernel_abi.h"
 
 namespace bitnet::bundle_checks {
 namespace {
+
+using gguf::quoted;  // a bundle's own text is escaped
 
 constexpr std::string_view kDigestKey = "bitnet.bundle.digest";
 constexpr std::string_view kPackedTensor = "packed.t2";
@@ -32,11 +35,6 @@ constexpr std::array<std::string_view, 13> kKnownKeys{"general.architecture",
                                                       "bitnet.kernels",
                                                       kLayoutKey,
                                                       kHashKey};
-
-std::string quoted(std::string_view text) {
-  std::string quote(1, '\'');
-  return quote.append(text).append(1, '\'');
-}
 
 // A key's value as u32, without a conversion from other widths: the format says u32.
 Result<std::uint32_t> read_u32(const gguf::File& file, std::string_view key) {
@@ -170,8 +168,8 @@ Status check_zero(const gguf::File& file, std::uint64_t begin, std::uint64_t end
 }  // namespace
 
 Error refuse(std::string_view path, std::string_view section, std::string_view reason) {
-  std::string message = "bundle " + quoted(path) + " refused: ";
-  message.append(section).append(": ").append(reason);
+  std::string message = "bundle '";
+  message.append(path).append("' refused: ").append(section).append(": ").append(reason);
   return {ErrorCode::kVerification, std::move(message)};
 }
 

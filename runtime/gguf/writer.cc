@@ -1,6 +1,8 @@
 // Writer: metadata is encoded as it is set; header() checks what the reader would refuse, so that nothing is written
-// that cannot be read back. write() streams into "PATH.tmp.PID.N" and renames it, so a reader sees the old file or the
-// whole new one; a failure leaves nothing behind.
+// that cannot be read back. write() streams into a file without a name, which gets one, "PATH.tmp.PID.N", when it is
+// whole and is then renamed: a reader sees the old file or the whole new one, and neither a failure nor a program that
+// is ended halfway leaves anything behind. File systems that know no files without a name get the temporary name at
+// once.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -103,18 +105,18 @@ class TemporaryFile {
                        ": cannot write: expected a regular file or nothing there, found a directory or device; "
                        "name a file"};
     }
-    constexpr int kAttempts = 100;
-    for (int i = 0; i < kAttempts; ++i) {
-      std::string candidate = target_ + ".tmp." + std::to_string(::getpid()) + "." + std::to_string(i);
-      // Never writable for others, even with an open umask: the bundle reader would refuse it.
-      descriptor_ = ::open(candidate.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-      if (descriptor_ >= 0) {
-        path_ = std::move(candidate);
-        return {};
-      }
-      if (errno != EEXIST) break;
+    // Never writable for others, even with an open umask: the bundle reader would refuse it.
+    constexpr mode_t kMode = 0644;
+    const std::size_t slash = target_.rfind('/');
+    const std::string folder = slash == std::string::npos ? "." : target_.substr(0, slash + 1);
+    if (::access("/proc/self/fd", X_OK) == 0) {  // else it could get no name later
+      descriptor_ = ::open(folder.c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, kMode);
+      if (descriptor_ >= 0) return {};
     }
-    return failed("cannot create a temporary file beside it");
+    return take_name([this](const char* candidate) {
+      descriptor_ = ::open(candidate, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, kMode);
+      return descriptor_ >= 0;
+    });
   }
 
   Status append(std::span<const std::byte> bytes) {
@@ -138,6 +140,12 @@ class TemporaryFile {
 
   Status commit() {
     BITNET_RETURN_IF_ERROR(flush());
+    if (path_.empty()) {
+      const std::string self = "/proc/self/fd/" + std::to_string(descriptor_);
+      BITNET_RETURN_IF_ERROR(take_name([&](const char* candidate) {
+        return ::linkat(AT_FDCWD, self.c_str(), AT_FDCWD, candidate, AT_SYMLINK_FOLLOW) == 0;
+      }));
+    }
     const int closed = ::close(std::exchange(descriptor_, -1));
     if (closed != 0) return failed("cannot write");
     if (::rename(path_.c_str(), target_.c_str()) != 0) return failed("cannot rename the finished file");
@@ -146,6 +154,21 @@ class TemporaryFile {
   }
 
  private:
+  // create(name) makes the file of that name, or returns false and sets errno.
+  template <typename Create>
+  Status take_name(const Create& create) {
+    constexpr int kAttempts = 100;
+    for (int i = 0; i < kAttempts; ++i) {
+      std::string candidate = target_ + ".tmp." + std::to_string(::getpid()) + "." + std::to_string(i);
+      if (create(candidate.c_str())) {
+        path_ = std::move(candidate);
+        return {};
+      }
+      if (errno != EEXIST) break;
+    }
+    return failed("cannot create a temporary file beside it");
+  }
+
   [[nodiscard]] Error failed(const char* what) const {
     return {ErrorCode::kFailure, target_ + ": " + what + ": " + std::strerror(errno) +
                                      "; check the folder, its permissions and the free space"};
