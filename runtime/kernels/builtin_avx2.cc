@@ -4,7 +4,7 @@
 
 #define BITNET_XSIMD_ARCH xsimd::avx2
 #define BITNET_BUILTIN_FAMILY kAvx2Family
-#define BITNET_GEMV_STREAMS 2
+#define BITNET_GEMV_STREAMS 4
 #define BITNET_GEMM_TOKENS 4
 #define BITNET_GEMM_TILES 1
 #include "runtime/kernels/builtin_family.h"

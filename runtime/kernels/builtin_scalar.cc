@@ -7,7 +7,7 @@
 #define BITNET_XSIMD_ARCH xsimd::default_arch
 #endif
 #define BITNET_BUILTIN_FAMILY kScalarFamily
-#define BITNET_GEMV_STREAMS 1
-#define BITNET_GEMM_TOKENS 2
-#define BITNET_GEMM_TILES 1
+#define BITNET_GEMV_STREAMS 4
+#define BITNET_GEMM_TOKENS 4
+#define BITNET_GEMM_TILES 2
 #include "runtime/kernels/builtin_family.h"
