@@ -1,10 +1,13 @@
 // bitnet-model-bench: prefill and decode of a whole model beside the honest probes of the same run.
 //
 // For each thread count the model is loaded once; then every round measures each prefill length, the decoding of some
-// tokens after a short prompt, and single passes of all probe variants, in turn, so that all of them see the same
-// machine. The figures are medians over rounds. Decode is held against the read probe for the bytes that a token must
-// read (packed weights and head), prefill against the dot probe for its ternary multiplications and additions.
+// tokens after a short prompt, and single passes of all probe variants before and after each, in turn. Memory bandwidth
+// changes by a factor of two within a minute on shared hosts, so every measurement is divided by the probe passes
+// around it (of the variant that is best over the run), and the fraction is the median of these quotients. Decode is
+// held against the read probe for the bytes that a token must read (packed weights and head), prefill against the dot
+// probe for its ternary multiplications and additions.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -65,19 +68,28 @@ bitnet::Result<double> decode_tps(bitnet::Context& context, const std::vector<st
   return static_cast<double>(ids.size() - prompt) / seconds_since(start);
 }
 
-// Runs of the best probe variant: its median and extremes.
-nlohmann::ordered_json probe_json(const ProbeSamples& samples) {
-  const std::vector<double>& best = samples.samples(samples.best());
-  return {{"median", median(best)},
-          {"min", *std::min_element(best.begin(), best.end())},
-          {"max", *std::max_element(best.begin(), best.end())}};
+nlohmann::ordered_json row(const std::vector<double>& values) {
+  return {{"median", median(values)},
+          {"min", *std::min_element(values.begin(), values.end())},
+          {"max", *std::max_element(values.begin(), values.end())}};
 }
 
-nlohmann::ordered_json row(const std::vector<double>& tps) {
-  return {{"tps", median(tps)},
-          {"min", *std::min_element(tps.begin(), tps.end())},
-          {"max", *std::max_element(tps.begin(), tps.end())}};
-}
+// What was measured in the rounds: its rates, and how many probe passes of each variant there were when it began.
+struct Series {
+  std::vector<double> rates;
+  std::vector<std::size_t> passes_before;
+
+  // Median over rounds of rate / (mean of the probe passes just before and just after), in the probe's unit per `work`.
+  [[nodiscard]] double fraction(const ProbeSamples& probe, double work) const {
+    const std::vector<double>& passes = probe.samples(probe.best());
+    std::vector<double> fractions;
+    for (std::size_t i = 0; i < rates.size(); ++i) {
+      const double around = (passes[passes_before[i] - 1] + passes[passes_before[i]]) / 2;
+      fractions.push_back(rates[i] * work / 1e9 / around);
+    }
+    return median(fractions);
+  }
+};
 
 bitnet::Result<nlohmann::ordered_json> measure(const Options& options, int threads) {
   const auto start = std::chrono::steady_clock::now();
@@ -94,21 +106,30 @@ bitnet::Result<nlohmann::ordered_json> measure(const Options& options, int threa
   BITNET_ASSIGN_OR_RETURN(auto pool, bitnet::ThreadPool::create(threads));
 
   const std::int64_t vocab = model->config().vocab;
-  std::vector<std::vector<double>> prefill(options.prefill.size());
-  std::vector<double> decode;
+  std::vector<Series> prefill(options.prefill.size());
+  Series decode;
   ProbeSamples read(probes.read_variants().size());
   ProbeSamples dot(probes.dot_variants().size());
+  const auto run_read = [&] {
+    for (std::size_t v = 0; v < probes.read_variants().size(); ++v) read.add(v, probes.read_gbps(*pool, v));
+  };
+  const auto run_dot = [&] {
+    for (std::size_t v = 0; v < probes.dot_variants().size(); ++v) dot.add(v, probes.dot_gops(*pool, v));
+  };
   const auto decode_ids = some_tokens(vocab, options.prompt + options.decode);
   for (int round = 0; round < options.rounds; ++round) {
-    for (std::size_t v = 0; v < probes.read_variants().size(); ++v) read.add(v, probes.read_gbps(*pool, v));
+    run_read();
+    decode.passes_before.push_back(read.samples(0).size());
     BITNET_ASSIGN_OR_RETURN(const double tps,
                             decode_tps(*context, decode_ids, static_cast<std::size_t>(options.prompt)));
-    decode.push_back(tps);
-    for (std::size_t v = 0; v < probes.read_variants().size(); ++v) read.add(v, probes.read_gbps(*pool, v));
+    decode.rates.push_back(tps);
+    run_read();
     for (std::size_t i = 0; i < options.prefill.size(); ++i) {
-      for (std::size_t v = 0; v < probes.dot_variants().size(); ++v) dot.add(v, probes.dot_gops(*pool, v));
+      run_dot();
+      prefill[i].passes_before.push_back(dot.samples(0).size());
       BITNET_ASSIGN_OR_RETURN(const double rate, prefill_tps(*context, some_tokens(vocab, options.prefill[i])));
-      prefill[i].push_back(rate);
+      prefill[i].rates.push_back(rate);
+      run_dot();
     }
   }
 
@@ -126,35 +147,46 @@ bitnet::Result<nlohmann::ordered_json> measure(const Options& options, int threa
   report["target"] = model->target();
   report["bundle"] = model->bundle_path();
   report["load_ms"] = load_ms;
-  report["probes"] = {{"read_gbps", probe_json(read)}, {"dot_gops", probe_json(dot)}};
-  const double read_gbps = report["probes"]["read_gbps"]["median"].get<double>();
-  const double dot_gops = report["probes"]["dot_gops"]["median"].get<double>();
-  report["decode"] = row(decode);
-  report["decode"]["tokens"] = options.decode;
+  report["probes"] = {{"read_gbps", row(read.samples(read.best()))}, {"dot_gops", row(dot.samples(dot.best()))}};
+  const auto result = [](const Series& series, int tokens, double fraction) {
+    const nlohmann::ordered_json tps = row(series.rates);
+    return nlohmann::ordered_json{{"tokens", tokens},
+                                  {"tps", tps["median"]},
+                                  {"tps_min", tps["min"]},
+                                  {"tps_max", tps["max"]},
+                                  {"fraction", fraction}};
+  };
+  report["decode"] = result(decode, options.decode, decode.fraction(read, token_bytes));
   report["decode"]["bytes_per_token"] = token_bytes;
-  report["decode"]["fraction"] = median(decode) * token_bytes / 1e9 / read_gbps;
   for (std::size_t i = 0; i < options.prefill.size(); ++i) {
-    nlohmann::ordered_json entry = row(prefill[i]);
-    entry["tokens"] = options.prefill[i];
-    entry["fraction"] = median(prefill[i]) * ternary_ops / 1e9 / dot_gops;
-    report["prefill"].push_back(entry);
+    report["prefill"].push_back(result(prefill[i], options.prefill[i], prefill[i].fraction(dot, ternary_ops)));
   }
   return report;
 }
 
 void print(const nlohmann::ordered_json& report) {
-  const auto line = [&](const char* what, int tokens, const nlohmann::ordered_json& entry, const char* probe) {
+  const auto line = [&](const char* what, const nlohmann::ordered_json& entry, const char* probe) {
     std::printf("%d thread%s  %-8s %4d tokens  %8.2f tokens/s (%.2f-%.2f)  %.3f of the %s probe\n",
-                report["threads"].get<int>(), report["threads"] == 1 ? " " : "s", what, tokens,
-                entry["tps"].get<double>(), entry["min"].get<double>(), entry["max"].get<double>(),
+                report["threads"].get<int>(), report["threads"] == 1 ? " " : "s", what, entry["tokens"].get<int>(),
+                entry["tps"].get<double>(), entry["tps_min"].get<double>(), entry["tps_max"].get<double>(),
                 entry["fraction"].get<double>(), probe);
   };
-  std::printf("target %s, loaded in %.0f ms; probes: read %.1f GB/s, dot %.0f GOPS\n",
+  const auto& read = report["probes"]["read_gbps"];
+  const auto& dot = report["probes"]["dot_gops"];
+  std::printf("target %s, loaded in %.0f ms; probes: read %.1f GB/s (%.1f-%.1f), dot %.0f GOPS (%.0f-%.0f)\n",
               report["target"].get<std::string>().c_str(), report["load_ms"].get<double>(),
-              report["probes"]["read_gbps"]["median"].get<double>(),
-              report["probes"]["dot_gops"]["median"].get<double>());
-  for (const auto& entry : report["prefill"]) line("prefill", entry["tokens"].get<int>(), entry, "dot");
-  line("decode", report["decode"]["tokens"].get<int>(), report["decode"], "read");
+              read["median"].get<double>(), read["min"].get<double>(), read["max"].get<double>(),
+              dot["median"].get<double>(), dot["min"].get<double>(), dot["max"].get<double>());
+  for (const auto& entry : report["prefill"]) line("prefill", entry, "dot");
+  line("decode", report["decode"], "read");
+}
+
+// A model above its probe means that the probe is too weak, and every fraction is worth nothing.
+bool plausible(const nlohmann::ordered_json& report) {
+  bool good = report["decode"]["fraction"].get<double>() <= 1.02;
+  for (const auto& entry : report["prefill"]) good = good && entry["fraction"].get<double>() <= 1.02;
+  if (!good) std::fprintf(stderr, "bitnet-model-bench: a figure above 1.02 of its probe: the probe is too weak\n");
+  return good;
 }
 
 }  // namespace
@@ -170,6 +202,7 @@ int main(int argc, char** argv) {
   app.add_option("--rounds", options.rounds, "interleaved rounds")->check(CLI::Range(1, 1000));
   app.add_flag("--json", options.json, "print JSON");
   CLI11_PARSE(app, argc, argv);
+  bool good = true;
   nlohmann::ordered_json all;
   all["model"] = options.model;
   for (const int threads : options.threads) {
@@ -179,8 +212,9 @@ int main(int argc, char** argv) {
       return static_cast<int>(report.error().code);
     }
     if (!options.json) print(*report);
+    good = plausible(*report) && good;
     all["runs"].push_back(std::move(*report));
   }
   if (options.json) std::printf("%s\n", all.dump(2).c_str());
-  return 0;
+  return good ? 0 : 1;
 }
