@@ -185,6 +185,27 @@ TEST_CASE("bitnet run: errors and their exit codes") {
   fails(base + "-p x --bundle '" + model + "'", 15, "refused");
   fails(base + "-p x --strict", 8, "strict mode");
   fails(base + "-p x", 2, "BITNET_FORCE_ISA", "BITNET_FORCE_ISA=sse9");
+  // Ids that are none: never a prompt from standard input instead, and never at the cost of the next option.
+  for (const char* ids : {"''", ",,", "1,,2", "1,", "x", "1.5", "99999999999", ""}) {
+    fails(base + "-q -n 2 --prompt-ids " + ids, 2, "--prompt-ids", "printf text |");
+  }
+  fails(base + "--prompt-ids ,, -n 2", 2, "found \",,\"");
+  fails(base + "--prompt-ids 1 2 -n 2", 2, "2");
+  fails(base + "-p x --stop-id '' -n 2", 2, "--stop-id");
+  fails(base + "--prompt-ids -1 -q", 2, "token id -1");
+  fails(base + "-p x --stop-id 1,300", 2, "token id 300");
+  fails(base + "-p x --stop a b -n 2", 2, "b");
+  for (const char* seed : {"-1", "18446744073709551616", "''", "1x"}) {
+    fails(base + "-p x --seed " + seed, 2, "--seed");
+  }
+  // What needs no model is reported before the model is even looked for.
+  const std::string absent = "-m '" + programs.folder.file("absent.gguf") + "' -q ";
+  fails(absent + "-p x --top-p 2", 2, "top-p");
+  fails(absent + "-f '" + programs.folder.file("absent.txt") + "'", 1, "absent.txt");
+  fails(absent + "-f /", 1, "/: cannot be read");
+  fails(absent + "-p x --dump-logits /nonexistent/file", 1, "/nonexistent/file");
+  fails(absent + "-p x --dump-nodes /dev/null/folder", 1, "/dev/null/folder");
+  fails(base + "-p x --dump-logits '" + model + "'", 2, "overwrite");
   fails(base + "--prompt-ids 1,2,3 -C 2 -q", 1, "--ctx-size");
   fails(base + "--prompt-ids 1 -q -n 1 --dump-logits /nonexistent/file", 1, "/nonexistent/file");
   test::ModelCopy copy = test::ModelCopy::read(model);
@@ -196,6 +217,37 @@ TEST_CASE("bitnet run: errors and their exit codes") {
   const Outcome full = programs.run(base + "--prompt-ids 1,2,3 -C 5 -n 50 --ignore-eos --json");
   CHECK(full.code == 0);
   CHECK(json::parse(full.out)["counts"]["generated"] == 3);
+}
+
+TEST_CASE("bitnet run: options with several values take one each, and lists keep their order") {
+  const Programs programs;
+  if (!programs.available()) return;
+  const std::string model = write_synth(programs.folder, "m.gguf", "1x128x256x2/1x300");
+  const Outcome outcome = programs.run("-m '" + model +
+                                       "' --prompt-ids 1,2 --prompt-ids 3 -n 2 --stop unseen --stop '' --stop-id 298 "
+                                       "--stop-id 299 --ignore-eos --seed 18446744073709551615 --json");
+  INFO(outcome.err);
+  REQUIRE(outcome.code == 0);
+  const json result = json::parse(outcome.out);
+  CHECK(result["counts"]["prompt"] == 3);
+  CHECK(result["counts"]["generated"] == 2);
+  CHECK(result["seed"] == 18446744073709551615U);
+}
+
+TEST_CASE("bitnet run: output that cannot be written is an error") {
+  const Programs programs;
+  if (!programs.available()) return;
+  const std::string model = write_synth(programs.folder, "m.gguf", "1x128x256x2/1x300");
+  const std::string logits = programs.folder.file("logits");
+  for (const char* form : {"", "--json", "--jsonl"}) {
+    for (const char* target : {">/dev/full", ">&-"}) {
+      const Outcome outcome = programs.run("-m '" + model + "' -p x -n 4 --seed 1 --ignore-eos -q --dump-logits '" +
+                                           logits + "' " + form + " " + target);
+      INFO(form, " ", target, ": ", outcome.err);
+      CHECK(outcome.code == 1);
+      CHECK(outcome.err.find("standard output") != std::string::npos);
+    }
+  }
 }
 
 TEST_CASE("bitnet run: an interrupt ends with 130 and keeps what there is") {

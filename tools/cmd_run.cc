@@ -1,13 +1,15 @@
 // bitnet run: text (or token ids) in, generated text out.
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstdint>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
@@ -19,6 +21,7 @@
 #include "runtime/sampling/sampler.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "tools/commands.h"
+#include "tools/output.h"
 #include "tools/text_stream.h"
 
 namespace bitnet::tools {
@@ -69,6 +72,36 @@ std::uint64_t resident_bytes() {
   return resident * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
+// The whole number that is all of the text, or nothing.
+template <typename T>
+std::optional<T> parse_number(std::string_view text) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+// Reads to the end. A folder opens like a file and only fails here.
+Result<std::string> read_all(std::istream& stream, const std::string& name) {
+  std::string text;
+  char piece[4096];
+  do {
+    stream.read(piece, sizeof piece);
+    text.append(piece, static_cast<std::size_t>(stream.gcount()));
+  } while (stream);
+  if (stream.bad() || !stream.eof()) return Error{ErrorCode::kFailure, name + ": cannot be read"};
+  return text;
+}
+
+Status check_ids(std::span<const std::int32_t> ids, std::int64_t vocab, const char* option) {
+  for (const std::int32_t id : ids) {
+    if (id >= 0 && id < vocab) continue;
+    return Error{ErrorCode::kUsage, std::string(option) + ": token id " + std::to_string(id) +
+                                        " is outside the vocabulary, expected 0.." + std::to_string(vocab - 1)};
+  }
+  return {};
+}
+
 // The logits file: float32 [positions][vocab].
 class LogitsFile {
  public:
@@ -107,13 +140,14 @@ class Run {
   [[nodiscard]] bool was_interrupted() const { return finish_reason_ == "interrupted"; }
 
  private:
+  Status prepare();
   Status load();
   Status read_prompt();
   Status prefill();
   Status generate();
-  void show(const std::string& text);
-  void show_token(std::int32_t id, const std::string& text);
-  void report_results();
+  [[nodiscard]] Status show(const std::string& text);
+  [[nodiscard]] Status show_token(std::int32_t id, const std::string& text);
+  [[nodiscard]] Status report_results();
   [[nodiscard]] nlohmann::ordered_json results() const;
   void print_summary() const;
   [[nodiscard]] bool ends(std::int32_t id) const;
@@ -123,8 +157,9 @@ class Run {
   std::unique_ptr<Context> context_;
   std::optional<Tokenizer> tokenizer_;
   std::optional<Sampler> sampler_;
-  std::uint64_t seed_ = 0;
+  SamplingParams sampling_;
   LogitsFile logits_file_;
+  std::optional<NodeDump> node_dump_;
   StopFilter filter_;
   std::string prompt_;
   std::vector<std::int32_t> prompt_ids_;
@@ -140,6 +175,33 @@ class Run {
   double decode_ms_ = 0.0;
   double total_ms_ = 0.0;
 };
+
+// Whatever can be wrong without the model is found here, before the seconds that loading may take.
+Status Run::prepare() {
+  // A file opened later would become standard output, and the text would go into it.
+  if (fcntl(STDOUT_FILENO, F_GETFD) == -1) {
+    return Error{ErrorCode::kFailure, "standard output is closed; send it to a file, a pipe or /dev/null"};
+  }
+  sampling_ = options_.sampling;
+  if (options_.greedy) sampling_.temperature = 0.0F;
+  sampling_.seed = options_.seed.has_value() ? *options_.seed : std::random_device{}();
+  BITNET_RETURN_IF_ERROR(Sampler::create(sampling_, 1));  // checks the parameters; the vocabulary is not known yet
+  if (!options_.prompt_file.empty()) {
+    std::ifstream file(options_.prompt_file, std::ios::binary);
+    BITNET_ASSIGN_OR_RETURN(prompt_, read_all(file, options_.prompt_file));
+  }
+  for (const std::string* input : {&options_.model, &options_.load.bundle, &options_.prompt_file}) {
+    std::error_code absent;
+    if (!std::filesystem::equivalent(options_.dump_logits, *input, absent)) continue;
+    return Error{ErrorCode::kUsage, "--dump-logits would overwrite " + *input + ", which this run reads"};
+  }
+  BITNET_RETURN_IF_ERROR(logits_file_.open(options_.dump_logits));
+  if (!options_.dump_nodes.empty()) {
+    BITNET_ASSIGN_OR_RETURN(NodeDump dump, NodeDump::create(options_.dump_nodes));
+    node_dump_.emplace(std::move(dump));
+  }
+  return {};
+}
 
 Status Run::load() {
   const auto start = std::chrono::steady_clock::now();
@@ -159,17 +221,15 @@ Status Run::load() {
     std::fprintf(stderr, "bitnet: token ids are printed, because there is no tokenizer: %s\n",
                  tokenizer.error().message.c_str());
   }
-  SamplingParams sampling = options_.sampling;
-  if (options_.greedy) sampling.temperature = 0.0F;
-  seed_ = options_.seed.has_value() ? *options_.seed : std::random_device{}();
-  sampling.seed = seed_;
-  BITNET_ASSIGN_OR_RETURN(Sampler sampler, Sampler::create(sampling, model_->config().vocab));
+  BITNET_ASSIGN_OR_RETURN(Sampler sampler, Sampler::create(sampling_, model_->config().vocab));
   sampler_.emplace(std::move(sampler));
   load_ms_ = milliseconds_since(start);
   return {};
 }
 
 Status Run::read_prompt() {
+  BITNET_RETURN_IF_ERROR(check_ids(options_.stop_ids, model_->config().vocab, "--stop-id"));
+  BITNET_RETURN_IF_ERROR(check_ids(options_.prompt_ids, model_->config().vocab, "--prompt-ids"));
   if (!options_.prompt_ids.empty()) {
     prompt_ids_ = options_.prompt_ids;
     if (tokenizer_.has_value()) prompt_ = tokenizer_->decode(prompt_ids_);
@@ -177,12 +237,8 @@ Status Run::read_prompt() {
   }
   if (options_.prompt.has_value()) {
     prompt_ = *options_.prompt;
-  } else if (!options_.prompt_file.empty()) {
-    std::ifstream file(options_.prompt_file, std::ios::binary);
-    prompt_.assign(std::istreambuf_iterator<char>(file), {});
-    if (!file) return Error{ErrorCode::kFailure, options_.prompt_file + ": cannot be read"};
-  } else {
-    prompt_.assign(std::istreambuf_iterator<char>(std::cin), {});
+  } else if (options_.prompt_file.empty()) {
+    BITNET_ASSIGN_OR_RETURN(prompt_, read_all(std::cin, "standard input"));
   }
   const auto start = std::chrono::steady_clock::now();
   const bool add_bos = tokenizer_->adds_bos() && !options_.no_bos;
@@ -206,9 +262,8 @@ Status Run::prefill() {
     return logits_file_.add(logits);
   };
   const std::span<const std::int32_t> ids(prompt_ids_);
-  if (!options_.dump_nodes.empty()) {
-    BITNET_ASSIGN_OR_RETURN(NodeDump dump, NodeDump::create(options_.dump_nodes));
-    BITNET_RETURN_IF_ERROR(context_->eval_dump(ids, dump, keep));
+  if (node_dump_.has_value()) {
+    BITNET_RETURN_IF_ERROR(context_->eval_dump(ids, *node_dump_, keep));
     prefilled_ = ids.size();
   }
   while (prefilled_ < ids.size() && interrupted == 0) {
@@ -234,19 +289,17 @@ bool Run::ends(std::int32_t id) const {
   return eos.ok() && *eos == static_cast<std::uint64_t>(id);
 }
 
-void Run::show(const std::string& text) {
+Status Run::show(const std::string& text) {
   text_ += text;
-  if (options_.json || options_.jsonl || text.empty()) return;
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+  if (options_.json || options_.jsonl || text.empty()) return {};
+  return write_output(text);
 }
 
-void Run::show_token(std::int32_t id, const std::string& text) {
-  show(text);
-  if (!options_.jsonl) return;
+Status Run::show_token(std::int32_t id, const std::string& text) {
+  BITNET_RETURN_IF_ERROR(show(text));
+  if (!options_.jsonl) return {};
   const nlohmann::ordered_json line = {{"token", id}, {"text", text}};
-  std::printf("%s\n", line.dump().c_str());
-  std::fflush(stdout);
+  return write_output(line.dump() + "\n");
 }
 
 Status Run::generate() {
@@ -265,7 +318,7 @@ Status Run::generate() {
     BITNET_RETURN_IF_ERROR(sampler_->accept(id));
     const std::string piece =
         decoder.has_value() ? decoder->push(id) : (generated_.size() > 1 ? " " : "") + std::to_string(id);
-    show_token(id, filter_.push(piece));
+    BITNET_RETURN_IF_ERROR(show_token(id, filter_.push(piece)));
     if (filter_.stopped()) {
       finish_reason_ = "stop";
       break;
@@ -284,8 +337,8 @@ Status Run::generate() {
     BITNET_RETURN_IF_ERROR(logits_file_.add(logits));
     ++decoded_;
   }
-  if (decoder.has_value()) show(filter_.push(decoder->finish()));
-  show(filter_.finish());
+  if (decoder.has_value()) BITNET_RETURN_IF_ERROR(show(filter_.push(decoder->finish())));
+  BITNET_RETURN_IF_ERROR(show(filter_.finish()));
   decode_ms_ = milliseconds_since(start);
   return {};
 }
@@ -317,7 +370,7 @@ nlohmann::ordered_json Run::results() const {
         {"format", format}}},
       {"bundle", {{"path", bundle_path}, {"target", model_->target()}, {"kernels", kernels}}},
       {"threads", model_->threads()},
-      {"seed", seed_},
+      {"seed", sampling_.seed},
   };
 }
 
@@ -362,29 +415,30 @@ void Run::print_summary() const {
   }
 }
 
-void Run::report_results() {
+Status Run::report_results() {
   if (options_.json || options_.jsonl) {
     using nlohmann::ordered_json;
     // A prompt may hold any bytes; JSON may not.
-    std::printf("%s\n",
-                results().dump(options_.json ? 2 : -1, ' ', false, ordered_json::error_handler_t::replace).c_str());
+    const int indent = options_.json ? 2 : -1;
+    BITNET_RETURN_IF_ERROR(
+        write_output(results().dump(indent, ' ', false, ordered_json::error_handler_t::replace) + "\n"));
   } else if (!text_.empty() && text_.back() != '\n') {
-    std::printf("\n");
+    BITNET_RETURN_IF_ERROR(write_output("\n"));
   }
-  std::fflush(stdout);
   if (!options_.quiet || options_.metrics) print_summary();
+  return {};
 }
 
 Status Run::execute() {
   const auto start = std::chrono::steady_clock::now();
+  BITNET_RETURN_IF_ERROR(prepare());
   BITNET_RETURN_IF_ERROR(load());
   BITNET_RETURN_IF_ERROR(read_prompt());
-  BITNET_RETURN_IF_ERROR(logits_file_.open(options_.dump_logits));
   BITNET_RETURN_IF_ERROR(prefill());
   if (interrupted == 0) BITNET_RETURN_IF_ERROR(generate());
   if (interrupted != 0) finish_reason_ = "interrupted";
   total_ms_ = milliseconds_since(start);
-  report_results();
+  BITNET_RETURN_IF_ERROR(report_results());
   return logits_file_.finish();
 }
 
@@ -399,6 +453,39 @@ int run(const Options& options) {
   return job.was_interrupted() ? static_cast<int>(ErrorCode::kInterrupted) : 0;
 }
 
+// An option of token ids: N,N,... and repeatable. CLI11 itself would take "" for no ids at all.
+CLI::Option* add_ids(CLI::App& command, const std::string& name, std::vector<std::int32_t>& ids,
+                     const std::string& help) {
+  const auto parse = [name, &ids](const std::vector<std::string>& values) {
+    for (const std::string& value : values) {
+      for (std::size_t begin = 0; begin <= value.size();) {
+        const std::size_t end = std::min(value.find(',', begin), value.size());
+        const std::optional<std::int32_t> id =
+            parse_number<std::int32_t>(std::string_view(value).substr(begin, end - begin));
+        if (!id.has_value()) {
+          throw CLI::ValidationError(name, "expected token ids N,N,... below 2^31, found \"" + value + "\"");
+        }
+        ids.push_back(*id);
+        begin = end + 1;
+      }
+    }
+  };
+  return command.add_option_function<std::vector<std::string>>(name, parse, help)
+      ->type_name("N,N,...")
+      ->allow_extra_args(false);
+}
+
+void add_seed(CLI::App& command, std::optional<std::uint64_t>& seed) {
+  const auto parse = [&seed](const std::string& value) {
+    seed = parse_number<std::uint64_t>(value);
+    if (!seed.has_value()) {
+      throw CLI::ValidationError("--seed", "expected a whole number from 0 to 2^64-1, found \"" + value + "\"");
+    }
+  };
+  command.add_option_function<std::string>("--seed", parse, "Same seed, same text; default: a random one")
+      ->type_name("UINT");
+}
+
 }  // namespace
 
 void add_run_command(CLI::App& app, int& exit_code) {
@@ -409,7 +496,7 @@ void add_run_command(CLI::App& app, int& exit_code) {
   command->add_option("-m,--model", o.model, "Model file (GGUF, I2_S)")->required();
   CLI::Option* prompt = command->add_option("-p,--prompt", o.prompt, "Prompt; else --file, else standard input");
   CLI::Option* file = command->add_option("-f,--file", o.prompt_file, "File with the prompt, bytes as they are");
-  CLI::Option* ids = command->add_option("--prompt-ids", o.prompt_ids, "Prompt as token ids: N,N,...")->delimiter(',');
+  CLI::Option* ids = add_ids(*command, "--prompt-ids", o.prompt_ids, "Prompt as token ids (repeatable)");
   prompt->excludes(file)->excludes(ids);
   file->excludes(ids);
   command
@@ -424,7 +511,7 @@ void add_run_command(CLI::App& app, int& exit_code) {
   command->add_option("--repetition-penalty", o.sampling.repetition_penalty)->capture_default_str();
   command->add_option("--frequency-penalty", o.sampling.frequency_penalty)->capture_default_str();
   command->add_option("--presence-penalty", o.sampling.presence_penalty)->capture_default_str();
-  command->add_option("--seed", o.seed, "Same seed, same text; default: a random one");
+  add_seed(*command, o.seed);
   command->add_flag("--greedy", o.greedy, "Always the most likely token");
   command->add_option("-t,--threads", o.load.threads, "0: as many as there are CPUs")
       ->envname("BITNET_THREADS")
@@ -434,8 +521,8 @@ void add_run_command(CLI::App& app, int& exit_code) {
       ->capture_default_str();
   command->add_flag("--strict", o.load.strict, "Refuse whatever would make results less than honest")
       ->envname("BITNET_STRICT_MODE");
-  command->add_option("--stop", o.stops, "Text that ends the generation (repeatable)");
-  command->add_option("--stop-id", o.stop_ids, "Token id that ends the generation (repeatable)");
+  command->add_option("--stop", o.stops, "Text that ends the generation (repeatable)")->allow_extra_args(false);
+  add_ids(*command, "--stop-id", o.stop_ids, "Token ids that end the generation (repeatable)");
   command->add_flag("--no-bos", o.no_bos, "No begin token before the prompt");
   command->add_flag("--ignore-eos", o.ignore_eos, "Go on after an end token");
   CLI::Option* json = command->add_flag("--json", o.json, "One JSON object instead of text");
