@@ -439,7 +439,15 @@ TEST_CASE("the kernel table is parsed strictly") {
   check_contains(changed([](Json& j) { j["kernels"][0]["layout"] = "tl1"; }), "layout: expected 't2'");
   check_contains(changed([](Json& j) { j["kernels"][0]["format"] = "f16"; }), "does not go with op");
   check_contains(changed([](Json& j) { j["kernels"][0]["token_tile"] = 2; }), "token_tile: expected 1");
-  check_contains(changed([](Json& j) { j["kernels"][0]["row_granularity"] = 8; }), "multiple of 16");
+  for (const int granularity : {0, 1, 8, 15, 17, 24}) {
+    for (const std::size_t kernel : {0U, 1U}) {  // gemv, gemm
+      check_contains(changed([&](Json& j) { j["kernels"][kernel]["row_granularity"] = granularity; }),
+                     "kernels[" + std::to_string(kernel) +
+                         "].row_granularity: expected a multiple of 16 that is at least 16, found " +
+                         std::to_string(granularity));
+    }
+  }
+  CHECK(changed([](Json& j) { j["kernels"][0]["row_granularity"] = 32; }) == "NOT REFUSED");
   check_contains(changed([](Json& j) { j["kernels"][0]["tokens"] = {4, 2}; }), "below the minimum");
   check_contains(changed([](Json& j) { j["kernels"][0]["tokens"] = {1}; }), "expected [min, max]");
   check_contains(changed([](Json& j) {
@@ -500,15 +508,17 @@ TEST_CASE("inspect and verify print what is there") {
   CHECK(object["images"][0]["bytes"] == image_bytes().size());
   CHECK(object["packed"]["bytes"] == kPackedBytes);
 
-  const tools::VerifyReport good = tools::verify_bundle(file.path, "", false);
-  INFO(good.text);
-  CHECK(good.ok);
-  check_contains(good.text, "skipped model: no --model given");
+  const Result<tools::VerifyReport> good = tools::verify_bundle(file.path, "", false);
+  REQUIRE(good.ok());
+  INFO(good->text);
+  CHECK(good->ok);
+  check_contains(good->text, "skipped model: no --model given");
   flip(file.bytes, file.parsed().data_offset() + file.parsed().find_tensor("packed.t2")->offset, 1);
   file.rewrite();
-  const tools::VerifyReport bad = tools::verify_bundle(file.path, "", true);
-  CHECK(!bad.ok);
-  const auto report = nlohmann::json::parse(bad.text);
+  const Result<tools::VerifyReport> bad = tools::verify_bundle(file.path, "", true);
+  REQUIRE(bad.ok());
+  CHECK(!bad->ok);
+  const auto report = nlohmann::json::parse(bad->text);
   CHECK(report["ok"] == false);
   for (const auto& check : report["checks"]) {
     INFO(check.dump());
@@ -517,7 +527,12 @@ TEST_CASE("inspect and verify print what is there") {
   }
   flip(file.bytes, 40, 1);
   file.rewrite();
-  check_contains(tools::verify_bundle(file.path, "", false).text, "skipped padding: relies on ");
+  check_contains(tools::verify_bundle(file.path, "", false)->text, "skipped padding: relies on ");
+  // A model that cannot be read says nothing about the bundle, good or damaged.
+  const Result<tools::VerifyReport> unread = tools::verify_bundle(file.path, file.path + ".gguf", false);
+  REQUIRE(!unread.ok());
+  CHECK(unread.error().code == ErrorCode::kFailure);
+  check_contains(unread.error().message, file.path + ".gguf");
   CHECK(!tools::describe_bundle(file.path, false).ok());
 }
 

@@ -40,6 +40,7 @@ const ModelShapes kSmall = {{{48, 128}, {96, 64}}, {64, 128}};
 const ModelShapes k2B4T = {{{2560, 2560}, {2560, 6912}, {3840, 2560}, {13824, 2560}}, {2560, 6912}};
 const ModelShapes kLarge = {{{1536, 1536}, {1536, 4096}, {4608, 1536}, {8192, 1536}}, {1536, 4096}};
 const ModelShapes kTiny = {{{512, 512}, {512, 1024}, {768, 512}, {2048, 512}}, {512, 1024}};
+const ModelShapes kSynthTiny = {{{256, 256}, {256, 512}, {512, 256}, {1024, 256}}, {256, 512}};  // synth --shape tiny
 const ModelShapes kTails = {{{1, 16},
                              {15, 1},
                              {16, 64},
@@ -107,6 +108,7 @@ std::string error_of(const std::string& toml) {
 TEST_CASE("bundle kernels of 2b-4t equal the scalar reference") { expect_exact(k2B4T); }
 TEST_CASE("bundle kernels of large equal the scalar reference") { expect_exact(kLarge); }
 TEST_CASE("bundle kernels of tiny equal the scalar reference") { expect_exact(kTiny); }
+TEST_CASE("bundle kernels of synth's tiny equal the scalar reference") { expect_exact(kSynthTiny); }
 TEST_CASE("bundle kernels with every tail equal the scalar reference") { expect_exact(kTails); }
 
 TEST_CASE("other points than the defaults are as exact") {
@@ -252,6 +254,7 @@ TEST_CASE("points: the exact shape before the general one, and messages for ever
   has(error_of(gemv + "token_tile = 2\n"), "cpu.toml:6: key 'token_tile' belongs to op gemm");
   has(error_of(gemv + "n = 48\n"), "keys 'n' and 'k'");
   has(error_of(gemv + gemv), "a second point");
+  has(error_of(gemv + "n = 48\nk = 132105\n"), "key 'k': expected an integer 1..132104, found 132105");
   has(error_of("[[point]]\nisa = \"avx3\"\nop = \"gemv\"\n"), "cpu.toml:2: key 'isa': unknown target 'avx3'");
   has(error_of("[[point]]\nisa = \"avx2\"\nop = \"norm\"\n"), "cpu.toml:3: key 'op'");
   has(error_of("[[point]]\nisa = \"avx2\"\nop = \"gemv\"\nstreams = 9\nprefetch = 0\n"),
@@ -271,6 +274,15 @@ TEST_CASE("plans out of range are refused") {
   CHECK_FALSE(make_plan({{{0, 64}}, {}}, *selection, *points).ok());
   CHECK_FALSE(make_plan({{{64, std::int64_t{1} << 23}}, {}}, *selection, *points).ok());
   CHECK_FALSE(make_plan({{{64, 64}}, {0}}, *selection, *points).ok());
+  // 127 * 132104 is the last product that float32 holds exactly; the reason is the model reader's.
+  CHECK(make_plan({{{64, 132104}}, {132104}}, *selection, *points).ok());
+  for (const ModelShapes& shapes : {ModelShapes{{{64, 132105}}, {}}, ModelShapes{{{64, 64}}, {132105}}}) {
+    const auto wide = make_plan(shapes, *selection, *points);
+    REQUIRE_FALSE(wide.ok());
+    CHECK_MESSAGE(wide.error().message.find("expected a width of at most 132104, found 132105; integer products of "
+                                            "wider layers exceed 2^24 and would be rounded") != std::string::npos,
+                  wide.error().message);
+  }
 }
 
 TEST_CASE("Halide's process: missing, failing and hanging tools are messages") {

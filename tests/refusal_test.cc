@@ -359,6 +359,57 @@ TEST_CASE("bundles that do not belong here are refused, each with its own messag
   }
 }
 
+TEST_CASE("verify: a model that cannot be read is no verdict on the bundle") {
+  const Setup* setup = Setup::get();
+  if (setup == nullptr) return;
+  const std::string text = setup->dir / "text.gguf";
+  test::write_file(text, std::as_bytes(std::span("hello")));
+  for (const std::string& model : {setup->dir / "missing.gguf", text}) {
+    CAPTURE(model);
+    const Outcome verified = run(setup->dir, {setup->codegen, "verify", setup->bundle, "--model", model});
+    INFO(verified.err);
+    CHECK(verified.code == 1);
+    CHECK(verified.out.empty());
+    CHECK(verified.says(model));
+    CHECK(lines(verified.err) == 1);
+  }
+}
+
+TEST_CASE("packing counts the undefined codes as loading does") {
+  const Setup* setup = Setup::get();
+  if (setup == nullptr) return;
+  const std::string model = setup->dir / "undefined.gguf";
+  Bytes bytes = test::read_file(setup->model);
+  {
+    const Result<gguf::File> file = gguf::File::parse(bytes, setup->model);
+    REQUIRE(file.ok());
+    const gguf::Tensor* down = file->find_tensor("blk.0.ffn_down.weight");
+    REQUIRE(down != nullptr);
+    bytes[file->data_offset() + down->offset] = std::byte{0xFF};  // four codes 3
+  }
+  test::write_file(model, bytes);
+  const std::string warning =
+      ": " + model +
+      ": tensor blk.0.ffn_down.weight: 4 codes are 3, which I2_S does not define; they are read as weight 0";
+  const Outcome loaded = setup->generate(model, "none");
+  INFO(loaded.err);
+  CHECK(loaded.code == 0);
+  CHECK(loaded.says(warning));
+  const std::vector<std::string> command{setup->codegen, "--model", model, "--target",
+                                         "native",       "-q",      "-o",  setup->dir / "undefined.bnk"};
+  const Outcome plain = run(setup->dir, command);
+  CHECK(plain.code == 0);
+  CHECK(plain.err.empty());  // nothing is packed
+  std::vector<std::string> packing = command;
+  packing.insert(packing.end(), {"--pack", "--json"});
+  const Outcome packed = run(setup->dir, packing);
+  INFO(packed.err);
+  CHECK(packed.code == 0);
+  CHECK(packed.says(warning));
+  CHECK(lines(packed.err) == 1);
+  CHECK(packed.out.find("4 codes are 3") != std::string::npos);  // in the JSON report too
+}
+
 TEST_CASE("a missing bundle that was asked for is refused") {
   const Setup* setup = Setup::get();
   if (setup == nullptr) return;

@@ -1,6 +1,7 @@
 // bitnet-codegen --model: read the shapes, plan, compile, test, write. The model's SHA-256 (a gigabyte or more) is
 // taken beside the compilation.
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -63,6 +64,21 @@ class PackedWeights {
 
   [[nodiscard]] std::size_t bytes() const { return layout_.bytes; }
 
+  // One for each product with undefined codes among those read so far, worded as at load: what loads the bundle copies
+  // the packed weights and no longer sees those codes.
+  [[nodiscard]] std::vector<std::string> warnings(const std::string& model) const {
+    std::vector<std::string> out;
+    for (std::size_t index = 0; index < count(); ++index) {
+      if (undefined_[index] == 0) continue;
+      const FusedMatrix& product = tensors_.layers[index / 4].products[index % 4];
+      out.push_back(model + ": tensor " + std::string(product.parts.front()->name) +
+                    (product.parts.size() > 1 ? " and those stacked with it" : "") + ": " +
+                    std::to_string(undefined_[index]) +
+                    " codes are 3, which I2_S does not define; they are read as weight 0");
+    }
+    return out;
+  }
+
   Status read(std::size_t offset, std::span<std::byte> out) {
     std::memset(out.data(), 0, out.size());
     const std::size_t end = offset + out.size();
@@ -78,7 +94,8 @@ class PackedWeights {
   }
 
  private:
-  explicit PackedWeights(const ModelTensors& tensors) : tensors_(tensors), layout_(packed_layout(tensors)) {}
+  explicit PackedWeights(const ModelTensors& tensors)
+      : tensors_(tensors), layout_(packed_layout(tensors)), undefined_(count()) {}
 
   [[nodiscard]] std::size_t count() const { return tensors_.layers.size() * 4; }
   [[nodiscard]] std::size_t offset_of(std::size_t index) const { return layout_.offsets[index / 4][index % 4]; }
@@ -96,15 +113,18 @@ class PackedWeights {
     if (packed_.size() < packed_bytes_) {
       BITNET_ASSIGN_OR_RETURN(packed_, Buffer::allocate(packed_bytes_));
     }
+    std::atomic<std::uint64_t> undefined{0};
     pool_->parallel_for(product.n, BITNET_T2_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int) {
-      (void)pack_product(product, begin, end, packed_.as<std::uint8_t>());
+      undefined += pack_product(product, begin, end, packed_.as<std::uint8_t>());
     });
+    undefined_[index] = undefined;  // a product is packed more than once: hashed, then written
     held_ = index;
     return {};
   }
 
   const ModelTensors& tensors_;
   PackedLayout layout_;
+  std::vector<std::uint64_t> undefined_;  // codes 3 of each product
   std::unique_ptr<ThreadPool> pool_;
   Buffer packed_;
   std::size_t packed_bytes_ = 0;
@@ -135,6 +155,7 @@ struct Report {
   std::string sha256;
   codegen::CompiledBundle bundle;
   std::size_t packed_bytes = 0;
+  std::vector<std::string> warnings;
   double total_ms = 0;
 };
 
@@ -152,6 +173,7 @@ std::string json_text(const Report& report) {
   for (const KernelRecord& record : report.bundle.table.kernels) json["kernels"].push_back(record.name);
   json["self_tested"] = report.bundle.self_tested;
   json["packed_bytes"] = report.packed_bytes;
+  json["warnings"] = report.warnings;
   for (const codegen::PhaseTime& time : report.bundle.times) json["timing_ms"][time.phase] = time.milliseconds;
   json["timing_ms"]["total"] = report.total_ms;
   return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
@@ -198,6 +220,7 @@ Result<Report> compile_model(const CompileCommand& command) {
   if (!command.emit_sources.empty()) BITNET_RETURN_IF_ERROR(emit_sources(report.bundle, command.emit_sources));
 
   BundleInput input;
+  std::shared_ptr<PackedWeights> weights;
   input.shape_hash = plan.shapes.hash();
   input.model_sha256 = model.sha256;
   input.target = plan.target;
@@ -208,7 +231,7 @@ Result<Report> compile_model(const CompileCommand& command) {
   if (command.pack) {
     const int jobs =
         command.jobs > 0 ? command.jobs : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-    BITNET_ASSIGN_OR_RETURN(const std::shared_ptr<PackedWeights> weights, PackedWeights::create(tensors, jobs));
+    BITNET_ASSIGN_OR_RETURN(weights, PackedWeights::create(tensors, jobs));
     input.packed_bytes = weights->bytes();
     input.packed_source = [weights](std::size_t offset, std::span<std::byte> out) {
       return weights->read(offset, out);
@@ -217,6 +240,7 @@ Result<Report> compile_model(const CompileCommand& command) {
   const Clock::time_point write_begin = Clock::now();
   BITNET_RETURN_IF_ERROR(write_bundle(input, report.output));
   report.bundle.times.push_back({"write bundle", milliseconds_since(write_begin)});
+  if (weights != nullptr) report.warnings = weights->warnings(file.path());
   report.target = plan.target;
   report.sha256 = model.sha256;
   report.packed_bytes = input.packed_bytes;
@@ -237,7 +261,7 @@ void CompileCommand::add_options(CLI::App& app) {
   app.add_option("-j,--jobs", jobs, "compilations at once; default: one per CPU")->check(CLI::Range(1, 1024));
   app.add_flag("--json", json, "report as one JSON object on standard output");
   app.add_flag("-v,--verbose", verbosity, "print phases and kernels");
-  app.add_flag("-q,--quiet", quiet, "print errors only");
+  app.add_flag("-q,--quiet", quiet, "print warnings and errors only");
 }
 
 int CompileCommand::run() const {
@@ -246,6 +270,9 @@ int CompileCommand::run() const {
   }
   const Result<Report> report = compile_model(*this);
   if (!report.ok()) return report_error("bitnet-codegen", report.error());
+  for (const std::string& warning : report->warnings) {
+    std::fprintf(stderr, "bitnet-codegen: %s\n", warning.c_str());
+  }
   if (json) return show_result("bitnet-codegen", json_text(*report));
   if (!quiet) print_text(*report, verbosity);
   return 0;

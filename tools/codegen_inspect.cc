@@ -154,29 +154,33 @@ class Checklist {
   bool ok_ = true;
 };
 
-void check_model(Checklist& checks, const gguf::File& bundle, const bundle_checks::Manifest& manifest,
-                 const std::string& model) {
+struct ModelFile {
   gguf::File file;
   ModelTensors tensors;
-  const auto open = [&]() -> Status {
-    BITNET_ASSIGN_OR_RETURN(file, gguf::File::open(model));
-    BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(file));
-    BITNET_ASSIGN_OR_RETURN(tensors, map_tensors(file, config));
-    return {};
-  };
-  checks.run("model file", open, /*essential=*/true);
+};
+
+// Fills `out` in place: the tensors point into its file.
+Status open_model(const std::string& path, ModelFile& out) {
+  BITNET_ASSIGN_OR_RETURN(out.file, gguf::File::open(path));
+  BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(out.file));
+  BITNET_ASSIGN_OR_RETURN(out.tensors, map_tensors(out.file, config));
+  return {};
+}
+
+void check_model(Checklist& checks, const gguf::File& bundle, const bundle_checks::Manifest& manifest,
+                 const ModelFile& model) {
   checks.run("model shapes",
-             [&] { return bundle_checks::check_shape_hash(bundle, manifest, kernel_shapes(tensors).hash()); });
+             [&] { return bundle_checks::check_shape_hash(bundle, manifest, kernel_shapes(model.tensors).hash()); });
   checks.run("model SHA-256", [&]() -> Status {
-    const std::string found = to_hex(sha256_of_file(*file.mapping()));
+    const std::string found = to_hex(sha256_of_file(*model.file.mapping()));
     if (found == manifest.model_sha256) return {};
-    return bundle_checks::refuse(
-        bundle.path(), "metadata",
-        "made from another model file: expected SHA-256 " + manifest.model_sha256 + ", '" + model + "' has " + found);
+    return bundle_checks::refuse(bundle.path(), "metadata",
+                                 "made from another model file: expected SHA-256 " + manifest.model_sha256 + ", '" +
+                                     model.file.path() + "' has " + found);
   });
   if (manifest.packed.empty()) return;
   checks.run("packed weights' size", [&]() -> Status {
-    const std::size_t expected = packed_layout(tensors).bytes;
+    const std::size_t expected = packed_layout(model.tensors).bytes;
     if (expected == manifest.packed.size()) return {};
     return bundle_checks::refuse(bundle.path(), "packed.t2",
                                  "expected " + std::to_string(expected) + " bytes for this model, found " +
@@ -193,7 +197,9 @@ Result<std::string> describe_bundle(const std::string& path, bool json) {
   return json ? print(to_json_object(file, manifest)) : to_text(file, manifest);
 }
 
-VerifyReport verify_bundle(const std::string& path, const std::string& model, bool json) {
+Result<VerifyReport> verify_bundle(const std::string& path, const std::string& model, bool json) {
+  ModelFile model_file;
+  if (!model.empty()) BITNET_RETURN_IF_ERROR(open_model(model, model_file));
   Checklist checks;
   gguf::File file;
   bundle_checks::Manifest manifest;
@@ -219,7 +225,7 @@ VerifyReport verify_bundle(const std::string& path, const std::string& model, bo
   if (model.empty()) {
     checks.skip("model", "no --model given");
   } else {
-    check_model(checks, file, manifest, model);
+    check_model(checks, file, manifest, model_file);
   }
   return checks.report(path, model, json);
 }
@@ -231,9 +237,10 @@ int inspect_command(const std::string& path, bool json) {
 }
 
 int verify_command(const std::string& path, const std::string& model, bool json) {
-  const VerifyReport report = verify_bundle(path, model, json);
-  const int shown = show_result("bitnet-codegen", report.text);
-  return report.ok ? shown : static_cast<int>(ErrorCode::kVerification);
+  const Result<VerifyReport> report = verify_bundle(path, model, json);
+  if (!report.ok()) return report_error("bitnet-codegen", report.error());
+  const int shown = show_result("bitnet-codegen", report->text);
+  return report->ok ? shown : static_cast<int>(ErrorCode::kVerification);
 }
 
 }  // namespace bitnet::tools

@@ -147,9 +147,10 @@ Result<KernelRecord> Reader::kernel(const Json& object, const std::string& where
     return fail(where + ".token_tile", "expected 1 for op '" + std::string(to_string(kernel.op)) + "', found " +
                                            std::to_string(kernel.token_tile));
   }
-  if (ternary && record.row_granularity % BITNET_T2_TILE_ROWS != 0) {
+  // 0 would pass as a multiple, and a loop that steps by it never ends.
+  if (ternary && (record.row_granularity < BITNET_T2_TILE_ROWS || record.row_granularity % BITNET_T2_TILE_ROWS != 0)) {
     return fail(where + ".row_granularity",
-                "expected a multiple of 16, found " + std::to_string(record.row_granularity));
+                "expected a multiple of 16 that is at least 16, found " + std::to_string(record.row_granularity));
   }
   if (record.name != kernel.name()) {
     return fail(where + ".name", "expected '" + kernel.name() + "' from the other fields, found '" + record.name + "'");
