@@ -39,7 +39,7 @@ struct Plan {
 };
 
 // For each image: gemv and gemm of every ternary shape, norm_quantize of every width. Errors: a shape without a point,
-// a shape out of range (1 <= N <= 2^31 - 16, 1 <= K <= 4194304), no ternary shape.
+// a shape out of range (1 <= N <= 2^31 - 16, 1 <= K <= 132104), no ternary shape.
 [[nodiscard]] Result<Plan> make_plan(const ModelShapes& shapes, const TargetSelection& selection, const Points& points);
 
 }  // namespace bitnet::codegen
