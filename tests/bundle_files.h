@@ -44,9 +44,8 @@ inline Bytes read_file(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   REQUIRE_MESSAGE(in.good(), path);
   const std::string text{std::istreambuf_iterator<char>(in), {}};
-  Bytes bytes(text.size());
-  std::memcpy(bytes.data(), text.data(), text.size());
-  return bytes;
+  const std::span<const std::byte> bytes = std::as_bytes(std::span(text));
+  return {bytes.begin(), bytes.end()};
 }
 
 inline void write_file(const std::string& path, std::span<const std::byte> bytes) {
