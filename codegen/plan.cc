@@ -1,16 +1,15 @@
 // Shapes x targets x operations, in this order: the order of the kernel table and of the code in an image.
 #include "codegen/plan.h"
 
+#include "runtime/model/limits.h"
+
 namespace bitnet::codegen {
 namespace {
 
 constexpr std::int64_t kMaxN = (std::int64_t{1} << 31) - 16;
-// The same bound as the model's reader: a float32 holds every int32 dot product of |x| <= 127 exactly below 2^24.
-constexpr std::int64_t kMaxK = 132104;
-static_assert(127 * kMaxK < (1 << 24) && 127 * (kMaxK + 1) >= (1 << 24));
 
 std::string too_wide(std::int64_t k) {
-  return "expected a width of at most " + std::to_string(kMaxK) + ", found " + std::to_string(k) +
+  return "expected a width of at most " + std::to_string(kMaxWidth) + ", found " + std::to_string(k) +
          "; integer products of wider layers exceed 2^24 and would be rounded";
 }
 
@@ -19,23 +18,23 @@ Status check_shapes(const ModelShapes& shapes) {
     return Error{ErrorCode::kTensorMapping, "nothing to compile: the model has no ternary product"};
   }
   for (const KernelShape& shape : shapes.ternary) {
-    if (shape.k > kMaxK) {
+    if (shape.k > kMaxWidth) {
       return Error{ErrorCode::kTensorMapping, "ternary product of " + std::to_string(shape.n) + " x " +
                                                   std::to_string(shape.k) + ": " + too_wide(shape.k)};
     }
     if (shape.n < 1 || shape.n > kMaxN || shape.k < 1) {
       return Error{ErrorCode::kTensorMapping,
                    "ternary product of " + std::to_string(shape.n) + " x " + std::to_string(shape.k) +
-                       ": expected 1 <= N <= " + std::to_string(kMaxN) + " and 1 <= K <= " + std::to_string(kMaxK)};
+                       ": expected 1 <= N <= " + std::to_string(kMaxN) + " and 1 <= K <= " + std::to_string(kMaxWidth)};
     }
   }
   for (const std::int64_t k : shapes.norm_quantize) {
-    if (k > kMaxK) {
+    if (k > kMaxWidth) {
       return Error{ErrorCode::kTensorMapping, "norm of width " + std::to_string(k) + ": " + too_wide(k)};
     }
     if (k < 1) {
       return Error{ErrorCode::kTensorMapping,
-                   "norm of width " + std::to_string(k) + ": expected 1 <= K <= " + std::to_string(kMaxK)};
+                   "norm of width " + std::to_string(k) + ": expected 1 <= K <= " + std::to_string(kMaxWidth)};
     }
   }
   return {};

@@ -12,6 +12,7 @@
 
 #include "codegen/embedded.h"
 #include "runtime/base/mapped_file.h"
+#include "runtime/model/limits.h"
 
 namespace bitnet::codegen {
 namespace {
@@ -32,7 +33,7 @@ struct IntegerKey {
 };
 constexpr IntegerKey kKeys[] = {
     {"n", 1, std::int64_t{1} << 31, 1, std::nullopt, false},
-    {"k", 1, 132104, 1, std::nullopt, false},
+    {"k", 1, kMaxWidth, 1, std::nullopt, false},
     {"streams", 1, 8, 1, Op::kGemv, true},
     {"prefetch", 0, 65536, 64, Op::kGemv, true},
     {"token_tile", 1, 32, 1, Op::kGemm, true},

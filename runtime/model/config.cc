@@ -5,13 +5,13 @@
 #include <cmath>
 #include <string>
 
+#include "runtime/model/limits.h"
+
 namespace bitnet {
 namespace {
 
-// An int32 dot product becomes a float32, which is exact below 2^24: 127 * 132104 = 2^24 - 8. The widths (K of the
-// products) are refused beyond it. The bound also keeps every size product in 64 bits.
-constexpr std::uint64_t kMaxDimension = 132104;
-static_assert(127 * kMaxDimension < (1U << 24) && 127 * (kMaxDimension + 1) >= (1U << 24));
+// The widths (K of the products) are refused beyond kMaxWidth. The bound also keeps every size product in 64 bits.
+constexpr std::uint64_t kMaxDimension = kMaxWidth;
 constexpr std::uint64_t kMaxLayers = 4096;
 
 Error config_error(const gguf::File& file, const std::string& what) {
