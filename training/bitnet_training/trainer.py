@@ -76,6 +76,25 @@ def _differences(ours: dict, theirs: dict, path: str = "") -> list[str]:
     return found
 
 
+def add_lora(model: BitNet, config: Config) -> None:
+    """With lora.rank > 0: freezes all of the model and gives each projection its pair of thin matrices."""
+    if config.lora.rank == 0:
+        return
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    for linear in model.bit_linears().values():
+        linear.add_lora(config.lora.rank, config.lora.alpha)
+
+
+def load_weights(model: BitNet, state: dict[str, Any], config: Config) -> None:
+    """A checkpoint's weights into a new model, LoRA merged."""
+    add_lora(model, config)
+    model.load_state_dict(state["model"])
+    if config.lora.rank > 0:
+        for linear in model.bit_linears().values():
+            linear.merge_lora()
+
+
 class Trainer:
     """`model` has its initial weights; `purpose` names the program in the metadata."""
 

@@ -1,0 +1,186 @@
+"""The exported directory (README.md, "The exported directory"): written from a trained model, read for evaluation and
+fine-tuning."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy
+import safetensors
+import safetensors.numpy
+import torch
+from torch import Tensor
+
+from .config import ModelConfig
+from .data import Tokenizer
+from .errors import UserError
+from .files import make_directory, require_space, write_atomically
+from .model import BitLinear, BitNet
+
+LARGEST_HALF = 65504.0
+
+
+def pack(t: Tensor) -> numpy.ndarray:
+    """[M, K] of -1, 0, +1 to bytes [M / 4, K]: quarter i of the rows in bits 2i + 1 : 2i, as t + 1."""
+    codes = (t.numpy() + 1.0).astype(numpy.uint8).reshape(4, -1, t.shape[1])
+    return codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6
+
+
+def unpack(packed: numpy.ndarray, name: str) -> Tensor:
+    codes = numpy.concatenate([packed >> shift & 3 for shift in (0, 2, 4, 6)])
+    if codes.max(initial=0) == 3:
+        raise UserError(f"{name}: holds the code 3, which is no ternary weight; the file is damaged")
+    return torch.from_numpy(codes.astype(numpy.float32) - 1.0)
+
+
+def hf_config(config: ModelConfig, tokenizer: Tokenizer, name: str) -> dict[str, Any]:
+    return {
+        "_name_or_path": name,
+        "architectures": ["BitNetForCausalLM"],
+        "model_type": "bitnet",
+        "hidden_size": config.hidden,
+        "intermediate_size": config.ffn,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "hidden_act": "relu2",
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_base,
+        "max_position_embeddings": config.context,
+        "vocab_size": tokenizer.size,
+        "tie_word_embeddings": True,
+        "bos_token_id": tokenizer.bos,
+        "eos_token_id": tokenizer.processor.eos_id(),
+        "quantization_config": {
+            "quant_method": "bitnet",
+            "linear_class": "autobitlinear",
+            "quantization_mode": "offline",
+        },
+    }
+
+
+def write(model: BitNet, tokenizer: Tokenizer, metadata: dict[str, Any], name: str, out: str) -> None:
+    """config.json comes last: a directory without it is one whose writer did not finish."""
+    directory = make_directory(out)
+    parameters = sum(p.numel() for p in model.parameters())
+    require_space(directory, 6 * parameters + (1 << 20), "the exported weights")
+    (directory / "config.json").unlink(missing_ok=True)
+    linears = {f"{name}.weight": module for name, module in model.bit_linears().items()}
+    packed: dict[str, numpy.ndarray] = {}
+    master: dict[str, numpy.ndarray] = {}
+    with torch.no_grad():
+        for key, value in model.state_dict().items():
+            if not torch.isfinite(value).all():
+                raise UserError(f"{key}: holds values that are not finite; the training has diverged")
+            if key in linears:
+                t, scale = linears[key].ternary()
+                packed[key] = pack(t)
+                packed[f"{key}_scale"] = scale.reshape(1).numpy()
+                master[key] = linears[key].master().detach().numpy()
+                continue
+            master[key] = value.numpy()
+            if "embed_tokens" in key:
+                if float(value.abs().max()) > LARGEST_HALF:
+                    raise UserError(f"{key}: holds {float(value.abs().max())}, beyond float16; lower the learning rate")
+                value = value.half().float()
+            packed[key] = value.numpy()
+    for file_name, tensors in (("master.safetensors", master), ("model.safetensors", packed)):
+        data = safetensors.numpy.save(tensors, metadata={"format": "pt"})
+        write_atomically(directory / file_name, lambda file, data=data: file.write(data))
+    tokenizer.save(directory / "tokenizer.model")
+    settings = {"add_bos_token": True, "add_eos_token": False, "tokenizer_class": "LlamaTokenizer"}
+    config = hf_config(model.config, tokenizer, name)
+    for file_name, values in (
+        ("tokenizer_config.json", settings),
+        ("training.json", metadata),
+        ("config.json", config),
+    ):
+        text = json.dumps(values, indent=1) + "\n"
+        write_atomically(directory / file_name, lambda file, text=text: file.write(text.encode()))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; give a directory that export.py wrote") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected an object")
+    return values
+
+
+def read_config(directory: str | Path) -> ModelConfig:
+    path = Path(directory) / "config.json"
+    values = _read_json(path)
+    keys = {
+        "hidden": "hidden_size",
+        "ffn": "intermediate_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "kv_heads": "num_key_value_heads",
+        "context": "max_position_embeddings",
+        "rope_base": "rope_theta",
+        "norm_eps": "rms_norm_eps",
+    }
+    for ours, theirs in keys.items():
+        if not isinstance(values.get(theirs), (int, float)):
+            raise UserError(f"{path}: {theirs} is {values.get(theirs)!r}; expected a number")
+    for key, wanted in (("model_type", "bitnet"), ("hidden_act", "relu2"), ("tie_word_embeddings", True)):
+        if values.get(key) != wanted:
+            raise UserError(f"{path}: {key} is {values.get(key)!r}; expected {wanted!r}")
+    return ModelConfig(**{ours: values[theirs] for ours, theirs in keys.items()})
+
+
+def _read_tensors(path: Path) -> dict[str, numpy.ndarray]:
+    try:
+        return safetensors.numpy.load_file(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path}: not a SafeTensors file: {error}") from error
+
+
+def _tensor(tensors: dict[str, numpy.ndarray], key: str, path: Path, shape: tuple, dtype: type) -> numpy.ndarray:
+    if key not in tensors:
+        raise UserError(f"{path}: tensor {key} is missing")
+    found = tensors[key]
+    if found.shape != shape or found.dtype != dtype:
+        raise UserError(
+            f"{path}: tensor {key} is {found.dtype} {list(found.shape)}, expected {numpy.dtype(dtype)} {list(shape)}"
+        )
+    return found
+
+
+def load(directory: str | Path, weights: str, half_cache: bool = False) -> BitNet:
+    """weights: "ternary" (model.safetensors, run as the runtime runs it), "float" (master.safetensors, nothing
+    rounded), or "train" (ternary mode over a master: master.safetensors, or t * scale where there is none)."""
+    directory = Path(directory)
+    config = read_config(directory)
+    tokenizer = Tokenizer.load(str(directory / "tokenizer.model"))
+    model = BitNet(config, tokenizer.size, "float" if weights == "float" else "ternary", half_cache)
+    has_master = (directory / "master.safetensors").exists()
+    use_master = weights == "float" or (weights == "train" and has_master)
+    path = directory / ("master.safetensors" if use_master else "model.safetensors")
+    tensors = _read_tensors(path)
+    linears: dict[str, BitLinear] = {f"{name}.weight": module for name, module in model.bit_linears().items()}
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            shape = tuple(parameter.shape)
+            if use_master or key not in linears:
+                parameter.copy_(torch.from_numpy(_tensor(tensors, key, path, shape, numpy.float32)))
+                continue
+            t = unpack(_tensor(tensors, key, path, (shape[0] // 4, shape[1]), numpy.uint8), f"{path}: {key}")
+            scale = float(_tensor(tensors, f"{key}_scale", path, (1,), numpy.float32)[0])
+            if not (math.isfinite(scale) and scale > 0.0):
+                raise UserError(f"{path}: {key}_scale is {scale}; expected a positive number")
+            parameter.copy_(t * scale)
+            if weights == "ternary":
+                linears[key].fix(t, torch.tensor(scale))
+    return model
+
+
+def load_tokenizer(directory: str | Path) -> Tokenizer:
+    return Tokenizer.load(str(Path(directory) / "tokenizer.model"))
