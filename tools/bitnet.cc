@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   int exit_code = 0;
   bitnet::tools::add_run_command(app, exit_code);
+  bitnet::tools::add_score_command(app, exit_code);
   bitnet::tools::add_inspect_command(app, exit_code);
   bitnet::tools::add_synth_command(app, exit_code);
   try {

@@ -1,13 +1,9 @@
 // bitnet run: text (or token ids) in, generated text out.
-#include <fcntl.h>
 #include <unistd.h>
 
-#include <charconv>
 #include <chrono>
-#include <csignal>
 #include <cstdint>
 #include <cstdio>
-#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -21,13 +17,13 @@
 #include "runtime/sampling/sampler.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "tools/commands.h"
+#include "tools/input.h"
+#include "tools/model_options.h"
 #include "tools/output.h"
 #include "tools/text_stream.h"
 
 namespace bitnet::tools {
 namespace {
-
-volatile std::sig_atomic_t interrupted = 0;
 
 // Prefill stops for an interrupt after this many tokens.
 constexpr std::size_t kPrefillPiece = 512;
@@ -71,65 +67,6 @@ std::uint64_t resident_bytes() {
   statm >> pages >> resident;
   return resident * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
 }
-
-// The whole number that is all of the text, or nothing.
-template <typename T>
-std::optional<T> parse_number(std::string_view text) {
-  T value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  return value;
-}
-
-// Reads to the end. A folder opens like a file and only fails here.
-Result<std::string> read_all(std::istream& stream, const std::string& name) {
-  std::string text;
-  char piece[4096];
-  do {
-    stream.read(piece, sizeof piece);
-    text.append(piece, static_cast<std::size_t>(stream.gcount()));
-  } while (stream);
-  if (stream.bad() || !stream.eof()) return Error{ErrorCode::kFailure, name + ": cannot be read"};
-  return text;
-}
-
-Status check_ids(std::span<const std::int32_t> ids, std::int64_t vocab, const char* option) {
-  for (const std::int32_t id : ids) {
-    if (id >= 0 && id < vocab) continue;
-    return Error{ErrorCode::kUsage, std::string(option) + ": token id " + std::to_string(id) +
-                                        " is outside the vocabulary, expected 0.." + std::to_string(vocab - 1)};
-  }
-  return {};
-}
-
-// The logits file: float32 [positions][vocab].
-class LogitsFile {
- public:
-  [[nodiscard]] Status open(const std::string& path) {
-    path_ = path;
-    if (path.empty()) return {};
-    file_.open(path, std::ios::binary | std::ios::trunc);
-    return check();
-  }
-  [[nodiscard]] Status add(std::span<const float> logits) {
-    if (path_.empty()) return {};
-    file_.write(reinterpret_cast<const char*>(logits.data()), static_cast<std::streamsize>(logits.size_bytes()));
-    return check();
-  }
-  [[nodiscard]] Status finish() {
-    if (path_.empty()) return {};
-    file_.flush();
-    return check();
-  }
-
- private:
-  [[nodiscard]] Status check() const {
-    if (!file_) return Error{ErrorCode::kFailure, path_ + ": cannot be written"};
-    return {};
-  }
-  std::string path_;
-  std::ofstream file_;
-};
 
 // One run: what the user asked for, what was made of it, and what it cost.
 class Run {
@@ -178,24 +115,16 @@ class Run {
 
 // Whatever can be wrong without the model is found here, before the seconds that loading may take.
 Status Run::prepare() {
-  // A file opened later would become standard output, and the text would go into it.
-  if (fcntl(STDOUT_FILENO, F_GETFD) == -1) {
-    return Error{ErrorCode::kFailure, "standard output is closed; send it to a file, a pipe or /dev/null"};
-  }
+  BITNET_RETURN_IF_ERROR(check_standard_output());
   sampling_ = options_.sampling;
   if (options_.greedy) sampling_.temperature = 0.0F;
   sampling_.seed = options_.seed.has_value() ? *options_.seed : std::random_device{}();
   BITNET_RETURN_IF_ERROR(Sampler::create(sampling_, 1));  // checks the parameters; the vocabulary is not known yet
   if (!options_.prompt_file.empty()) {
-    std::ifstream file(options_.prompt_file, std::ios::binary);
-    BITNET_ASSIGN_OR_RETURN(prompt_, read_all(file, options_.prompt_file));
+    BITNET_ASSIGN_OR_RETURN(prompt_, read_file(options_.prompt_file));
   }
-  for (const std::string* input : {&options_.model, &options_.load.bundle, &options_.prompt_file}) {
-    std::error_code absent;
-    if (!std::filesystem::equivalent(options_.dump_logits, *input, absent)) continue;
-    return Error{ErrorCode::kUsage, "--dump-logits would overwrite " + *input + ", which this run reads"};
-  }
-  BITNET_RETURN_IF_ERROR(logits_file_.open(options_.dump_logits));
+  const std::string inputs[] = {options_.model, options_.load.bundle, options_.prompt_file};
+  BITNET_RETURN_IF_ERROR(logits_file_.open(options_.dump_logits, inputs));
   if (!options_.dump_nodes.empty()) {
     BITNET_ASSIGN_OR_RETURN(NodeDump dump, NodeDump::create(options_.dump_nodes));
     node_dump_.emplace(std::move(dump));
@@ -206,10 +135,7 @@ Status Run::prepare() {
 Status Run::load() {
   const auto start = std::chrono::steady_clock::now();
   ModelOptions load = options_.load;
-  load.log = [details = options_.metrics || options_.verbose](LogLevel level, std::string_view line) {
-    if (level == LogLevel::kInfo && !details) return;  // the summary says in short what runs
-    std::fprintf(stderr, "bitnet: %.*s\n", static_cast<int>(line.size()), line.data());
-  };
+  load.log = log_to_stderr(options_.metrics || options_.verbose);  // the summary says in short what runs
   BITNET_ASSIGN_OR_RETURN(model_, Model::load(options_.model, load));
   BITNET_ASSIGN_OR_RETURN(context_, Context::create(*model_, {.size = options_.context}));
   Result<Tokenizer> tokenizer = Tokenizer::from_gguf(model_->file());
@@ -266,7 +192,7 @@ Status Run::prefill() {
     BITNET_RETURN_IF_ERROR(context_->eval_dump(ids, *node_dump_, keep));
     prefilled_ = ids.size();
   }
-  while (prefilled_ < ids.size() && interrupted == 0) {
+  while (prefilled_ < ids.size() && !interrupted()) {
     const std::span<const std::int32_t> piece =
         ids.subspan(prefilled_, std::min(kPrefillPiece, ids.size() - prefilled_));
     if (!options_.dump_logits.empty()) {
@@ -308,7 +234,7 @@ Status Run::generate() {
   if (tokenizer_.has_value()) decoder.emplace(*tokenizer_, false);
   for (const std::int32_t id : prompt_ids_) BITNET_RETURN_IF_ERROR(sampler_->accept(id));
   while (options_.max_tokens < 0 || static_cast<std::int64_t>(generated_.size()) < options_.max_tokens) {
-    if (interrupted != 0) break;
+    if (interrupted()) break;
     BITNET_ASSIGN_OR_RETURN(const std::int32_t id, sampler_->sample(logits_));
     if (ends(id)) {
       finish_reason_ = "stop";
@@ -344,10 +270,6 @@ Status Run::generate() {
 }
 
 nlohmann::ordered_json Run::results() const {
-  nlohmann::ordered_json kernels = nlohmann::ordered_json::array();
-  for (const KernelUse& use : context_->kernel_uses()) kernels.push_back({{"name", use.name}, {"calls", use.calls}});
-  nlohmann::ordered_json bundle_path = nullptr;
-  if (!model_->bundle_path().empty()) bundle_path = model_->bundle_path();
   const std::string_view format = "i2_s";
   return {
       {"prompt", prompt_},
@@ -368,28 +290,14 @@ nlohmann::ordered_json Run::results() const {
         {"architecture", model_->config().architecture},
         {"parameters", model_->parameters()},
         {"format", format}}},
-      {"bundle", {{"path", bundle_path}, {"target", model_->target()}, {"kernels", kernels}}},
+      {"bundle", bundle_json(*model_, context_->kernel_uses())},
       {"threads", model_->threads()},
       {"seed", sampling_.seed},
   };
 }
 
 void Run::print_summary() const {
-  std::size_t bundled = 0;
-  std::size_t built_in = 0;
-  for (const KernelUse& use : context_->kernel_uses()) {
-    const auto chosen = model_->kernels().all();
-    const bool from_bundle = std::any_of(chosen.begin(), chosen.end(), [&](const ChosenKernel& kernel) {
-      return kernel.from_bundle && kernel.name == use.name;
-    });
-    ++(from_bundle ? bundled : built_in);
-  }
-  std::string kernels = std::to_string(built_in) + " built-in kernels";
-  if (bundled != 0) {
-    kernels = std::to_string(bundled) + " kernels of " + std::string(model_->bundle_path()) + " and " + kernels;
-  } else if (model_->bundle_path().empty()) {
-    kernels += " and no bundle";
-  }
+  const std::string kernels = describe_kernels(*model_, context_->kernel_uses());
   std::fprintf(stderr,
                "bitnet: %s (%s, %.1f M parameters), target %.*s, %s, %d threads, loaded in %.0f ms, prefill %zu tokens "
                "at %.1f tokens/s, decode %zu tokens at %.1f tokens/s\n",
@@ -397,12 +305,7 @@ void Run::print_summary() const {
                static_cast<double>(model_->parameters()) / 1e6, static_cast<int>(model_->target().size()),
                model_->target().data(), kernels.c_str(), model_->threads(), load_ms_, prefilled_,
                rate(prefilled_, prefill_ms_), decoded_, rate(decoded_, decode_ms_));
-  if (model_->bundle_path().empty()) {
-    std::fprintf(stderr,
-                 "bitnet: running on built-in kernels; make faster ones for this model and CPU with "
-                 "bitnet-codegen --model %s --target native\n",
-                 model_->path().c_str());
-  }
+  print_bundle_advice(*model_);
   if (!options_.metrics) return;
   std::fprintf(
       stderr,
@@ -435,44 +338,19 @@ Status Run::execute() {
   BITNET_RETURN_IF_ERROR(load());
   BITNET_RETURN_IF_ERROR(read_prompt());
   BITNET_RETURN_IF_ERROR(prefill());
-  if (interrupted == 0) BITNET_RETURN_IF_ERROR(generate());
-  if (interrupted != 0) finish_reason_ = "interrupted";
+  if (!interrupted()) BITNET_RETURN_IF_ERROR(generate());
+  if (interrupted()) finish_reason_ = "interrupted";
   total_ms_ = milliseconds_since(start);
   BITNET_RETURN_IF_ERROR(report_results());
   return logits_file_.finish();
 }
 
 int run(const Options& options) {
-  struct sigaction action = {};
-  action.sa_handler = [](int) { interrupted = 1; };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);  // a second Ctrl-C ends the program at once
-  sigaction(SIGINT, &action, nullptr);
+  catch_interrupt();
   Run job(options);
   const Status done = job.execute();
   if (!done.ok()) return report(done.error());
   return job.was_interrupted() ? static_cast<int>(ErrorCode::kInterrupted) : 0;
-}
-
-// An option of token ids: N,N,... and repeatable. CLI11 itself would take "" for no ids at all.
-CLI::Option* add_ids(CLI::App& command, const std::string& name, std::vector<std::int32_t>& ids,
-                     const std::string& help) {
-  const auto parse = [name, &ids](const std::vector<std::string>& values) {
-    for (const std::string& value : values) {
-      for (std::size_t begin = 0; begin <= value.size();) {
-        const std::size_t end = std::min(value.find(',', begin), value.size());
-        const std::optional<std::int32_t> id =
-            parse_number<std::int32_t>(std::string_view(value).substr(begin, end - begin));
-        if (!id.has_value()) {
-          throw CLI::ValidationError(name, "expected token ids N,N,... below 2^31, found \"" + value + "\"");
-        }
-        ids.push_back(*id);
-        begin = end + 1;
-      }
-    }
-  };
-  return command.add_option_function<std::vector<std::string>>(name, parse, help)
-      ->type_name("N,N,...")
-      ->allow_extra_args(false);
 }
 
 void add_seed(CLI::App& command, std::optional<std::uint64_t>& seed) {
@@ -493,7 +371,7 @@ void add_run_command(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand("run", "Generate text with a model");
   for (const char* alias : {"generate", "infer", "inference"}) command->alias(alias);
   Options& o = *options;
-  command->add_option("-m,--model", o.model, "Model file (GGUF, I2_S)")->required();
+  add_model_option(*command, o.model);
   CLI::Option* prompt = command->add_option("-p,--prompt", o.prompt, "Prompt; else --file, else standard input");
   CLI::Option* file = command->add_option("-f,--file", o.prompt_file, "File with the prompt, bytes as they are");
   CLI::Option* ids = add_ids(*command, "--prompt-ids", o.prompt_ids, "Prompt as token ids (repeatable)");
@@ -513,14 +391,8 @@ void add_run_command(CLI::App& app, int& exit_code) {
   command->add_option("--presence-penalty", o.sampling.presence_penalty)->capture_default_str();
   add_seed(*command, o.seed);
   command->add_flag("--greedy", o.greedy, "Always the most likely token");
-  command->add_option("-t,--threads", o.load.threads, "0: as many as there are CPUs")
-      ->envname("BITNET_THREADS")
-      ->check(CLI::Range(0, 1024));
+  add_load_options(*command, o.load);
   command->add_option("-C,--ctx-size", o.context, "Positions; 0: the model's, at most 4096");
-  command->add_option("--bundle", o.load.bundle, "Kernel bundle: FILE, none, or auto (beside the model)")
-      ->capture_default_str();
-  command->add_flag("--strict", o.load.strict, "Refuse whatever would make results less than honest")
-      ->envname("BITNET_STRICT_MODE");
   command->add_option("--stop", o.stops, "Text that ends the generation (repeatable)")->allow_extra_args(false);
   add_ids(*command, "--stop-id", o.stop_ids, "Token ids that end the generation (repeatable)");
   command->add_flag("--no-bos", o.no_bos, "No begin token before the prompt");

@@ -12,6 +12,7 @@ namespace bitnet::tools {
 void add_inspect_command(CLI::App& app, int& exit_code);
 void add_synth_command(CLI::App& app, int& exit_code);
 void add_run_command(CLI::App& app, int& exit_code);
+void add_score_command(CLI::App& app, int& exit_code);
 
 // Prints "bitnet: MESSAGE" to standard error and returns the exit code of the error.
 int report(const Error& error);

@@ -1,0 +1,63 @@
+// Options that choose a model and its kernels, and words about them; see model_options.h.
+#include "tools/model_options.h"
+
+#include <algorithm>
+#include <cstdio>
+
+namespace bitnet::tools {
+
+void add_model_option(CLI::App& command, std::string& path) {
+  command.add_option("-m,--model", path, "Model file (GGUF, I2_S)")->required();
+}
+
+void add_load_options(CLI::App& command, ModelOptions& options) {
+  command.add_option("-t,--threads", options.threads, "0: as many as there are CPUs")
+      ->envname("BITNET_THREADS")
+      ->check(CLI::Range(0, 1024));
+  command.add_option("--bundle", options.bundle, "Kernel bundle: FILE, none, or auto (beside the model)")
+      ->capture_default_str();
+  command.add_flag("--strict", options.strict, "Refuse whatever would make results less than honest")
+      ->envname("BITNET_STRICT_MODE");
+}
+
+LogFn log_to_stderr(bool details) {
+  return [details](LogLevel level, std::string_view line) {
+    if (level == LogLevel::kInfo && !details) return;
+    std::fprintf(stderr, "bitnet: %.*s\n", static_cast<int>(line.size()), line.data());
+  };
+}
+
+nlohmann::ordered_json bundle_json(const Model& model, std::span<const KernelUse> uses) {
+  nlohmann::ordered_json kernels = nlohmann::ordered_json::array();
+  for (const KernelUse& use : uses) kernels.push_back({{"name", use.name}, {"calls", use.calls}});
+  nlohmann::ordered_json path = nullptr;
+  if (!model.bundle_path().empty()) path = model.bundle_path();
+  return {{"path", path}, {"target", model.target()}, {"kernels", kernels}};
+}
+
+std::string describe_kernels(const Model& model, std::span<const KernelUse> uses) {
+  std::size_t bundled = 0;
+  std::size_t built_in = 0;
+  for (const KernelUse& use : uses) {
+    const auto chosen = model.kernels().all();
+    const bool from_bundle = std::any_of(chosen.begin(), chosen.end(), [&](const ChosenKernel& kernel) {
+      return kernel.from_bundle && kernel.name == use.name;
+    });
+    ++(from_bundle ? bundled : built_in);
+  }
+  std::string kernels = std::to_string(built_in) + " built-in kernels";
+  if (bundled != 0)
+    return std::to_string(bundled) + " kernels of " + std::string(model.bundle_path()) + " and " + kernels;
+  if (model.bundle_path().empty()) kernels += " and no bundle";
+  return kernels;
+}
+
+void print_bundle_advice(const Model& model) {
+  if (!model.bundle_path().empty()) return;
+  std::fprintf(stderr,
+               "bitnet: running on built-in kernels; make faster ones for this model and CPU with "
+               "bitnet-codegen --model %s --target native\n",
+               model.path().c_str());
+}
+
+}  // namespace bitnet::tools

@@ -1,0 +1,31 @@
+// What commands that run a model share: the options that choose it, its kernels and its threads, and what they tell
+// about it afterwards.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+
+#include "runtime/model/model.h"
+
+namespace bitnet::tools {
+
+// -m, into `path`; required.
+void add_model_option(CLI::App& command, std::string& path);
+// -t, --bundle and --strict, into `options`.
+void add_load_options(CLI::App& command, ModelOptions& options);
+
+// A log that prints to standard error: warnings always, information only with `details`.
+[[nodiscard]] LogFn log_to_stderr(bool details);
+
+// For --json: {path, target, kernels [{name, calls}]}; path is null without a bundle. `uses`: what has really run.
+[[nodiscard]] nlohmann::ordered_json bundle_json(const Model& model, std::span<const KernelUse> uses);
+
+// For a summary: "5 kernels of x.avx2.bnk and 3 built-in kernels", "8 built-in kernels and no bundle".
+[[nodiscard]] std::string describe_kernels(const Model& model, std::span<const KernelUse> uses);
+
+// Says on standard error how to make a bundle, if there is none.
+void print_bundle_advice(const Model& model);
+
+}  // namespace bitnet::tools
