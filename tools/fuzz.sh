@@ -10,7 +10,7 @@ if [ ! -f "$build/build.ninja" ]; then
     -DCMAKE_C_COMPILER=clang-19 -DCMAKE_CXX_COMPILER=clang++-19 -DBITNET_FUZZ=ON -DBITNET_SANITIZE=ON \
     -DBITNET_CODEGEN=OFF -DBITNET_BENCH=OFF >/dev/null
 fi
-targets=(fuzz_gguf fuzz_bundle)
+targets=(fuzz_gguf fuzz_bundle fuzz_safetensors)
 echo "build: fuzz targets into $build" >&2
 cmake --build "$build" --target "${targets[@]}" >"$build/build.log" 2>&1 || {
   tail -n 60 "$build/build.log" >&2

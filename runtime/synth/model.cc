@@ -9,9 +9,11 @@
 #include <cmath>
 #include <cstring>
 #include <span>
+#include <utility>
 
 #include "runtime/base/half.h"
 #include "runtime/gguf/gguf.h"
+#include "runtime/model/gguf_layout.h"
 #include "runtime/sampling/random.h"
 #include "runtime/synth/synth.h"
 
@@ -19,92 +21,33 @@ namespace bitnet {
 namespace {
 
 constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
-constexpr std::size_t kI2sTailBytes = 32;  // float32 scale, 28 zero bytes
-constexpr std::int32_t kFileTypeI2s = 40;
-
-struct TensorPlan {
-  std::string name;
-  gguf::TensorType type;
-  std::vector<std::uint64_t> ne;
-};
-
-std::vector<TensorPlan> plan_tensors(const SynthSpec& spec) {
-  const auto hidden = static_cast<std::uint64_t>(spec.hidden);
-  const auto ffn = static_cast<std::uint64_t>(spec.ffn);
-  const auto kv = static_cast<std::uint64_t>(spec.hidden / spec.heads * spec.kv_heads);
-  std::vector<TensorPlan> plan;
-  plan.push_back({"token_embd.weight", gguf::TensorType::kF16, {hidden, static_cast<std::uint64_t>(spec.vocab)}});
-  for (std::int64_t layer = 0; layer < spec.layers; ++layer) {
-    const std::string block = "blk." + std::to_string(layer) + ".";
-    const auto add = [&](const char* name, gguf::TensorType type, std::vector<std::uint64_t> ne) {
-      plan.push_back({block + name + ".weight", type, std::move(ne)});
-    };
-    add("attn_norm", gguf::TensorType::kF32, {hidden});
-    add("ffn_norm", gguf::TensorType::kF32, {hidden});
-    add("attn_sub_norm", gguf::TensorType::kF32, {hidden});
-    add("ffn_sub_norm", gguf::TensorType::kF32, {ffn});
-    add("attn_q", gguf::TensorType::kI2_S, {hidden, hidden});
-    add("attn_k", gguf::TensorType::kI2_S, {hidden, kv});
-    add("attn_v", gguf::TensorType::kI2_S, {hidden, kv});
-    add("attn_output", gguf::TensorType::kI2_S, {hidden, hidden});
-    add("ffn_gate", gguf::TensorType::kI2_S, {hidden, ffn});
-    add("ffn_up", gguf::TensorType::kI2_S, {hidden, ffn});
-    add("ffn_down", gguf::TensorType::kI2_S, {ffn, hidden});
-  }
-  plan.push_back({"output_norm.weight", gguf::TensorType::kF32, {hidden}});
-  return plan;
+// The specification as the writer of models wants it.
+ModelConfig config_of(const SynthSpec& spec) {
+  ModelConfig config;
+  config.architecture = spec.architecture;
+  config.layers = spec.layers;
+  config.hidden = spec.hidden;
+  config.ffn = spec.ffn;
+  config.heads = spec.heads;
+  config.kv_heads = spec.kv_heads;
+  config.head_dim = spec.hidden / spec.heads;
+  config.rope_dim = config.head_dim;
+  config.context = spec.context;
+  config.vocab = spec.vocab;
+  config.rope_base = spec.rope_base;
+  return config;
 }
 
-// Elements of a planned tensor and its bytes.
-std::uint64_t elements(const TensorPlan& tensor) {
-  std::uint64_t product = 1;
-  for (const std::uint64_t n : tensor.ne) product *= n;
-  return product;
-}
-std::uint64_t bytes_of(const TensorPlan& tensor) {
-  switch (tensor.type) {
-    case gguf::TensorType::kF16:
-      return elements(tensor) * 2;
-    case gguf::TensorType::kF32:
-      return elements(tensor) * 4;
-    default:
-      return elements(tensor) / 4 + kI2sTailBytes;
-  }
-}
-
-void set_metadata(const SynthSpec& spec, gguf::Writer& writer) {
-  const std::string prefix = spec.architecture + ".";
-  const auto set = [&](const char* key, std::int64_t value) {
-    writer.set(prefix + key, static_cast<std::uint32_t>(value));
-  };
-  writer.set("general.architecture", std::string_view(spec.architecture));
-  writer.set("general.name", std::string_view("synthetic " + spec.name + ", seed " + std::to_string(spec.seed)));
-  writer.set("general.file_type", static_cast<std::uint32_t>(kFileTypeI2s));
-  set("vocab_size", spec.vocab);
-  set("context_length", spec.context);
-  set("embedding_length", spec.hidden);
-  set("block_count", spec.layers);
-  set("feed_forward_length", spec.ffn);
-  set("rope.dimension_count", spec.hidden / spec.heads);
-  set("attention.head_count", spec.heads);
-  set("attention.head_count_kv", spec.kv_heads);
-  writer.set(prefix + "attention.layer_norm_rms_epsilon", 1e-5F);
-  writer.set(prefix + "rope.freq_base", spec.rope_base);
-  if (spec.architecture == "bitnet") {
-    writer.set(prefix + "rope.scaling.type", "linear");
-    writer.set(prefix + "rope.scaling.factor", 1.0F);
-  }
-  const SynthVocabulary vocabulary = synth_vocabulary(spec.vocab);
-  writer.set("tokenizer.ggml.model", "llama");
-  writer.set("tokenizer.ggml.pre", "default");
-  writer.set("tokenizer.ggml.tokens", std::span<const std::string>(vocabulary.tokens));
-  writer.set("tokenizer.ggml.scores", std::span<const float>(vocabulary.scores));
-  writer.set("tokenizer.ggml.token_type", std::span<const std::int32_t>(vocabulary.types));
-  writer.set("tokenizer.ggml.bos_token_id", std::uint32_t{1});
-  writer.set("tokenizer.ggml.eos_token_id", std::uint32_t{2});
-  writer.set("tokenizer.ggml.unknown_token_id", std::uint32_t{0});
-  writer.set("tokenizer.ggml.add_bos_token", true);
-  writer.set("general.quantization_version", std::uint32_t{2});
+VocabularyData vocabulary_of(const SynthSpec& spec) {
+  SynthVocabulary words = synth_vocabulary(spec.vocab);
+  VocabularyData vocabulary;
+  vocabulary.tokens = std::move(words.tokens);
+  vocabulary.scores = std::move(words.scores);
+  vocabulary.types = std::move(words.types);
+  vocabulary.bos = 1;
+  vocabulary.eos = 2;
+  vocabulary.unknown = 0;
+  return vocabulary;
 }
 
 // Sum of the eight bytes of x, 0..2040: mean 1020, standard deviation 209.02 (= sqrt(8 * (256^2 - 1) / 12)).
@@ -139,17 +82,17 @@ class Generator {
     total_ = synth_data_bytes(spec);
   }
 
-  Status tensor(std::size_t index, const TensorPlan& plan, const gguf::Writer::Sink& sink) {
+  Status tensor(std::size_t index, const PlannedTensor& plan, const gguf::Writer::Sink& sink) {
     // Every tensor has its own stream of numbers, far from the others'.
     SplitMix64 mixer(spec_.seed);
     SplitMix64 random(mixer.next() ^ SplitMix64(index + 1).next());
     switch (plan.type) {
       case gguf::TensorType::kF16:
-        return embedding(elements(plan) * 2, random, sink);
+        return embedding(plan.elements() * 2, random, sink);
       case gguf::TensorType::kF32:
-        return norm(elements(plan), random, sink);
+        return norm(plan.elements(), random, sink);
       default:
-        return ternary(elements(plan) / 4, plan.ne[0], random, sink);
+        return ternary(plan.elements() / 4, plan.ne[0], random, sink);
     }
   }
 
@@ -217,16 +160,17 @@ class Generator {
 
 std::uint64_t synth_data_bytes(const SynthSpec& spec) {
   std::uint64_t bytes = 0;
-  for (const TensorPlan& tensor : plan_tensors(spec)) bytes += bytes_of(tensor);
+  for (const PlannedTensor& tensor : plan_tensors(config_of(spec))) bytes += tensor.bytes();
   return bytes;
 }
 
 Status write_synthetic_model(const SynthSpec& spec, const std::string& path, const SynthProgress& progress) {
   BITNET_RETURN_IF_ERROR(check_synth_spec(spec));
-  const std::vector<TensorPlan> plan = plan_tensors(spec);
+  const ModelConfig config = config_of(spec);
+  const std::vector<PlannedTensor> plan = plan_tensors(config);
   gguf::Writer writer;
-  set_metadata(spec, writer);
-  for (const TensorPlan& tensor : plan) writer.add_tensor(tensor.name, tensor.type, tensor.ne);
+  set_metadata(config, "synthetic " + spec.name + ", seed " + std::to_string(spec.seed), vocabulary_of(spec), writer);
+  for (const PlannedTensor& tensor : plan) writer.add_tensor(tensor.name, tensor.type, tensor.ne);
   Generator generator(spec, progress);
   return writer.write(path, [&](std::size_t index, const gguf::Writer::Sink& sink) {
     return generator.tensor(index, plan[index], sink);
