@@ -1,7 +1,5 @@
 // bitnet run and compare_nodes as their users see them: output, files, exit codes. And the filter for stop strings.
 #include <doctest/doctest.h>
-#include <signal.h>
-#include <sys/wait.h>
 
 #include <cstdio>
 #include <fstream>
@@ -9,50 +7,23 @@
 #include <sstream>
 
 #include "tests/model_files.h"
+#include "tests/programs.h"
 #include "tools/text_stream.h"
 
 namespace bitnet {
 namespace {
 
 using nlohmann::json;
-using test::TempFolder;
+using test::Outcome;
+using test::program;
+using test::read_text;
 
-std::string read_text(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-std::string program(const char* name) {
-  const char* bin = std::getenv("BITNET_BIN");
-  const std::string path = (bin == nullptr ? std::string() : std::string(bin) + "/") + name;
-  if (bin == nullptr || !std::filesystem::exists(path)) {
-    std::printf("SKIPPED: %s (it has not been built)\n", name);
-    return {};
-  }
-  return path;
-}
-
-struct Outcome {
-  int code = -1;
-  std::string out;
-  std::string err;
-};
-
-class Programs {
+class Programs : public test::Programs {
  public:
   [[nodiscard]] bool available() const { return !program("bitnet").empty() && !program("compare_nodes").empty(); }
-  [[nodiscard]] Outcome shell(const std::string& command) const {
-    const std::string out = folder.file("out");
-    const std::string err = folder.file("err");
-    const int status = std::system(("( " + command + " ) >'" + out + "' 2>'" + err + "'").c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_text(out), read_text(err)};
-  }
   [[nodiscard]] Outcome run(const std::string& arguments, const std::string& before = "") const {
-    return shell(before + " '" + program("bitnet") + "' run " + arguments);
+    return bitnet("run", arguments, before);
   }
-  TempFolder folder;
 };
 
 TEST_CASE("stop strings: nothing of them is shown, and what could become one is held back") {
