@@ -403,7 +403,8 @@ TEST_CASE("bitnet score: errors and their exit codes") {
   fails("-m '" + programs.folder.file("broken.gguf") + "' --prompt-ids 1,2", 3, "output_norm.weight");
   for (const char* form : {"", "--json"}) {
     for (const char* target : {">/dev/full", ">&-"}) {
-      fails(base + "-q -p x " + form + " " + target, 1, "standard output");
+      fails(base + "-q -p x --dump-logits '" + programs.folder.file("logits") + "' " + form + " " + target, 1,
+            "standard output");
     }
   }
   fails(base + "-q -p x --dump-logits /dev/full", 1, "/dev/full: cannot be written");
@@ -450,19 +451,22 @@ TEST_CASE("bitnet score: a bundle's kernels give the same numbers as the built-i
   if (test::program("bitnet").empty() || codegen.empty()) return;
   const Programs programs;
   const std::string model = write_synth(programs.folder, "m.gguf", "2x128x256x2/1x400");
-  const std::string bundle = programs.folder.file("kernels.bnk");
-  const Outcome made = programs.shell("'" + codegen + "' --model '" + model + "' --target native -o '" + bundle + "'");
+  const Outcome made = programs.shell("'" + codegen + "' --model '" + model + "' --target native");
   REQUIRE_MESSAGE(made.code == 0, made.err);
   const std::string arguments = "-m '" + model +
-                                "' -q --json -C 32 -p 'Once upon a time there was a model that knew "
-                                "nothing at all of what it said, and said it all the same' --bundle ";
-  const Outcome with = programs.bitnet("score", arguments + "'" + bundle + "'");
-  const Outcome without = programs.bitnet("score", arguments + "none");
+                                "' -q --json -C 32 -p 'Once upon a time there was a model that knew nothing at all of "
+                                "what it said, and said it all the same' ";
+  const Outcome with = programs.bitnet("score", arguments + "--strict");  // finds the bundle beside the model
+  const Outcome without = programs.bitnet("score", arguments + "--bundle none");
   REQUIRE_MESSAGE(with.code == 0, with.err);
   REQUIRE_MESSAGE(without.code == 0, without.err);
   const json a = json::parse(with.out);
   const json b = json::parse(without.out);
-  CHECK(a["bundle"]["path"] == bundle);
+  REQUIRE(a["bundle"]["path"].is_string());
+  const std::string bundle = a["bundle"]["path"];
+  CHECK(bundle.starts_with(programs.folder.file("m.")));
+  CHECK(a["bundle"]["kernels"] != b["bundle"]["kernels"]);
+  CHECK(programs.bitnet("score", arguments + "--bundle '" + bundle + "'").code == 0);
   CHECK(b["bundle"]["path"].is_null());
   CHECK(a["windows"] > 1);
   for (const char* key : {"total_nll", "mean_nll", "std_nll", "perplexity", "bits_per_byte", "total_tokens"}) {
