@@ -19,6 +19,7 @@ int main(int argc, char** argv) {
   bitnet::tools::add_run_command(app, exit_code);
   bitnet::tools::add_score_command(app, exit_code);
   bitnet::tools::add_inspect_command(app, exit_code);
+  bitnet::tools::add_convert_command(app, exit_code);
   bitnet::tools::add_synth_command(app, exit_code);
   try {
     app.parse(argc, argv);

@@ -1,0 +1,42 @@
+// A JSON file of settings, read with checks: each access states what it wants, and a refusal names file and key.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+
+#include "runtime/base/result.h"
+
+namespace bitnet::convert {
+
+class Settings {
+ public:
+  // The file's one object: UTF-8, at most 16 MiB, nested at most 64 deep, no key twice. All errors, here and below,
+  // have `code`.
+  [[nodiscard]] static Result<Settings> read(const std::string& path, ErrorCode code);
+
+  // Keys of nested objects are written "quantization_config.linear_class". A null counts as absent.
+  [[nodiscard]] bool has(std::string_view key) const;
+  [[nodiscard]] Result<std::int64_t> integer(std::string_view key, std::int64_t low, std::int64_t high) const;
+  [[nodiscard]] Result<float> positive(std::string_view key) const;  // finite and above 0 as a float32
+  [[nodiscard]] Result<bool> boolean(std::string_view key) const;
+  [[nodiscard]] Result<std::string> text(std::string_view key) const;
+  // The key is there and equals the JSON value `expected`.
+  [[nodiscard]] Status require(std::string_view key, const nlohmann::json& expected, std::string_view advice) const;
+  // The key is absent or equals the JSON value `neutral`.
+  [[nodiscard]] Status refuse_other(std::string_view key, const nlohmann::json& neutral, std::string_view advice) const;
+
+  [[nodiscard]] const std::string& path() const { return path_; }
+
+ private:
+  [[nodiscard]] const nlohmann::json* find(std::string_view key) const;
+  [[nodiscard]] Error refuse(std::string_view key, std::string_view expected, std::string_view advice) const;
+
+  std::string path_;
+  ErrorCode code_ = ErrorCode::kFailure;
+  std::shared_ptr<const nlohmann::json> json_;
+};
+
+}  // namespace bitnet::convert
