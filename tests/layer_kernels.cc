@@ -62,8 +62,9 @@ NodeFiles::NodeFiles(std::string beginning) : beginning_(std::move(beginning)) {
     for (char& c : name) {
       if (c == '(' || c == ')') c = '_';
     }
-    const std::string key = name + "." + operation.substr(3);
-    nodes_.push_back({key, "t." + index + "." + key + ".f32", ne[0] * ne[1] * ne[2] * ne[3]});
+    const std::string key = name.append(".").append(operation, 3);
+    nodes_.push_back(
+        {key, std::string("t.").append(index).append(".").append(key).append(".f32"), ne[0] * ne[1] * ne[2] * ne[3]});
   }
 }
 
@@ -164,7 +165,8 @@ KernelChoices::KernelChoices(const std::string& model) {
     if (probe_isa(isa)) {
       choices_.push_back({"built-in " + std::string(to_string(isa)), {}, {isa}});
     } else {
-      std::printf("SKIPPED: parity of built-in %s (this CPU does not execute it)\n", to_string(isa).data());
+      std::printf("SKIPPED: parity of built-in %s (this CPU does not execute it)\n",
+                  std::string(to_string(isa)).c_str());
     }
   }
   const auto path = make_bundle(folder_, model);
@@ -183,6 +185,24 @@ Floats Quantized::values() const {
     floats.insert(floats.end(), row, row + k);
   }
   return floats;
+}
+
+Quantized Quantized::from(const Floats& values, Floats scales) {
+  const auto tokens = static_cast<std::int64_t>(scales.size());
+  REQUIRE((tokens > 0 && values.size() % scales.size() == 0));
+  Quantized rows = empty_rows(tokens, static_cast<std::int64_t>(values.size()) / tokens);
+  REQUIRE(std::all_of(values.begin(), values.end(),
+                      [](float q) { return q == std::nearbyint(q) && std::abs(q) <= 127.0F; }));
+  const float* next = values.data();
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    auto* row = rows.q.as<std::int8_t>(static_cast<std::size_t>(t * rows.padded));
+    for (std::int64_t i = 0; i < rows.k; ++i) {
+      row[i] = static_cast<std::int8_t>(*next++);
+      rows.sums[static_cast<std::size_t>(t)] += row[i];
+    }
+  }
+  rows.scales = std::move(scales);
+  return rows;
 }
 
 Layer::Layer(const gguf::File& file, const KernelChoice& kernels, std::int64_t index)

@@ -103,6 +103,8 @@ struct Quantized {
   Floats scales;                        // [tokens], x ~ q / scale
   std::vector<std::int32_t> sums;       // [tokens]
   [[nodiscard]] Floats values() const;  // q as floats without the padding, [tokens][k]
+  // From whole numbers in [-127, 127], [tokens][k], and their scales.
+  static Quantized from(const Floats& values, Floats scales);
 };
 
 class Layer {
