@@ -188,9 +188,10 @@ class BitNet(nn.Module):
         c, attention = self.config, block.self_attn
         batch, length, _ = x.shape
         normed = block.input_layernorm(x)
+        see("attn_norm", normed)
         q8, s = self._quantise(normed)
         q, k, v = attention.q_proj(q8, s), attention.k_proj(q8, s), attention.v_proj(q8, s)
-        see("attn_norm", normed), see("q", q), see("k", k), see("v", v)
+        see("q", q), see("k", k), see("v", v)
         cosines, sines = self.cosines[:length], self.sines[:length]
         q = rotate(q.view(batch, length, c.heads, c.head_dim).transpose(1, 2), cosines, sines)
         k = rotate(k.view(batch, length, c.kv_heads, c.head_dim).transpose(1, 2), cosines, sines)
@@ -204,24 +205,32 @@ class BitNet(nn.Module):
         scores = q @ (k.transpose(-1, -2) * c.head_dim**-0.5)
         scores = scores.view(batch, c.kv_heads, group, length, length) + self.mask[:length, :length]
         weights = functional.softmax(scores, dim=-1).view(batch, c.kv_heads, group * length, length)
-        attended = (weights @ v).view(batch, c.heads, length, c.head_dim).transpose(1, 2).reshape(batch, length, c.hidden)
+        attended = (weights @ v).view(batch, c.heads, length, c.head_dim)
+        see("softmax", weights.view(batch, c.heads, length, length)), see("heads", attended)
+        attended = attended.transpose(1, 2).reshape(batch, length, c.hidden)
+        see("attended", attended)
         normed = attention.attn_sub_norm(attended)
+        see("attn_sub_norm", normed)
         q8, s = self._quantise(normed)
         out = attention.o_proj(q8, s)
-        see("attended", attended), see("attn_sub_norm", normed), see("o", out)
+        see("o", out)
         return out
 
     def _feed_forward(self, block: Block, x: Tensor, see: Observer) -> Tensor:
         mlp = block.mlp
         normed = block.post_attention_layernorm(x)
+        see("ffn_norm", normed)
         q8, s = self._quantise(normed)
         gate, up = mlp.gate_proj(q8, s), mlp.up_proj(q8, s)
-        gated = functional.relu(gate).square() * up
+        see("gate", gate), see("up", up)
+        active = functional.relu(gate).square()
+        gated = active * up
+        see("active", active), see("gated", gated)
         sub_normed = mlp.ffn_sub_norm(gated)
+        see("ffn_sub_norm", sub_normed)
         q8, s = self._quantise(sub_normed)
         out = mlp.down_proj(q8, s)
-        see("ffn_norm", normed), see("gate", gate), see("up", up), see("gated", gated)
-        see("ffn_sub_norm", sub_normed), see("down", out)
+        see("down", out)
         return out
 
     def forward(self, ids: Tensor, observe: Observer | None = None) -> Tensor:
