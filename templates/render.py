@@ -75,8 +75,10 @@ def render_all(templates):
             text = tidy(text)
             for number, line in enumerate(text.split("\n"), 1):
                 if len(line) > COLUMNS or line != line.rstrip():
-                    sys.exit(f"render.py: {name}:{number}: the rendered line is longer than {COLUMNS} columns or ends "
-                             f"in blanks; mend the template: {line!r}")
+                    sys.exit(
+                        f"render.py: {name}:{number}: the rendered line is longer than {COLUMNS} columns or ends "
+                        f"in blanks; mend the template: {line!r}"
+                    )
             files[name] = text
     return files
 
@@ -103,8 +105,13 @@ def check(files, generated):
             continue
         problems += 1
         print(f"render.py: generated/{name} differs from its templates; edit the templates and run {COMMAND}")
-        diff = difflib.unified_diff(found.splitlines(), files[name].splitlines(), f"generated/{name} (found)",
-                                    f"generated/{name} (expected)", lineterm="")
+        diff = difflib.unified_diff(
+            found.splitlines(),
+            files[name].splitlines(),
+            f"generated/{name} (found)",
+            f"generated/{name} (expected)",
+            lineterm="",
+        )
         print("\n".join(diff))
     return problems
 

@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
 # Installs what tools/dependencies.txt lists and this machine lacks; says what, and does nothing when all is there.
-# Usage: tools/install_deps.sh build|test      (test includes build)
+# Usage: tools/install_deps.sh build|training|test
+#   build      what configuring and compiling everything needs
+#   training   what training/ needs: PyTorch and its own Python packages
+#   test       both, and what the tests and checks need
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 list="$root/tools/dependencies.txt"
 case "${1:-build}" in
   build) groups=" build " ;;
-  test) groups=" build test " ;;
+  training) groups=" training " ;;
+  test) groups=" build training test " ;;
   *)
-    echo "usage: tools/install_deps.sh build|test" >&2
+    echo "usage: tools/install_deps.sh build|training|test" >&2
     exit 2
     ;;
 esac
@@ -56,14 +60,26 @@ while read -r kind group name major; do
   fi
 done < <(grep -v '^#' "$list")
 
-# Python packages live in .venv; a stamp holds the list they were installed from.
-venv="$root/.venv"
-wanted=$(awk '$1 == "pypi" { print $3 "==" $4 }' "$list")
-stamp="$venv/.installed"
-if [ ! -x "$venv/bin/python" ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
-  echo "install_deps: installing Python packages into .venv: ${wanted//$'\n'/ }" >&2
-  /usr/bin/python3 -m venv --clear "$venv"
+# venv FOLDER GROUPS OPTION...: an environment with the PyPI packages of the groups. A stamp holds the list they were
+# installed from; one that has more than is wanted now will do. Without a stamp, as after an interruption, it is made anew.
+venv() {
+  local folder="$root/$1" groups=$2 wanted
+  shift 2
+  wanted=$(awk -v groups="$groups" '$1 == "pypi" && index(groups, " " $2 " ") { print $3 "==" $4 }' "$list")
+  if [ -x "$folder/bin/python" ] && [ -f "$folder/.installed" ] &&
+    ! grep -qvxFf "$folder/.installed" <<<"$wanted"; then
+    return
+  fi
+  echo "install_deps: installing Python packages into ${folder##*/}: ${wanted//$'\n'/ }" >&2
+  rm -f "$folder/.installed"
+  /usr/bin/python3 -m venv --clear "$@" "$folder"
   # shellcheck disable=SC2086  # one word a package
-  "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps $wanted
-  printf '%s\n' "$wanted" >"$stamp"
+  "$folder/bin/python" -m pip install -q --disable-pip-version-check --no-deps $wanted
+  printf '%s\n' "$wanted" >"$folder/.installed"
+}
+if [[ $groups == *" build "* ]]; then
+  venv .venv "${groups/ training / }"
+fi
+if [[ $groups == *" training "* ]]; then
+  venv .venv-training " training " --system-site-packages # Debian's PyTorch
 fi

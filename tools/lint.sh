@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# clang-tidy over every hand-written source, shellcheck over the scripts, the house rules on file size. Usage: tools/lint.sh [FILE.cc...]
+# clang-tidy over every hand-written source, ruff over the Python, shellcheck over the scripts, the house rules on file
+# size. Usage: tools/lint.sh [FILE.cc...]
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
-mapfile -t scripts < <(git ls-files --cached --others --exclude-standard 'tools/*.sh' 'tests/*.sh' .ci/run)
+mapfile -t scripts < <(git ls-files --cached --others --exclude-standard '*.sh' .ci/run)
 shellcheck -x "${scripts[@]}"
+
+mapfile -t python < <(git ls-files --cached --others --exclude-standard '*.py')
+.venv/bin/ruff check --quiet "${python[@]}"
 
 long=$(git ls-files '*.cc' '*.h' '*.py' '*.j2' '*.sh' | grep -v '^generated/' | xargs wc -l | awk '$2 != "total" && $1 > 800')
 if [ -n "$long" ]; then
@@ -25,4 +29,4 @@ fi
 printf '%s\n' "${files[@]}" | xargs -P "$(nproc)" -n 4 clang-tidy-19 -p build/release --quiet --warnings-as-errors='*' \
   --extra-arg=-Wno-unknown-warning-option \
   2> >(grep -vE 'warnings? generated|Suppressed|Use -header-filter|^$' >&2)
-echo "lint: ${#files[@]} sources are clean" >&2
+echo "lint: $((${#files[@]} + ${#python[@]} + ${#scripts[@]})) sources are clean" >&2

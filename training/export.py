@@ -2,11 +2,11 @@
 """Writes a run's best weights as a Hugging Face style directory: export.py --run run --out model"""
 
 import argparse
-import json
 from pathlib import Path
 
-from bitnet_training import config, errors, hf_directory, trainer
+from bitnet_training import checkpoint, config, errors, hf_directory, trainer
 from bitnet_training.data import Tokenizer
+from bitnet_training.files import read_json
 from bitnet_training.model import BitNet
 
 
@@ -20,19 +20,21 @@ def main() -> None:
     run = Path(options.run)
     path = run / (trainer.CHECKPOINT if options.last else trainer.BEST)
     if not path.exists():
-        raise errors.UserError(f"{path} is not there; give the --out folder of train.py")
-    state = trainer.load_torch(path)
-    if not isinstance(state, dict) or "config" not in state or "model" not in state:
-        raise errors.UserError(f"{path}: not a checkpoint of this trainer")
+        raise errors.UserError(f"{path} is not there; give the --out folder of train.py or finetune.py")
+    if run.resolve() == Path(options.out).resolve():
+        raise errors.UserError(f"--out {options.out} is the run's own folder, whose files it would replace")
+    state = checkpoint.load(path, trainer.WEIGHTS_KEYS)
     settings = config.from_dict(state["config"], str(path))
-    tokenizer = Tokenizer.load(str(run / trainer.TOKENIZER))
+    tokenizer = Tokenizer.load(run / trainer.TOKENIZER)
+    metadata = read_json(run / trainer.METADATA, "give the --out folder of train.py or finetune.py")
+    if metadata.get("digests", {}).get("tokenizer") != tokenizer.digest:
+        raise errors.UserError(f"{run / trainer.TOKENIZER}: not the tokenizer that {trainer.METADATA} beside it names")
     model = BitNet(settings.model, tokenizer.size)
-    trainer.load_weights(model, state, settings)
-    metadata = json.loads((run / trainer.METADATA).read_text())
+    trainer.load_weights(model, state, settings, path)
     metadata["exported_step"] = state["step"]
     name = options.name or Path(options.out).resolve().name
     hf_directory.write(model, tokenizer, metadata, name, options.out)
-    print(f"{options.out}: {metadata['parameters']} parameters, step {state['step']}")
+    print(f"{options.out}: {sum(p.numel() for p in model.parameters())} parameters, step {state['step']}")
 
 
 if __name__ == "__main__":

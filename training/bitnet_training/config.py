@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,12 @@ from typing import Any
 
 from .errors import UserError
 
+_LARGEST = math.nextafter(math.inf, 0.0)
+_TYPES = {int: "a whole number", float: "a number"}
 
-def _setting(default: Any, low: float | None = None, high: float | None = None) -> Any:
+
+def _setting(default: Any, low: float, high: float = _LARGEST) -> Any:
+    """A key's default and the range of its values, both ends included."""
     return field(default=default, metadata={"low": low, "high": high})
 
 
@@ -104,14 +109,14 @@ def _section(kind: type, values: Any, where: str) -> Any:
     checked = {}
     for name, value in values.items():
         wanted = known[name].type
-        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if type(value) is not wanted:
-            raise UserError(f"{where}.{name}: expected {wanted.__name__}, found {value!r}")
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise UserError(f"{where}.{name}: expected {_TYPES[wanted]}, found {value!r}")
         low, high = known[name].metadata["low"], known[name].metadata["high"]
-        if not ((low is None or value >= low) and (high is None or value <= high)):
-            raise UserError(f"{where}.{name}: expected {low} to {high if high is not None else 'any'}, found {value!r}")
-        checked[name] = value
+        # A comparison with NaN is false, so it is refused here too.
+        if not (low <= value <= high):
+            limit = f"{low} to {high}" if high != _LARGEST else f"a finite number, at least {low}"
+            raise UserError(f"{where}.{name}: expected {limit}, found {value!r}")
+        checked[name] = wanted(value)
     return kind(**checked)
 
 
@@ -138,17 +143,26 @@ def _check_shapes(config: Config, where: str) -> None:
         raise UserError(f"{where}: train.warmup {config.train.warmup} is beyond train.steps {config.train.steps}")
 
 
-def from_dict(values: dict[str, Any], where: str) -> Config:
+TABLES = tuple(f.name for f in dataclasses.fields(Config))
+
+
+def from_dict(values: dict[str, Any], where: str, tables: tuple[str, ...] = TABLES) -> Config:
+    """Checks types, ranges and how the values fit together. `tables` are those that may be given."""
     sections = {f.name: f.default_factory for f in dataclasses.fields(Config)}
     for key in values:
-        if key not in sections:
-            raise UserError(f"{where}: unknown table [{key}]; known are {', '.join(sections)}")
+        if key not in tables:
+            raise UserError(f"{where}: [{key}] is no table of this configuration; those are {', '.join(tables)}")
     config = Config(**{k: _section(sections[k], v, f"{where}: {k}") for k, v in values.items()})
     _check_shapes(config, where)
     return config
 
 
-def load(path: str, overrides: list[str]) -> Config:
+def model_from_dict(values: Any, where: str) -> ModelConfig:
+    """The shapes alone, with the same checks."""
+    return from_dict({"model": values}, where).model
+
+
+def load(path: str, overrides: list[str], tables: tuple[str, ...] = TABLES) -> Config:
     """Reads a TOML file; `overrides` are "table.key=value" with a TOML value, and win."""
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -168,4 +182,4 @@ def load(path: str, overrides: list[str]) -> Config:
         section = values.setdefault(table, {})
         if isinstance(section, dict):
             section[key] = parsed
-    return from_dict(values, path)
+    return from_dict(values, path, tables)

@@ -10,8 +10,14 @@ import numpy
 import sentencepiece
 
 from .config import Config
-from .errors import UserError
-from .files import write_atomically
+from .errors import UserError, brief
+from .files import read_text, write_atomically
+
+SPACE_MARK = "\u2581".encode()  # SentencePiece's own spelling of a space
+
+# SentencePiece ends the process, not the call, when a word has more than 2^16 - 1 characters, and a text without spaces
+# is one word. Longer paragraphs are cut; that only hides a few pairs from the training of the vocabulary.
+LONGEST_PARAGRAPH = 60000
 
 
 @dataclass(frozen=True)
@@ -24,27 +30,27 @@ class Corpus:
     @staticmethod
     def read(paths: list[str], config: Config) -> "Corpus":
         """The files one after the other, UTF-8, bytes as they are; cut at beginnings of lines."""
-        pieces = []
-        for path in paths:
-            try:
-                data = Path(path).read_bytes()
-                data.decode("utf-8")
-            except OSError as error:
-                raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}: byte {error.start} is not UTF-8; convert the text first") from error
-            pieces.append(data)
+        pieces = [read_text(path) for path in paths]
+        for path, piece in zip(paths, pieces, strict=True):
+            if (at := piece.find(SPACE_MARK)) >= 0:
+                raise UserError(
+                    f"{path}: byte {at} begins U+2581, which SentencePiece takes for a space; replace it in the text"
+                )
         data = b"".join(pieces)
+        names = ", ".join(paths)
         if not data.strip():
-            raise UserError(f"{', '.join(paths)}: no text; give files with something to learn from")
+            raise UserError(f"{names}: no text; give files with something to learn from")
         first = _line_start(data, 1.0 - config.data.validation - config.data.test)
         second = max(first, _line_start(data, 1.0 - config.data.test))
         parts = (data[:first], data[first:second], data[second:])
-        for name, fraction, part in zip(("validation", "test"), (config.data.validation, config.data.test), parts[1:]):
+        if not parts[0].strip():
+            raise UserError(f"{names}: the text to train on, its beginning, is nothing but white space")
+        fractions = {"validation": config.data.validation, "test": config.data.test}
+        for (name, fraction), part in zip(fractions.items(), parts[1:], strict=True):
             if fraction > 0.0 and not part.strip():
                 raise UserError(
-                    f"{', '.join(paths)}: {len(data)} bytes are too few for data.{name} = {fraction}: no line is left "
-                    "for it; give more text or set it to 0"
+                    f"{names}: {len(data)} bytes are too few for data.{name} = {fraction}: no line is left for it; "
+                    "give more text or set it to 0"
                 )
         return Corpus(*(p.decode("utf-8") for p in parts), hashlib.sha256(data).hexdigest())
 
@@ -59,29 +65,35 @@ def _line_start(data: bytes, fraction: float) -> int:
 
 
 class Tokenizer:
-    """SentencePiece BPE with byte fall-back; a text and its ids are one to one (no normalisation, no added space)."""
+    """SentencePiece BPE with byte fall-back; a text and its ids are one to one (no normalisation, no added space),
+    but for U+2581, which comes back as a space."""
 
     def __init__(self, model: bytes, name: str):
         self.model = model
         try:
             self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
-            raise UserError(f"{name}: not a SentencePiece model: {error}") from error
+            raise UserError(f"{name}: not a SentencePiece model: {brief(error)}") from error
         if self.processor.bos_id() < 0 or not self.processor.is_byte(self.processor.piece_to_id("<0x00>")):
             raise UserError(f"{name}: expected a vocabulary with <s> and byte tokens; make one with train_tokenizer.py")
 
     @staticmethod
-    def load(path: str) -> "Tokenizer":
+    def load(path: str | Path) -> "Tokenizer":
         try:
-            return Tokenizer(Path(path).read_bytes(), path)
+            model = Path(path).read_bytes()
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        return Tokenizer(model, str(path))
 
     @staticmethod
     def train(text: str, vocab: int) -> "Tokenizer":
         """Deterministic: one thread, the text in paragraphs, so that a piece may hold a line's end but not two."""
         model = io.BytesIO()
-        paragraphs = [part for part in re.split(r"(?<=\n\n)", text) if part]
+        paragraphs = [
+            part[at : at + LONGEST_PARAGRAPH]
+            for part in re.split(r"(?<=\n\n)", text)
+            for at in range(0, len(part), LONGEST_PARAGRAPH)
+        ]
         longest = max(len(part.encode()) for part in paragraphs)
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -104,7 +116,7 @@ class Tokenizer:
         except RuntimeError as error:
             raise UserError(
                 f"tokenizer.vocab = {vocab}: SentencePiece cannot make that vocabulary from {len(text)} characters; "
-                f"choose another size or give more text ({error})"
+                f"choose another size or give more text ({brief(error)})"
             ) from error
         return Tokenizer(model.getvalue(), "the trained tokenizer")
 
@@ -125,6 +137,26 @@ class Tokenizer:
 
     def encode(self, text: str) -> numpy.ndarray:
         return numpy.array(self.processor.encode(text), dtype=numpy.int64)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a run reads: the ids of the text it learns from and of the text that chooses its best weights."""
+
+    corpus: Corpus
+    tokenizer: Tokenizer
+    training: numpy.ndarray
+    validation: numpy.ndarray
+
+    @staticmethod
+    def of(corpus: Corpus, tokenizer: Tokenizer, context: int) -> "Tokens":
+        training = tokenizer.encode(corpus.training)
+        if len(training) < context:
+            raise UserError(
+                f"model.context = {context} tokens are more than the {len(training)} of the training text; give more "
+                "text or a shorter context"
+            )
+        return Tokens(corpus, tokenizer, training, tokenizer.encode(corpus.validation))
 
 
 def batch(ids: numpy.ndarray, bos: int, sequences: int, length: int, seed: int, step: int) -> tuple:

@@ -1,7 +1,7 @@
 """The exported directory (README.md, "The exported directory"): written from a trained model, read for evaluation and
 fine-tuning."""
 
-import json
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ import safetensors.numpy
 import torch
 from torch import Tensor
 
-from .config import ModelConfig
+from .config import ModelConfig, model_from_dict
 from .data import Tokenizer
-from .errors import UserError
-from .files import make_directory, require_space, write_atomically
+from .errors import UserError, brief
+from .files import make_directory, read_json, require_space, write_atomically, write_json
 from .model import BitLinear, BitNet
 
 LARGEST_HALF = 65504.0
@@ -63,9 +63,8 @@ def hf_config(config: ModelConfig, tokenizer: Tokenizer, name: str) -> dict[str,
 def write(model: BitNet, tokenizer: Tokenizer, metadata: dict[str, Any], name: str, out: str) -> None:
     """config.json comes last: a directory without it is one whose writer did not finish."""
     directory = make_directory(out)
-    parameters = sum(p.numel() for p in model.parameters())
-    require_space(directory, 6 * parameters + (1 << 20), "the exported weights")
-    (directory / "config.json").unlink(missing_ok=True)
+    # At most float32 twice; a file that is being replaced is there until the new one is whole.
+    require_space(directory, 12 * sum(p.numel() for p in model.parameters()) + (1 << 20), "the exported weights")
     linears = {f"{name}.weight": module for name, module in model.bit_linears().items()}
     packed: dict[str, numpy.ndarray] = {}
     master: dict[str, numpy.ndarray] = {}
@@ -85,36 +84,24 @@ def write(model: BitNet, tokenizer: Tokenizer, metadata: dict[str, Any], name: s
                     raise UserError(f"{key}: holds {float(value.abs().max())}, beyond float16; lower the learning rate")
                 value = value.half().float()
             packed[key] = value.numpy()
+    try:
+        (directory / "config.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be written to: {error.strerror}; choose another folder") from error
     for file_name, tensors in (("master.safetensors", master), ("model.safetensors", packed)):
         data = safetensors.numpy.save(tensors, metadata={"format": "pt"})
         write_atomically(directory / file_name, lambda file, data=data: file.write(data))
     tokenizer.save(directory / "tokenizer.model")
     settings = {"add_bos_token": True, "add_eos_token": False, "tokenizer_class": "LlamaTokenizer"}
     config = hf_config(model.config, tokenizer, name)
-    for file_name, values in (
-        ("tokenizer_config.json", settings),
-        ("training.json", metadata),
-        ("config.json", config),
-    ):
-        text = json.dumps(values, indent=1) + "\n"
-        write_atomically(directory / file_name, lambda file, text=text: file.write(text.encode()))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}; give a directory that export.py wrote") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected an object")
-    return values
+    write_json(directory / "tokenizer_config.json", settings)
+    write_json(directory / "training.json", metadata)
+    write_json(directory / "config.json", config)
 
 
 def read_config(directory: str | Path) -> ModelConfig:
     path = Path(directory) / "config.json"
-    values = _read_json(path)
+    values = read_json(path, "give a directory that export.py wrote")
     keys = {
         "hidden": "hidden_size",
         "ffn": "intermediate_size",
@@ -125,13 +112,13 @@ def read_config(directory: str | Path) -> ModelConfig:
         "rope_base": "rope_theta",
         "norm_eps": "rms_norm_eps",
     }
-    for ours, theirs in keys.items():
-        if not isinstance(values.get(theirs), (int, float)):
-            raise UserError(f"{path}: {theirs} is {values.get(theirs)!r}; expected a number")
+    for theirs in keys.values():
+        if theirs not in values:
+            raise UserError(f"{path}: {theirs} is missing; give a directory that export.py wrote")
     for key, wanted in (("model_type", "bitnet"), ("hidden_act", "relu2"), ("tie_word_embeddings", True)):
         if values.get(key) != wanted:
             raise UserError(f"{path}: {key} is {values.get(key)!r}; expected {wanted!r}")
-    return ModelConfig(**{ours: values[theirs] for ours, theirs in keys.items()})
+    return model_from_dict({ours: values[theirs] for ours, theirs in keys.items()}, str(path))
 
 
 def _read_tensors(path: Path) -> dict[str, numpy.ndarray]:
@@ -139,8 +126,8 @@ def _read_tensors(path: Path) -> dict[str, numpy.ndarray]:
         return safetensors.numpy.load_file(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path}: not a SafeTensors file: {error}") from error
+    except Exception as error:  # SafetensorError; of types that numpy lacks, whatever the library raises
+        raise UserError(f"{path}: not a SafeTensors file that export.py wrote: {brief(error)}") from error
 
 
 def _tensor(tensors: dict[str, numpy.ndarray], key: str, path: Path, shape: tuple, dtype: type) -> numpy.ndarray:
@@ -151,19 +138,36 @@ def _tensor(tensors: dict[str, numpy.ndarray], key: str, path: Path, shape: tupl
         raise UserError(
             f"{path}: tensor {key} is {found.dtype} {list(found.shape)}, expected {numpy.dtype(dtype)} {list(shape)}"
         )
+    if found.dtype.kind == "f" and not numpy.isfinite(found).all():
+        raise UserError(f"{path}: tensor {key} holds values that are not finite; the file is damaged")
     return found
+
+
+def _weights_file(directory: Path, weights: str) -> tuple[Path, bool]:
+    """The file that load() reads, and whether it holds the master."""
+    master = directory / "master.safetensors"
+    use_master = weights == "float" or (weights == "train" and master.exists())
+    return master if use_master else directory / "model.safetensors", use_master
+
+
+def weights_digest(directory: str | Path) -> str:
+    """SHA-256 of the file that fine-tuning begins from."""
+    path, _ = _weights_file(Path(directory), "train")
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def load(directory: str | Path, weights: str, half_cache: bool = False) -> BitNet:
     """weights: "ternary" (model.safetensors, run as the runtime runs it), "float" (master.safetensors, nothing
-    rounded), or "train" (ternary mode over a master: master.safetensors, or t * scale where there is none)."""
+    rounded), or "train" (ternary mode over a master: master.safetensors, or one with the same ternary values and scale
+    where there is none)."""
     directory = Path(directory)
     config = read_config(directory)
     tokenizer = Tokenizer.load(str(directory / "tokenizer.model"))
     model = BitNet(config, tokenizer.size, "float" if weights == "float" else "ternary", half_cache)
-    has_master = (directory / "master.safetensors").exists()
-    use_master = weights == "float" or (weights == "train" and has_master)
-    path = directory / ("master.safetensors" if use_master else "model.safetensors")
+    path, use_master = _weights_file(directory, weights)
     tensors = _read_tensors(path)
     linears: dict[str, BitLinear] = {f"{name}.weight": module for name, module in model.bit_linears().items()}
     with torch.no_grad():
@@ -176,9 +180,11 @@ def load(directory: str | Path, weights: str, half_cache: bool = False) -> BitNe
             scale = float(_tensor(tensors, f"{key}_scale", path, (1,), numpy.float32)[0])
             if not (math.isfinite(scale) and scale > 0.0):
                 raise UserError(f"{path}: {key}_scale is {scale}; expected a positive number")
-            parameter.copy_(t * scale)
             if weights == "ternary":
+                parameter.copy_(t * scale)
                 linears[key].fix(t, torch.tensor(scale))
+            else:  # mean |W| is the scale again, and W / scale is at least 1 where t is not 0
+                parameter.copy_(t * (scale / max(float(t.abs().mean()), 1.0 / t.numel())))
     return model
 
 

@@ -8,7 +8,7 @@ BitNet, so that exported tensors carry them as they are. `observe`, where given,
 every node of the graph, for comparisons with the runtime.
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import numpy
 import torch

@@ -1,14 +1,16 @@
 """The training loop: deterministic, resumable at any checkpoint, with the curve and the best weights on disk.
 
 A run's folder holds checkpoint.pt (weights, optimizer, curve: the place to resume from), best.pt (the weights with the
-lowest validation loss), tokenizer.model and training.json (what a reader wants to know of the run). Each is replaced
-as a whole. Everything random in a step follows from the seed and the number of the step, so no generator's state is
-part of a checkpoint.
+lowest validation loss), tokenizer.model, training.json (what a reader wants to know of the run), and validation.txt and
+test.txt, the text that was cut away. Each is replaced as a whole. Everything random in a step follows from the seed and
+the number of the step, so no generator's state is part of a checkpoint. The first checkpoint is that of step 0: from
+then on a run can always be resumed, and what prevents saving shows before the work begins.
 """
 
-import json
 import math
+import os
 import platform
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,31 +22,56 @@ import tqdm
 from torch import nn
 from torch.nn import functional
 
+from . import checkpoint
 from .config import Config
-from .data import Corpus, Tokenizer, batch
-from .errors import UserError
-from .files import make_directory, require_space, write_atomically
+from .data import Tokens, batch
+from .errors import Interrupted, UserError, brief
+from .files import make_directory, require_space, write_atomically, write_json
 from .likelihood import likelihood
 from .model import BitNet
 
 CHECKPOINT, BEST, TOKENIZER, METADATA = "checkpoint.pt", "best.pt", "tokenizer.model", "training.json"
+WEIGHTS_KEYS = ("config", "step", "model")
+STATE_KEYS = (*WEIGHTS_KEYS, "purpose", "config_digest", "digests", "threads", "pending", "curve", "best", "optimizer")
 
 
-def load_torch(path: Path) -> dict[str, Any]:
-    try:
-        return torch.load(path, map_location="cpu")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except Exception as error:  # the unpickler has no common base class
-        raise UserError(f"{path}: not a checkpoint of this trainer: {error}") from error
+class _Stop:
+    """While active, Ctrl-C asks for an end after the step at hand; once more, and it interrupts at once."""
+
+    def __enter__(self) -> "_Stop":
+        self.asked = False
+        self.before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def _ask(self, *_: Any) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __exit__(self, *_: Any) -> None:
+        signal.signal(signal.SIGINT, self.before)
 
 
 def use_threads(threads: int) -> None:
-    """What makes equal runs equal: a fixed number of threads, and no operation that sums in any order."""
+    """What makes equal runs equal: a fixed number of threads (0: torch's choice, all CPUs), and no operation that sums
+    in any order."""
     if threads > 0:
         torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     torch.set_flush_denormal(True)
+
+
+def require_memory(config: Config, vocab: int) -> None:
+    """Before a machine without the memory for it begins to swap or to kill: float32 weights, gradients and two moments,
+    and the causal mask. What the activations take comes on top."""
+    m = config.model
+    parameters = vocab * m.hidden + m.layers * m.hidden * (2 * m.hidden + 2 * m.kv_width + 3 * m.ffn)
+    needed = 16 * parameters + 4 * m.context**2
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise UserError(
+            f"training {parameters} parameters with a context of {m.context} needs at least {needed / 1e9:.1f} GB of "
+            f"memory, this machine has {there / 1e9:.1f} GB; choose smaller shapes or a shorter context"
+        )
 
 
 def library_versions() -> dict[str, str]:
@@ -86,32 +113,44 @@ def add_lora(model: BitNet, config: Config) -> None:
         linear.add_lora(config.lora.rank, config.lora.alpha)
 
 
-def load_weights(model: BitNet, state: dict[str, Any], config: Config) -> None:
-    """A checkpoint's weights into a new model, LoRA merged."""
+def _load_state(model: BitNet, state: dict[str, Any], path: Path) -> None:
+    try:
+        model.load_state_dict(state["model"])
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: its weights do not fit its configuration and tokenizer: {brief(error)}") from error
+
+
+def load_weights(model: BitNet, state: dict[str, Any], config: Config, path: Path) -> None:
+    """The weights of the checkpoint at `path` into a new model, LoRA merged."""
     add_lora(model, config)
-    model.load_state_dict(state["model"])
+    _load_state(model, state, path)
     if config.lora.rank > 0:
         for linear in model.bit_linears().values():
             linear.merge_lora()
 
 
 class Trainer:
-    """`model` has its initial weights; `purpose` names the program in the metadata."""
+    """`model` has its initial weights; `purpose` names the program in the metadata; `base` is the digest of the weights
+    that fine-tuning begins from."""
 
-    def __init__(self, config: Config, corpus: Corpus, tokenizer: Tokenizer, model: BitNet, out: str, purpose: str):
-        self.config, self.tokenizer, self.model, self.purpose = config, tokenizer, model, purpose
-        self.digests = {"data": corpus.digest, "tokenizer": tokenizer.digest}
-        self.ids = tokenizer.encode(corpus.training)
-        self.validation = tokenizer.encode(corpus.validation)
-        self.validation_bytes = len(corpus.validation.encode())
-        context = config.model.context
-        if len(self.ids) < context:
-            raise UserError(
-                f"model.context = {context} tokens are more than the {len(self.ids)} of the training text; give more "
-                "text or a shorter context"
-            )
+    def __init__(
+        self,
+        config: Config,
+        tokens: Tokens,
+        model: BitNet,
+        out: str,
+        purpose: str,
+        base: str | None = None,
+    ):
+        self.config, self.tokens, self.model, self.purpose = config, tokens, model, purpose
+        self.digests = {"data": tokens.corpus.digest, "tokenizer": tokens.tokenizer.digest}
+        if base is not None:
+            self.digests["base model"] = base
+        self.validation_bytes = len(tokens.corpus.validation.encode())
         self.out = make_directory(out)
         self.step = 0
+        self.saved_step = 0
+        self.pending: list[float] = []  # the losses since the last evaluation; their mean goes into the curve
         self.curve: list[dict[str, float]] = []
         self.best: dict[str, float] | None = None
         model.dropout = config.train.dropout
@@ -129,36 +168,51 @@ class Trainer:
         """Both files of weights, and the one that is being replaced, with room for metadata."""
         weights = 4 * sum(p.numel() for p in self.model.parameters())
         moments = 8 * sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        return 2 * (weights + moments) + 2 * weights + (1 << 20)
+        texts = self.validation_bytes + len(self.tokens.corpus.test.encode())
+        return 2 * (weights + moments) + 2 * weights + texts + (1 << 20)
 
     def prepare(self, resume: bool) -> None:
         """Looks for everything that could make the work be lost, before it begins."""
-        checkpoint = self.out / CHECKPOINT
-        if checkpoint.exists() and not resume:
-            raise UserError(f"{checkpoint} is there already; --resume goes on with it, another --out begins anew")
-        if resume and not checkpoint.exists():
-            raise UserError(f"{checkpoint} is not there; leave --resume out to begin")
+        state = self.out / CHECKPOINT
+        for path in (state, self.out / BEST):
+            if path.exists() and not resume:
+                raise UserError(f"{path} is there already; --resume goes on with that run, another --out begins anew")
+        if resume and not state.exists():
+            raise UserError(f"{state} is not there; leave --resume out to begin")
         require_space(self.out, self.needed_bytes(), "checkpoints")
         if resume:
-            self._restore(checkpoint)
-        else:
-            self.tokenizer.save(self.out / TOKENIZER)
+            self._restore(state)
+            return
+        corpus = self.tokens.corpus
+        self.tokens.tokenizer.save(self.out / TOKENIZER)
+        for name, text in (("validation.txt", corpus.validation), ("test.txt", corpus.test)):
+            write_atomically(self.out / name, lambda file, text=text: file.write(text.encode()))
+        self._save()
 
     def _restore(self, path: Path) -> None:
-        state = load_torch(path)
-        if not isinstance(state, dict) or "config" not in state:
-            raise UserError(f"{path}: not a checkpoint of this trainer")
+        state = checkpoint.load(path, STATE_KEYS)
         if state["purpose"] != self.purpose:
             raise UserError(f"{path}: written by {state['purpose']}, not by {self.purpose}")
         if state["config_digest"] != self.config.digest():
             found = "; ".join(_differences(self.config.to_dict(), state["config"]))
             raise UserError(f"{path}: of another configuration: {found}. Give the same one, or another --out")
         for name, digest in self.digests.items():
-            if state["digests"][name] != digest:
-                raise UserError(f"{path}: of another {name}: SHA-256 {state['digests'][name]} there, {digest} here")
-        self.model.load_state_dict(state["model"])
+            found = state["digests"].get(name)
+            if found != digest:
+                raise UserError(
+                    f"{path}: of another {name}: SHA-256 {found} there, {digest} here. Give the same one, or another "
+                    "--out"
+                )
+        if state["threads"] != torch.get_num_threads():
+            print(
+                f"note: this run was begun with {state['threads']} threads and goes on with {torch.get_num_threads()}; "
+                "its last digits will differ from those of a run that was not interrupted",
+                file=sys.stderr,
+            )
+        _load_state(self.model, state, path)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.curve, self.best = state["step"], state["curve"], state["best"]
+        self.saved_step, self.pending = self.step, state["pending"]
 
     def _save(self) -> None:
         state = {
@@ -166,15 +220,17 @@ class Trainer:
             "config": self.config.to_dict(),
             "config_digest": self.config.digest(),
             "digests": self.digests,
+            "threads": torch.get_num_threads(),
             "step": self.step,
+            "pending": self.pending,
             "curve": self.curve,
             "best": self.best,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        write_atomically(self.out / CHECKPOINT, lambda file: torch.save(state, file))
-        text = json.dumps(self.metadata(), indent=1) + "\n"
-        write_atomically(self.out / METADATA, lambda file: file.write(text.encode()))
+        checkpoint.save(self.out / CHECKPOINT, state)
+        self.saved_step = self.step
+        write_json(self.out / METADATA, self.metadata())
 
     def metadata(self) -> dict[str, Any]:
         return {
@@ -186,7 +242,7 @@ class Trainer:
             "libraries": library_versions(),
             "machine": {"system": platform.platform(), "processor": _processor()},
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "training_tokens": len(self.ids),
+            "training_tokens": len(self.tokens.training),
             "steps_done": self.step,
             "best": self.best,
             "curve": self.curve,
@@ -194,7 +250,8 @@ class Trainer:
 
     def _train_step(self) -> float:
         t = self.config.train
-        inputs, targets = batch(self.ids, self.tokenizer.bos, t.batch, self.config.model.context, t.seed, self.step)
+        ids, bos = self.tokens.training, self.tokens.tokenizer.bos
+        inputs, targets = batch(ids, bos, t.batch, self.config.model.context, t.seed, self.step)
         self.model.noise = numpy.random.Generator(numpy.random.SFC64([t.seed, self.step, 1]))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
@@ -202,59 +259,70 @@ class Trainer:
         loss = functional.cross_entropy(logits.view(-1, logits.shape[-1]), torch.from_numpy(targets).view(-1))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if t.clip > 0.0:
-            nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], t.clip)
+        trained = [p for p in self.model.parameters() if p.grad is not None]
+        norm = float(nn.utils.clip_grad_norm_(trained, t.clip if t.clip > 0.0 else math.inf))
+        self._require_finite(f"the loss is {float(loss.detach())} and the gradient's norm {norm}", norm)
         self.optimizer.step()
         self.step += 1
         return float(loss.detach())
 
-    def _evaluate(self, losses: list[float]) -> None:
-        point = {"step": self.step, "training_loss": sum(losses) / len(losses)}
-        if len(self.validation) > 0:
-            context = self.config.model.context
-            found = likelihood(
-                self.model, self.validation, self.validation_bytes, self.tokenizer.bos, context, max(context // 2, 1)
+    def _require_finite(self, what: str, value: float) -> None:
+        """Before weights that hold no numbers could reach a checkpoint."""
+        if not math.isfinite(value):
+            raise UserError(
+                f"step {self.step}: {what}: the training has diverged; lower train.learning_rate. Saved are step "
+                f"{self.saved_step} and the best weights before"
             )
+
+    def _evaluate(self) -> None:
+        point = {"step": self.step, "training_loss": sum(self.pending) / len(self.pending)}
+        ids, bos = self.tokens.validation, self.tokens.tokenizer.bos
+        if len(ids) > 0:
+            context = self.config.model.context
+            found = likelihood(self.model, ids, self.validation_bytes, bos, context, max(context // 2, 1))
+            self._require_finite(f"the validation loss is {found.mean_nll}", found.mean_nll)
             point |= {"validation_loss": found.mean_nll, "validation_bits_per_byte": found.bits_per_byte}
         self.curve.append(point)
+        self.pending = []
         measure = point.get("validation_loss", point["training_loss"])
         if self.best is None or measure < self.best["loss"]:
             self.best = {"step": self.step, "loss": measure}
             weights = {"config": self.config.to_dict(), "step": self.step, "model": self.model.state_dict()}
-            write_atomically(self.out / BEST, lambda file: torch.save(weights, file))
+            checkpoint.save(self.out / BEST, weights)
+        text = f"step {self.step}: training loss {point['training_loss']:.4f}"
+        if "validation_loss" in point:
+            text += f", validation {point['validation_loss']:.4f} ({point['validation_bits_per_byte']:.4f} bits/byte)"
+        tqdm.tqdm.write(text, sys.stderr)
 
     def run(self) -> None:
+        """All steps that are left. A checkpoint is written at every multiple of save_every, at the end, and after
+        Ctrl-C."""
+        try:
+            self._run()
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"stopped; {self.out / CHECKPOINT} holds step {self.saved_step}, --resume goes on from there"
+            ) from error
+
+    def _run(self) -> None:
         t = self.config.train
+        if self.step == t.steps:
+            print(f"{self.out}: all {t.steps} steps are done", file=sys.stderr)
+            return
         self.model.train()
-        losses: list[float] = []
-        with tqdm.tqdm(total=t.steps, initial=self.step, unit="step", disable=None, file=sys.stderr) as bar:
+        with _Stop() as stop, tqdm.tqdm(total=t.steps, initial=self.step, unit="step", disable=None) as bar:
             while self.step < t.steps:
                 loss = self._train_step()
-                if not math.isfinite(loss):
-                    raise UserError(f"step {self.step}: the loss is {loss}; lower train.learning_rate")
-                losses.append(loss)
+                self.pending.append(loss)
                 bar.update()
                 bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
                 last = self.step == t.steps
                 if last or self.step % t.evaluate_every == 0:
-                    self._evaluate(losses)
-                    losses = []
-                    point = self.curve[-1]
-                    validation = f", validation {point['validation_loss']:.4f}" if "validation_loss" in point else ""
-                    bits = point.get("validation_bits_per_byte")
-                    bits = f" ({bits:.4f} bits/byte)" if bits is not None else ""
-                    tqdm.tqdm.write(
-                        f"step {self.step}: training loss {point['training_loss']:.4f}{validation}{bits}", sys.stderr
-                    )
-                # The mean of the losses since the last evaluation is part of the curve, so a checkpoint is only
-                # written where none are pending.
-                if last or (not losses and self._save_is_due()):
+                    self._evaluate()
+                if last or stop.asked or self.step % t.save_every == 0:
                     self._save()
-
-    def _save_is_due(self) -> bool:
-        every = self.config.train.save_every
-        before = self.curve[-2]["step"] if len(self.curve) > 1 else 0
-        return self.step // every > before // every
+                if stop.asked and not last:
+                    raise KeyboardInterrupt
 
 
 def _processor() -> str:
