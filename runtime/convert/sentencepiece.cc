@@ -304,7 +304,7 @@ class Parser {
       auto& names = type == kUnknown || type == kControl || type == kByte ? reserved : text;
       const auto fail = [&](const std::string& expected, const std::string& found) {
         std::string message = source_.name + ": pieces[" + std::to_string(i) + "]: expected ";
-        message += expected + ", found " + found + "; " + kDamaged;
+        message.append(expected).append(", found ").append(found).append("; ").append(kDamaged);
         return Error{ErrorCode::kTokenizer, std::move(message)};
       };
       if (!names.insert(model_.pieces[i]).second) {
