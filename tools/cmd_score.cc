@@ -98,6 +98,7 @@ class Score {
   LogitsFile logits_file_;
   std::optional<std::string> text_;  // none with --prompt-ids
   std::vector<std::int32_t> ids_;
+  bool begin_token_ = false;  // ids_ begins with the model's
   std::int64_t window_ = 0;
   std::int64_t stride_ = 0;
   Likelihood likelihood_;
@@ -134,11 +135,11 @@ Status Score::make_sequence() {
   BITNET_ASSIGN_OR_RETURN(const gguf::File file, gguf::File::open(options_.model));
   BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(file));
   BITNET_RETURN_IF_ERROR(choose_windows(config));
+  Result<Tokenizer> tokenizer = Tokenizer::from_gguf(file);
   if (!text_.has_value()) {
     ids_ = options_.ids;
     BITNET_RETURN_IF_ERROR(check_ids(ids_, config.vocab, "--prompt-ids"));
   } else {
-    Result<Tokenizer> tokenizer = Tokenizer::from_gguf(file);
     if (!tokenizer.ok()) {
       return Error{tokenizer.error().code, tokenizer.error().message + "; --prompt-ids works without a tokenizer"};
     }
@@ -146,6 +147,7 @@ Status Score::make_sequence() {
     BITNET_ASSIGN_OR_RETURN(ids_, tokenizer->encode(*text_, tokenizer->adds_bos() && !options_.no_bos, false));
     BITNET_RETURN_IF_ERROR(check_ids(ids_, config.vocab, "the text, by the model's tokenizer"));
   }
+  begin_token_ = tokenizer.ok() && tokenizer->bos() >= 0 && !ids_.empty() && ids_.front() == tokenizer->bos();
   if (ids_.size() >= 2) return {};
   return Error{ErrorCode::kUsage, "expected at least two tokens, the first of which is only given; found " +
                                       std::to_string(ids_.size()) + (text_.has_value() ? "; give a longer text" : "")};
@@ -163,6 +165,7 @@ Status Score::evaluate() {
   ProgressLine line(!options_.quiet);
   LikelihoodOptions likelihood;
   likelihood.stride = stride_;
+  likelihood.begin_every_window = begin_token_;
   likelihood.logits = [&](std::span<const float> logits) { return logits_file_.add(logits); };
   likelihood.progress = [&](std::int64_t done, std::int64_t total) -> Status {
     line.update(done, total);
@@ -274,7 +277,8 @@ void add_score_command(CLI::App& app, int& exit_code) {
       ->check(CLI::Range(std::int64_t{0}, kMaxContext));
   command->add_option("--stride", o.stride,
                       "Tokens from window to window, 1 to the context size; default: half of it. Every token is scored "
-                      "once, beyond the first window with at least ctx-size - stride + 1 tokens before it");
+                      "once, beyond the first window with at least ctx-size - stride + 1 tokens before it. Where the "
+                      "sequence begins with the model's begin token, every window does");
   add_load_options(*command, o.load);
   command->add_flag("--no-bos", o.no_bos, "No begin token before the text");
   command->add_flag("--json", o.json, "One JSON object instead of text");

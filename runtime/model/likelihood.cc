@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <vector>
 
 namespace bitnet {
 namespace {
@@ -81,13 +82,15 @@ Result<Likelihood> sequence_likelihood(const Model& model, Context& context, std
 
   // Invariant: the predictions from the indices [0, counted) have been counted.
   std::size_t counted = 0;
+  std::vector<std::int32_t> fed(ids.begin(), ids.end());  // ids, but for the first token of the window at hand
   for (std::size_t begin = 0; counted < predictions; begin += static_cast<std::size_t>(options.stride)) {
     const std::size_t end = std::min(begin + window, predictions);
     context.truncate(0);
     ++windows;
+    if (options.begin_every_window) fed[begin] = ids[0];
     for (std::size_t at = begin; at < end;) {
       const std::size_t limit = std::min(at + kPiece, at < counted ? counted : end);
-      const std::span<const std::int32_t> piece = ids.subspan(at, limit - at);
+      const std::span<const std::int32_t> piece = std::span(fed).subspan(at, limit - at);
       if (at < counted) {
         BITNET_RETURN_IF_ERROR(context.eval(piece));
       } else {
@@ -105,6 +108,7 @@ Result<Likelihood> sequence_likelihood(const Model& model, Context& context, std
       }
     }
     counted = end;
+    fed[begin] = ids[begin];
   }
   Likelihood likelihood = statistics.result();
   likelihood.evaluated = evaluated;

@@ -5,7 +5,8 @@
 // 0) that begins at sequence index b, is fed the tokens [b, b + C) and foretells [b + 1, b + C], C = context size; the
 // next one begins `stride` tokens later and counts only what no window has counted before. So every token but the first
 // counts exactly once, and beyond the first window always with at least C - stride + 1 tokens before it: a small stride
-// measures a model with a long memory, stride = C is the fastest.
+// measures a model with a long memory, stride = C is the fastest. Models that were trained with a begin token in front
+// are poor without it, so each window can have it in the place of its first token.
 //
 //   window 0   [b = 0 ............ C)
 //   window 1           [b = S ............ S + C)      counts what lies right of window 0
@@ -22,7 +23,8 @@
 namespace bitnet {
 
 struct LikelihoodOptions {
-  std::int64_t stride = 0;  // tokens between the beginnings of windows, 1..context size
+  std::int64_t stride = 0;          // tokens between the beginnings of windows, 1..context size
+  bool begin_every_window = false;  // ids[0] is a begin token: it stands in the place of each window's first token
   // Receives the logits of every counted token, [vocab] float32, in the order of the sequence; valid in the call.
   std::function<Status(std::span<const float> logits)> logits;
   // Called after every 512 evaluated tokens at most, with how many tokens have been counted and how many will be. An
