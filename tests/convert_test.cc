@@ -16,6 +16,7 @@
 #include "runtime/base/half.h"
 #include "runtime/convert/output.h"
 #include "runtime/model/model.h"
+#include "runtime/sampling/recommended.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "tests/assets.h"
 #include "tests/hf_checkpoint.h"
@@ -373,6 +374,43 @@ TEST_CASE("the tokenizer: flags, ids, padding, and a warning for what cannot be 
   CHECK(tokens[269] == "[PAD269]");
   CHECK(file.get_array("tokenizer.ggml.token_type", gguf::ValueType::kI32)->values<std::int32_t>()[269] == 5);
   CHECK(Model::load(folder.file("x.gguf"), {.threads = 1, .bundle = "none", .strict = false, .log = {}}).ok());
+}
+
+TEST_CASE("generation_config.json becomes the recommended sampling") {
+  const TempFolder folder;
+  Checkpoint checkpoint;
+  const auto recommended = [&]() -> Result<SamplingParams> {
+    fs::remove_all(folder.file("hf"));
+    checkpoint.write(folder.file("hf"));
+    const auto report = convert_model(folder.file("hf"), folder.file("x.gguf"), {});
+    if (!report.ok()) return report.error();
+    return recommended_sampling(opened(folder.file("x.gguf")));
+  };
+  REQUIRE(recommended().ok());
+  CHECK(opened(folder.file("x.gguf")).find("general.sampling.temp") == nullptr);
+
+  checkpoint.files["generation_config.json"] =
+      R"({"temperature": 0.5, "top_k": 9, "top_p": 1, "repetition_penalty": 1.25, "max_length": 7})";
+  auto found = recommended();
+  REQUIRE(found.ok());
+  CHECK(found->temperature == 0.5F);
+  CHECK(found->top_k == 9);
+  CHECK(found->top_p == 1.0F);
+  CHECK(found->repetition_penalty == 1.25F);
+  CHECK(found->min_p == SamplingParams{}.min_p);
+  checkpoint.files["generation_config.json"] = R"({"do_sample": false, "temperature": 0.5})";
+  found = recommended();
+  REQUIRE(found.ok());
+  CHECK(found->temperature == 0.0F);
+
+  for (const char* text : {R"({"temperature": "hot"})", R"({"top_k": -1})", R"({"top_p": 2})", R"({"do_sample": 1})",
+                           R"({"repetition_penalty": 0})", "[]", "{"}) {
+    CAPTURE(text);
+    checkpoint.files["generation_config.json"] = text;
+    const auto refused = recommended();
+    REQUIRE_FALSE(refused.ok());
+    CHECK(refused.error().message.find("generation_config.json") != std::string::npos);
+  }
 }
 
 TEST_CASE("a real tokenizer") {

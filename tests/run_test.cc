@@ -133,6 +133,37 @@ TEST_CASE("bitnet run: text, JSON, files") {
   CHECK(programs.run("-m '" + bare + "' -p hello -n 2").code == 4);
 }
 
+TEST_CASE("bitnet run: the model's recommended sampling, and the user's before it") {
+  const Programs programs;
+  if (!programs.available()) return;
+  const std::string model = programs.folder.file("m.gguf");
+  const std::string plain = write_synth(programs.folder, "plain.gguf", "2x128x256x2/1x400");
+  test::ModelCopy copy = test::ModelCopy::read(plain);
+  copy.set("general.sampling.temp", 0.0F);
+  copy.set("general.sampling.penalty_repeat", 1.5F);
+  copy.write(model);
+  // The copy has no vocabulary, so all of this is in token ids.
+  const auto result = [&](const std::string& file, const std::string& options) {
+    const Outcome outcome = programs.run("-m '" + file + "' --prompt-ids 1,5,9 -n 40 --ignore-eos --json " + options);
+    REQUIRE(outcome.code == 0);
+    return json::parse(outcome.out);
+  };
+  const json recommended = result(model, "");
+  CHECK(recommended["sampling"]["temperature"] == 0.0);
+  CHECK(recommended["sampling"]["repetition_penalty"] == 1.5);
+  CHECK(recommended["sampling"]["top_k"] == 50);
+  CHECK(recommended["tokens"] == result(plain, "--greedy --repetition-penalty 1.5")["tokens"]);
+  CHECK(recommended["tokens"] != result(plain, "--greedy")["tokens"]);
+  const json chosen = result(model, "--temperature 0.7 --repetition-penalty 1 --seed 4");
+  CHECK(chosen["tokens"] == result(plain, "--seed 4")["tokens"]);
+  CHECK(result(plain, "--seed 4")["sampling"]["repetition_penalty"] == 1.0);
+  copy.set("general.sampling.penalty_repeat", -1.0F);
+  copy.write(model);
+  const Outcome refused = programs.run("-m '" + model + "' --prompt-ids 1 -n 1");
+  CHECK(refused.code == 1);
+  CHECK(refused.err.find("general.sampling") != std::string::npos);
+}
+
 TEST_CASE("bitnet run: errors and their exit codes") {
   const Programs programs;
   if (!programs.available()) return;

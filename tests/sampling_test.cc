@@ -11,8 +11,10 @@
 #include <string>
 #include <vector>
 
+#include "runtime/sampling/recommended.h"
 #include "runtime/sampling/sampler.h"
 #include "tests/assets.h"
+#include "tests/model_files.h"
 
 namespace bitnet {
 namespace {
@@ -281,6 +283,54 @@ TEST_CASE("parameters out of range are named") {
   Sampler s = made({}, 10);
   CHECK_FALSE(s.accept(10).ok());
   CHECK_FALSE(s.accept(-1).ok());
+}
+
+// What a file with only these metadata recommends.
+template <typename... Settings>
+Result<SamplingParams> recommended(const Settings&... settings) {
+  const test::TempFolder folder;
+  gguf::Writer writer;
+  writer.set("general.architecture", "bitnet-b1.58");
+  (writer.set(settings.first, settings.second), ...);
+  REQUIRE(writer.write(folder.file("x.gguf"), {}).ok());
+  const auto file = gguf::File::open(folder.file("x.gguf"));
+  REQUIRE(file.ok());
+  return recommended_sampling(*file);
+}
+
+TEST_CASE("what a model recommends") {
+  using std::pair;
+  const SamplingParams defaults;
+  const auto nothing = recommended();
+  REQUIRE(nothing.ok());
+  CHECK(nothing->temperature == defaults.temperature);
+  CHECK(nothing->top_k == defaults.top_k);
+  CHECK(nothing->top_p == defaults.top_p);
+  CHECK(nothing->min_p == defaults.min_p);
+  CHECK(nothing->repetition_penalty == defaults.repetition_penalty);
+
+  const auto all = recommended(pair{"general.sampling.temp", 0.5F}, pair{"general.sampling.top_k", std::uint32_t{7}},
+                               pair{"general.sampling.top_p", 0.25F}, pair{"general.sampling.min_p", 0.125F},
+                               pair{"general.sampling.penalty_repeat", 1.5F});
+  REQUIRE(all.ok());
+  CHECK(all->temperature == 0.5F);
+  CHECK(all->top_k == 7);
+  CHECK(all->top_p == 0.25F);
+  CHECK(all->min_p == 0.125F);
+  CHECK(all->repetition_penalty == 1.5F);
+  CHECK(all->frequency_penalty == 0.0F);
+
+  const auto fails = [](const Result<SamplingParams>& result, const std::string& part) {
+    REQUIRE_FALSE(result.ok());
+    CAPTURE(result.error().message);
+    CHECK(result.error().message.find(part) != std::string::npos);
+  };
+  fails(recommended(pair{"general.sampling.temp", "hot"}), "general.sampling.temp");
+  fails(recommended(pair{"general.sampling.temp", -1.0F}), "temperature");
+  fails(recommended(pair{"general.sampling.penalty_repeat", 0.0F}), "repetition");
+  fails(recommended(pair{"general.sampling.top_p", 1.5F}), "top");
+  fails(recommended(pair{"general.sampling.top_k", std::int32_t{-1}}), "general.sampling.top_k");
+  fails(recommended(pair{"general.sampling.top_k", std::uint64_t{1} << 31}), "2^31 - 1");
 }
 
 TEST_CASE("known cases: each sampler alone, and combinations") {

@@ -14,6 +14,7 @@
 
 #include "runtime/model/model.h"
 #include "runtime/model/node_dump.h"
+#include "runtime/sampling/recommended.h"
 #include "runtime/sampling/sampler.h"
 #include "runtime/tokenizer/tokenizer.h"
 #include "tools/commands.h"
@@ -28,15 +29,31 @@ namespace {
 // Prefill stops for an interrupt after this many tokens.
 constexpr std::size_t kPrefillPiece = 512;
 
+// What the user chose; the rest is what the model's file recommends, or else the sampler's default.
+struct SamplingChoice {
+  std::optional<float> temperature, top_p, min_p, repetition_penalty, frequency_penalty, presence_penalty;
+  std::optional<std::int32_t> top_k;
+  bool greedy = false;
+
+  void apply(SamplingParams& params) const {
+    params.temperature = greedy ? 0.0F : temperature.value_or(params.temperature);
+    params.top_k = top_k.value_or(params.top_k);
+    params.top_p = top_p.value_or(params.top_p);
+    params.min_p = min_p.value_or(params.min_p);
+    params.repetition_penalty = repetition_penalty.value_or(params.repetition_penalty);
+    params.frequency_penalty = frequency_penalty.value_or(params.frequency_penalty);
+    params.presence_penalty = presence_penalty.value_or(params.presence_penalty);
+  }
+};
+
 struct Options {
   std::string model;
   std::optional<std::string> prompt;
   std::string prompt_file;
   std::vector<std::int32_t> prompt_ids;
   std::int64_t max_tokens = 128;
-  SamplingParams sampling;
+  SamplingChoice sampling;
   std::optional<std::uint64_t> seed;
-  bool greedy = false;
   ModelOptions load;
   std::int64_t context = 0;
   std::vector<std::string> stops;
@@ -116,8 +133,7 @@ class Run {
 // Whatever can be wrong without the model is found here, before the seconds that loading may take.
 Status Run::prepare() {
   BITNET_RETURN_IF_ERROR(check_standard_output());
-  sampling_ = options_.sampling;
-  if (options_.greedy) sampling_.temperature = 0.0F;
+  options_.sampling.apply(sampling_);
   sampling_.seed = options_.seed.has_value() ? *options_.seed : std::random_device{}();
   BITNET_RETURN_IF_ERROR(Sampler::create(sampling_, 1));  // checks the parameters; the vocabulary is not known yet
   if (!options_.prompt_file.empty()) {
@@ -147,6 +163,10 @@ Status Run::load() {
     std::fprintf(stderr, "bitnet: token ids are printed, because there is no tokenizer: %s\n",
                  tokenizer.error().message.c_str());
   }
+  const std::uint64_t seed = sampling_.seed;
+  BITNET_ASSIGN_OR_RETURN(sampling_, recommended_sampling(model_->file()));
+  sampling_.seed = seed;
+  options_.sampling.apply(sampling_);
   BITNET_ASSIGN_OR_RETURN(Sampler sampler, Sampler::create(sampling_, model_->config().vocab));
   sampler_.emplace(std::move(sampler));
   load_ms_ = milliseconds_since(start);
@@ -292,6 +312,14 @@ nlohmann::ordered_json Run::results() const {
         {"format", format}}},
       {"bundle", bundle_json(*model_, context_->kernel_uses())},
       {"threads", model_->threads()},
+      {"sampling",
+       {{"temperature", sampling_.temperature},
+        {"top_k", sampling_.top_k},
+        {"top_p", sampling_.top_p},
+        {"min_p", sampling_.min_p},
+        {"repetition_penalty", sampling_.repetition_penalty},
+        {"frequency_penalty", sampling_.frequency_penalty},
+        {"presence_penalty", sampling_.presence_penalty}}},
       {"seed", sampling_.seed},
   };
 }
@@ -382,15 +410,16 @@ void add_run_command(CLI::App& app, int& exit_code) {
                    "Tokens to generate; -1: until the context is full")
       ->capture_default_str()
       ->check(CLI::Range(std::int64_t{-1}, std::int64_t{1} << 24));
-  command->add_option("--temperature", o.sampling.temperature, "0 is greedy")->capture_default_str();
-  command->add_option("--top-k", o.sampling.top_k, "0: all")->capture_default_str();
-  command->add_option("--top-p", o.sampling.top_p)->capture_default_str();
-  command->add_option("--min-p", o.sampling.min_p)->capture_default_str();
-  command->add_option("--repetition-penalty", o.sampling.repetition_penalty)->capture_default_str();
-  command->add_option("--frequency-penalty", o.sampling.frequency_penalty)->capture_default_str();
-  command->add_option("--presence-penalty", o.sampling.presence_penalty)->capture_default_str();
+  command->add_option("--temperature", o.sampling.temperature,
+                      "0 is greedy; default, here and below: what the model recommends, else 0.7");
+  command->add_option("--top-k", o.sampling.top_k, "0: all; else 50");
+  command->add_option("--top-p", o.sampling.top_p, "else 0.9");
+  command->add_option("--min-p", o.sampling.min_p, "else 0");
+  command->add_option("--repetition-penalty", o.sampling.repetition_penalty, "1: none; else 1");
+  command->add_option("--frequency-penalty", o.sampling.frequency_penalty, "else 0");
+  command->add_option("--presence-penalty", o.sampling.presence_penalty, "else 0");
   add_seed(*command, o.seed);
-  command->add_flag("--greedy", o.greedy, "Always the most likely token");
+  command->add_flag("--greedy", o.sampling.greedy, "Temperature 0: always the most likely token, after penalties");
   add_load_options(*command, o.load);
   command->add_option("-C,--ctx-size", o.context, "Positions; 0: the model's, at most 4096");
   command->add_option("--stop", o.stops, "Text that ends the generation (repeatable)")->allow_extra_args(false);

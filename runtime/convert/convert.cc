@@ -5,12 +5,14 @@
 #include <filesystem>
 #include <utility>
 
+#include "runtime/convert/generation.h"
 #include "runtime/convert/hf_config.h"
 #include "runtime/convert/output.h"
 #include "runtime/convert/tensors.h"
 #include "runtime/convert/vocabulary.h"
 #include "runtime/model/gguf_layout.h"
 #include "runtime/safetensors/safetensors.h"
+#include "runtime/sampling/recommended.h"
 
 namespace bitnet {
 namespace {
@@ -90,6 +92,7 @@ Result<ConvertReport> convert_model(const std::string& directory, const std::str
   BITNET_ASSIGN_OR_RETURN(const std::vector<convert::SourceTensor> tensors,
                           convert::map_checkpoint(file, config.model));
   BITNET_ASSIGN_OR_RETURN(convert::Vocabulary vocabulary, convert::read_vocabulary(directory, config));
+  BITNET_ASSIGN_OR_RETURN(const convert::Generation generation, convert::read_generation(directory));
 
   ConvertReport report;
   report.config = config.model;
@@ -97,6 +100,7 @@ Result<ConvertReport> convert_model(const std::string& directory, const std::str
   report.warnings = std::move(vocabulary.warnings);
   gguf::Writer writer;
   set_metadata(config.model, report.name, vocabulary.data, writer);
+  if (generation.present) recommend_sampling(generation.sampling, writer);
   std::uint64_t total = 0;
   for (const convert::SourceTensor& tensor : tensors) {
     writer.add_tensor(tensor.plan.name, tensor.plan.type, tensor.plan.ne);

@@ -28,8 +28,9 @@ struct ConvertReport {
   std::vector<std::string> warnings;  // what the file cannot express; one line each, without a newline
 };
 
-// Reads config.json, model.safetensors, tokenizer.model and tokenizer_config.json in `directory` and writes `output`,
-// which appears under its name when it is complete. Tensors are streamed: memory is about 1 MiB and the vocabulary.
+// Reads config.json, model.safetensors, tokenizer.model, tokenizer_config.json and, where there is one,
+// generation_config.json (it becomes general.sampling.*) in `directory` and writes `output`,
+// which appears under its name when it is complete. Tensors are streamed: memory is a few MiB and the vocabulary.
 // Errors: kUsage: `directory` is none, or `output` is one of its files; kTensorMapping: tensors that are missing,
 // unexpected, of another type or shape, or hold a value that the file cannot; kTokenizer: everything about the
 // tokenizer's files; kFailure: the rest (files that are missing or damaged, a configuration that is not supported, too
