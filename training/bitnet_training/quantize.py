@@ -8,41 +8,47 @@ whatever the order in which BLAS adds them.
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
-class _Ternary(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, weight: Tensor) -> tuple[Tensor, Tensor]:
-        scale = weight.abs().mean().clamp_(min=1e-5)
-        ctx.save_for_backward(scale)
-        ctx.mark_non_differentiable(scale)
-        return torch.round(weight / scale).clamp_(-1.0, 1.0), scale
-
-    @staticmethod
-    def backward(ctx, grad: Tensor, _: Tensor) -> Tensor:
-        (scale,) = ctx.saved_tensors
-        return grad / scale  # as if t * scale were W
+def ternary(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """t [N, K] of -1, 0, +1 as floats, and the scale (one number)."""
+    scale = weight.abs().mean().clamp_(min=1e-5)
+    return torch.round(weight / scale).clamp_(-1.0, 1.0), scale
 
 
 class _Activations(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
         scale = 127.0 / x.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-5)
-        ctx.save_for_backward(scale)
         ctx.mark_non_differentiable(scale)
-        return torch.round(x * scale), scale
+        return (x * scale).round_(), scale
 
     @staticmethod
     def backward(ctx, grad: Tensor, _: Tensor) -> Tensor:
-        (scale,) = ctx.saved_tensors
-        return grad * scale  # as if q / s were x
+        return grad
 
 
-def ternary(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """t [N, K] of -1, 0, +1 as floats, and the scale (one number)."""
-    return _Ternary.apply(weight)
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q: Tensor, s: Tensor, weight: Tensor) -> Tensor:
+        t, scale = ternary(weight)
+        ctx.save_for_backward(q, s, t, scale)
+        return functional.linear(q, t).mul_(scale / s)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, Tensor]:
+        q, s, t, scale = ctx.saved_tensors
+        rows = (grad / s).flatten(0, -2)
+        return grad @ (t * scale), None, rows.t() @ q.flatten(0, -2)
 
 
 def activations(x: Tensor) -> tuple[Tensor, Tensor]:
-    """q [..., K] of whole numbers in [-127, 127] as floats, and s [..., 1]."""
+    """q [..., K] of whole numbers in [-127, 127] as floats, and s [..., 1]. What arrives as the gradient of q is taken
+    for that of q / s, and so for that of x: product() gives it so, which saves a pass over it."""
     return _Activations.apply(x)
+
+
+def product(q: Tensor, s: Tensor, weight: Tensor) -> Tensor:
+    """[..., N] of activations() and a float master [N, K], whose gradient is as if t * scale were the master."""
+    return _Product.apply(q, s, weight)

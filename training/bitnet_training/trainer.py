@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy
 import sentencepiece
+import threadpoolctl
 import torch
 import tqdm
 from torch import nn
@@ -53,9 +54,10 @@ class _Stop:
 
 def use_threads(threads: int) -> None:
     """What makes equal runs equal: a fixed number of threads (0: torch's choice, all CPUs), and no operation that sums
-    in any order."""
+    in any order. OpenBLAS has threads of its own, which would otherwise wait for work on every CPU, at full load."""
     if threads > 0:
         torch.set_num_threads(threads)
+        threadpoolctl.threadpool_limits(limits=threads, user_api="blas")
     torch.use_deterministic_algorithms(True)
     torch.set_flush_denormal(True)
 

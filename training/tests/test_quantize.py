@@ -7,7 +7,7 @@ import support
 import torch
 
 from bitnet_training import errors, hf_directory, quantize
-from bitnet_training.model import BitLinear
+from bitnet_training.model import BitLinear, RMSNorm, _RMSNorm
 
 
 def naive_ternary(weight: numpy.ndarray) -> tuple[numpy.ndarray, float]:
@@ -66,6 +66,14 @@ class Quantize(support.TestCase):
         wanted_q, wanted_s = naive_activations(x.detach().numpy())
         numpy.testing.assert_allclose(linear.weight.grad, dy.numpy().T @ (wanted_q / wanted_s), rtol=1e-4, atol=1e-5)
         numpy.testing.assert_allclose(x.grad, dy.numpy() @ (t * scale), rtol=1e-4, atol=1e-5)
+
+    def test_norm_gradients(self):
+        """Against central differences in double."""
+        norm = RMSNorm(12, 1e-5).double()
+        torch.nn.init.normal_(norm.weight)
+        x = torch.from_numpy(self.random.normal(size=(2, 3, 12))).requires_grad_(True)
+        self.assertTrue(torch.autograd.gradcheck(norm, (x,)))
+        self.assertTrue(torch.autograd.gradcheck(lambda gain: _RMSNorm.apply(x.detach(), gain, 1e-5), (norm.weight,)))
 
     def test_pack(self):
         t = self.random.integers(-1, 2, size=(12, 7)).astype(numpy.float32)
