@@ -16,7 +16,14 @@ def main() -> None:
     parser.add_argument("--out", required=True, help="directory to write")
     parser.add_argument("--name", help="the model's name (default: that of the directory)")
     parser.add_argument("--last", action="store_true", help="the last checkpoint in place of the best")
+    sampling = parser.add_argument_group(
+        "recommended sampling", "what `bitnet run` takes where its user chooses nothing; without any: its own defaults"
+    )
+    for key in hf_directory.SAMPLING:
+        kind = int if key == "top_k" else float
+        sampling.add_argument("--" + key.replace("_", "-"), type=kind, dest=key)
     options = parser.parse_args()
+    chosen = {key: getattr(options, key) for key in hf_directory.SAMPLING if getattr(options, key) is not None}
     run = Path(options.run)
     path = run / (trainer.CHECKPOINT if options.last else trainer.BEST)
     if not path.exists():
@@ -33,7 +40,7 @@ def main() -> None:
     trainer.load_weights(model, state, settings, path)
     metadata["exported_step"] = state["step"]
     name = options.name or Path(options.out).resolve().name
-    hf_directory.write(model, tokenizer, metadata, name, options.out)
+    hf_directory.write(model, tokenizer, metadata, name, options.out, chosen)
     print(f"{options.out}: {sum(p.numel() for p in model.parameters())} parameters, step {state['step']}")
 
 

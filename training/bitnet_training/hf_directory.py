@@ -60,8 +60,30 @@ def hf_config(config: ModelConfig, tokenizer: Tokenizer, name: str) -> dict[str,
     }
 
 
-def write(model: BitNet, tokenizer: Tokenizer, metadata: dict[str, Any], name: str, out: str) -> None:
-    """config.json comes last: a directory without it is one whose writer did not finish."""
+# Recommended sampling: keys of generation_config.json with their lowest and highest values.
+SAMPLING = {
+    "temperature": (1e-6, math.inf),
+    "top_k": (0, (1 << 31) - 1),
+    "top_p": (1e-6, 1.0),
+    "repetition_penalty": (1e-6, math.inf),
+}
+
+
+def write(
+    model: BitNet,
+    tokenizer: Tokenizer,
+    metadata: dict[str, Any],
+    name: str,
+    out: str,
+    sampling: dict[str, float] | None = None,
+) -> None:
+    """`sampling`: values for some of SAMPLING. config.json comes last: a directory without it is one whose writer did
+    not finish."""
+    sampling = sampling or {}
+    for key, value in sampling.items():
+        low, high = SAMPLING[key]
+        if not (low <= value <= high and math.isfinite(value)):
+            raise UserError(f"{key}: expected {low} to {high}, found {value}")
     directory = make_directory(out)
     # At most float32 twice; a file that is being replaced is there until the new one is whole.
     require_space(directory, 12 * sum(p.numel() for p in model.parameters()) + (1 << 20), "the exported weights")
@@ -86,6 +108,7 @@ def write(model: BitNet, tokenizer: Tokenizer, metadata: dict[str, Any], name: s
             packed[key] = value.numpy()
     try:
         (directory / "config.json").unlink(missing_ok=True)
+        (directory / "generation_config.json").unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{directory}: cannot be written to: {error.strerror}; choose another folder") from error
     for file_name, tensors in (("master.safetensors", master), ("model.safetensors", packed)):
@@ -95,6 +118,8 @@ def write(model: BitNet, tokenizer: Tokenizer, metadata: dict[str, Any], name: s
     settings = {"add_bos_token": True, "add_eos_token": False, "tokenizer_class": "LlamaTokenizer"}
     config = hf_config(model.config, tokenizer, name)
     write_json(directory / "tokenizer_config.json", settings)
+    if sampling:
+        write_json(directory / "generation_config.json", sampling)
     write_json(directory / "training.json", metadata)
     write_json(directory / "config.json", config)
 
