@@ -41,3 +41,25 @@ if [ "$full" -eq 1 ]; then
   done
 fi
 ctest --test-dir build/release --output-on-failure -j "$(nproc)"
+
+step "The trainer"
+.venv-training/bin/python -m unittest discover -s training/tests
+
+step "From text to streamed tokens, on the licences that every Debian has"
+texts=()
+for licence in Apache-2.0 GFDL-1.3 GPL-2 GPL-3 LGPL-2.1 MPL-2.0; do
+  texts+=("/usr/share/common-licenses/$licence")
+done
+work=build/training
+rm -rf "$work"
+training/from_text.sh training/configs/small.toml "$work" "${texts[@]}"
+if ! grep -q '[[:alpha:]]' "$work/sample.txt"; then
+  echo "test: $work/sample.txt: expected words, found none" >&2
+  exit 1
+fi
+
+step "Each step of that model's blocks against PyTorch"
+.venv-training/bin/python training/dump_nodes.py --model "$work/model" --data "$work/run/test.txt" -o "$work/nodes"
+cp "$work/model.gguf" "$work/nodes/"
+BITNET_TRAINING_PARITY="$work/nodes" build/release/bin/training_parity_test
+step "Done"
