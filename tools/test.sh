@@ -35,12 +35,6 @@ tools/fuzz.sh "$([ "$full" -eq 1 ] && echo 60 || echo 10)"
 
 step "Everything, optimised"
 tools/build.sh release
-if [ "$full" -eq 1 ]; then
-  for cpu in Nehalem Haswell; do
-    BITNET_TEST_EMULATOR="qemu-x86_64 -cpu $cpu" qemu-x86_64 -cpu "$cpu" build/release/bin/kernel_test
-  done
-fi
-ctest --test-dir build/release --output-on-failure -j "$(nproc)"
 
 step "The trainer"
 .venv-training/bin/python -m unittest discover -s training/tests
@@ -62,4 +56,11 @@ step "Each step of that model's blocks against PyTorch"
 .venv-training/bin/python training/dump_nodes.py --model "$work/model" --data "$work/run/test.txt" -o "$work/nodes"
 cp "$work/model.gguf" "$work/nodes/"
 BITNET_TRAINING_PARITY="$work/nodes" build/release/bin/training_parity_test
-step "Done"
+
+step "All tests of the optimised build"
+if [ "$full" -eq 1 ]; then
+  for cpu in Nehalem Haswell; do
+    BITNET_TEST_EMULATOR="qemu-x86_64 -cpu $cpu" qemu-x86_64 -cpu "$cpu" build/release/bin/kernel_test
+  done
+fi
+ctest --test-dir build/release --output-on-failure -j "$(nproc)"

@@ -82,6 +82,27 @@ class Directory(support.TestCase):
         self.assertEqual(json.loads((out / "config.json").read_text())["_name_or_path"], "a name")
         self.assertEqual(support.call(export, "--run", support.trained(), "--out", out).code, 0)  # over it
 
+    def test_recommended_sampling(self):
+        out = self.folder() / "model"
+        arguments = ("--run", support.trained(), "--out", out)
+        self.assertFalse((support.exported() / "generation_config.json").exists())
+        self.assertEqual(support.call(export, *arguments, "--temperature", 0.5, "--top-k", 7).code, 0)
+        chosen = json.loads((out / "generation_config.json").read_text())
+        self.assertEqual(chosen, {"temperature": 0.5, "top_k": 7})
+        for option, value in (
+            ("--temperature", 0),
+            ("--temperature", "nan"),
+            ("--temperature", "inf"),
+            ("--top-k", -1),
+            ("--top-p", 1.5),
+            ("--repetition-penalty", -2.0),
+        ):
+            result = support.call(export, *arguments, option, value)
+            self.assert_refused(result, f"{option[2:].replace('-', '_')}: expected")
+        self.assertEqual(json.loads((out / "generation_config.json").read_text()), chosen)  # untouched by refusals
+        self.assertEqual(support.call(export, *arguments).code, 0)
+        self.assertFalse((out / "generation_config.json").exists())
+
     def test_no_config_while_it_is_written(self):
         """A directory whose writer did not finish is not taken for a model."""
         out = self.folder() / "model"

@@ -8,7 +8,7 @@ import support
 import torch
 
 from bitnet_training import trainer
-from bitnet_training.model import BitNet, rms_norm
+from bitnet_training.model import BitNet, RMSNorm
 
 
 def make_model(*overrides: str, mode: str = "ternary") -> BitNet:
@@ -76,10 +76,20 @@ class Model(support.TestCase):
         wanted = x / math.sqrt(sum(v * v for v in x) / len(x) + model.config.norm_eps)
         numpy.testing.assert_allclose(nodes["ffn_sub_norm-0"][0, 3], wanted, rtol=1e-5, atol=1e-7)
 
-    def test_rms_norm_gain(self):
-        x, gain = torch.tensor([[3.0, 4.0]]), torch.tensor([2.0, 0.5])
+    def test_rms_norm(self):
+        norm = RMSNorm(2, 0.1)
+        with torch.no_grad():
+            norm.weight.copy_(torch.tensor([2.0, 0.5]))
         root = math.sqrt(12.5 + 0.1)
-        numpy.testing.assert_allclose(rms_norm(x, gain, 0.1), [[6.0 / root, 2.0 / root]], rtol=1e-6)
+        numpy.testing.assert_allclose(norm(torch.tensor([[3.0, 4.0]])).detach(), [[6.0 / root, 2.0 / root]], rtol=1e-6)
+
+    def test_rms_norm_gradients(self):
+        """Written by hand, so against differences of the values, in double precision, for x and for the gain."""
+        norm = RMSNorm(6, 1e-3).double()
+        x = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(8), dtype=torch.float64, requires_grad=True)
+        with torch.no_grad():
+            norm.weight.copy_(torch.linspace(-1.5, 2.0, 6))
+        self.assertTrue(torch.autograd.gradcheck(lambda x, _: norm(x), (x, norm.weight)))
 
     def test_dropout_keeps_the_mean(self):
         model = make_model()
