@@ -2,9 +2,11 @@
 """Trains a SentencePiece BPE vocabulary with byte fall-back on the training part of a text."""
 
 import argparse
+from pathlib import Path
 
 from bitnet_training import config, errors
 from bitnet_training.data import Corpus, Tokenizer
+from bitnet_training.files import make_directory
 
 
 def main() -> None:
@@ -16,6 +18,7 @@ def main() -> None:
     options = parser.parse_args()
     settings = config.load(options.config, options.set)
     corpus = Corpus.read(options.data, settings)
+    make_directory(Path(options.out).parent)
     tokenizer = Tokenizer.train(corpus.training, settings.tokenizer.vocab)
     tokenizer.save(options.out)
     ids = tokenizer.encode(corpus.training)

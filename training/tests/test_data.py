@@ -94,7 +94,7 @@ class Tokenizer(support.TestCase):
                 data.Tokenizer.train(text, vocab)
 
     def test_program(self):
-        out = self.folder() / "tokenizer.model"
+        out = self.folder() / "new" / "tokenizer.model"
         arguments = ("--config", support.config_file(), "--data", support.data_file(), "-o", out)
         result = support.call(train_tokenizer, *arguments)
         self.assertEqual(result.code, 0, result.err)
