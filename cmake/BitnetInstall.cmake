@@ -9,6 +9,7 @@ install(TARGETS bitnet RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
 if(TARGET bitnet-codegen)
   install(TARGETS bitnet-codegen bitnet-halide RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
 endif()
+install(FILES "${PROJECT_SOURCE_DIR}/models/default.gguf" DESTINATION "${CMAKE_INSTALL_DATADIR}/bitnet")
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/runtime" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}/bitnet"
         FILES_MATCHING PATTERN "*.h" PATTERN "*.def")
 install(EXPORT bitnetTargets NAMESPACE bitnet:: DESTINATION "${bitnet_package_dir}")

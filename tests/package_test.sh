@@ -13,6 +13,8 @@ cmake --build "$work/build" >/dev/null
 "$work/build/consumer" "$work/m.gguf"
 [ "$("$work/build/consumer" "$work/m.gguf")" != "tensors: 0" ]
 "$work/prefix/bin/bitnet" run -m "$work/m.gguf" --bundle none --prompt-ids 1,5,9 -n 4 --greedy -q >/dev/null
+"$work/prefix/bin/bitnet" run -p "ROMEO:" -n 8 --greedy 2>"$work/log" >/dev/null # the default model
+grep -qF "$work/prefix/share/bitnet/default.gguf" "$work/log"
 if [ -x "$work/prefix/bin/bitnet-codegen" ]; then
   "$work/prefix/bin/bitnet-codegen" --model "$work/m.gguf" --target native -o "$work/m.bnk"
   "$work/prefix/bin/bitnet" run -m "$work/m.gguf" --bundle "$work/m.bnk" --prompt-ids 1,5,9 -n 4 --greedy -q >/dev/null

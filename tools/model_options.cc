@@ -3,11 +3,31 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 
 namespace bitnet::tools {
 
+std::string default_model() {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const fs::path program = fs::read_symlink("/proc/self/exe", error);
+  if (error) return {};
+  // Beside an installed program, and of the checkout that a program was built in (build/PRESET/bin).
+  for (const char* place : {"../share/bitnet/default.gguf", "../../../models/default.gguf"}) {
+    const fs::path path = (program.parent_path() / place).lexically_normal();
+    if (fs::is_regular_file(path, error)) return path.string();
+  }
+  return {};
+}
+
 void add_model_option(CLI::App& command, std::string& path) {
-  command.add_option("-m,--model", path, "Model file (GGUF, I2_S)")->required();
+  path = default_model();
+  CLI::Option* option = command.add_option("-m,--model", path, "Model file (GGUF, I2_S)");
+  if (path.empty()) {
+    option->required();
+  } else {
+    option->capture_default_str();
+  }
 }
 
 void add_load_options(CLI::App& command, ModelOptions& options) {

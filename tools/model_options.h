@@ -11,7 +11,10 @@
 
 namespace bitnet::tools {
 
-// -m, into `path`; required.
+// The model that comes with the programs, share/bitnet/default.gguf of an installation or models/default.gguf of a
+// checkout; empty where it is not found.
+[[nodiscard]] std::string default_model();
+// -m, into `path`; required where there is no default model.
 void add_model_option(CLI::App& command, std::string& path);
 // -t, --bundle and --strict, into `options`.
 void add_load_options(CLI::App& command, ModelOptions& options);
