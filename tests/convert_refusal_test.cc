@@ -187,6 +187,8 @@ TEST_CASE("tensors: missing, unexpected, of another type or shape") {
   // Sizes that cannot be packed.
   refused(ErrorCode::kTensorMapping, [](Checkpoint& c) { c.config["intermediate_size"] = 97; },
           {"gate_proj", "97 x 64"});
+  refused(ErrorCode::kTensorMapping, [](Checkpoint& c) { c.config["intermediate_size"] = 98; },
+          {"gate_proj", "98 x 64"});  // 49 groups, but no quarters
   refused(ErrorCode::kTensorMapping,
           [](Checkpoint& c) {
             c.config["hidden_size"] = 40;

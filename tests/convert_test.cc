@@ -143,9 +143,36 @@ TEST_CASE("metadata: keys and order are those of synthetic models") {
   for (const gguf::KeyValue& entry : file.metadata()) {
     if (entry.key != "tokenizer.ggml.add_space_prefix") keys.emplace_back(entry.key);
   }
-  std::vector<std::string> expected;
-  for (const gguf::KeyValue& entry : synthetic.metadata()) expected.emplace_back(entry.key);
-  CHECK(keys == expected);
+  std::vector<std::string> synthetic_keys;
+  for (const gguf::KeyValue& entry : synthetic.metadata()) synthetic_keys.emplace_back(entry.key);
+  CHECK(keys == synthetic_keys);
+  const std::string arch = "bitnet-b1.58.";
+  CHECK(keys == std::vector<std::string>{"general.architecture",
+                                         "general.name",
+                                         "general.file_type",
+                                         arch + "vocab_size",
+                                         arch + "context_length",
+                                         arch + "embedding_length",
+                                         arch + "block_count",
+                                         arch + "feed_forward_length",
+                                         arch + "rope.dimension_count",
+                                         arch + "attention.head_count",
+                                         arch + "attention.head_count_kv",
+                                         arch + "attention.layer_norm_rms_epsilon",
+                                         arch + "rope.freq_base",
+                                         "tokenizer.ggml.model",
+                                         "tokenizer.ggml.pre",
+                                         "tokenizer.ggml.tokens",
+                                         "tokenizer.ggml.scores",
+                                         "tokenizer.ggml.token_type",
+                                         "tokenizer.ggml.bos_token_id",
+                                         "tokenizer.ggml.eos_token_id",
+                                         "tokenizer.ggml.unknown_token_id",
+                                         "tokenizer.ggml.add_bos_token",
+                                         "general.quantization_version"});
+  CHECK(*file.get_uint("general.file_type") == 40);
+  CHECK(*file.get_uint(arch + "rope.dimension_count") == 16);
+  CHECK(*file.get_string("tokenizer.ggml.pre") == "default");
   REQUIRE(file.tensors().size() == synthetic.tensors().size());
   for (std::size_t i = 0; i < file.tensors().size(); ++i) {
     CHECK(file.tensors()[i].name == synthetic.tensors()[i].name);

@@ -92,10 +92,8 @@ Error Settings::refuse(std::string_view key, std::string_view expected, std::str
 Result<std::int64_t> Settings::integer(std::string_view key, std::int64_t low, std::int64_t high) const {
   const Json* value = find(key);
   if (value != nullptr && value->is_number_integer()) {
-    // Unsigned values beyond int64 would become negative.
-    const bool fits = !value->is_number_unsigned() || value->get<std::uint64_t>() <= INT64_MAX;
-    const auto number = value->get<std::int64_t>();
-    if (fits && number >= low && number <= high) return number;
+    const auto number = value->get<std::int64_t>();  // beyond int64: negative
+    if (number >= low && number <= high) return number;
   }
   return refuse(key, "a whole number from " + std::to_string(low) + " to " + std::to_string(high), kExportAgain);
 }

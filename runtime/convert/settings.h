@@ -19,6 +19,7 @@ class Settings {
 
   // Keys of nested objects are written "quantization_config.linear_class". A null counts as absent.
   [[nodiscard]] bool has(std::string_view key) const;
+  // 0 <= low <= the number <= high.
   [[nodiscard]] Result<std::int64_t> integer(std::string_view key, std::int64_t low, std::int64_t high) const;
   [[nodiscard]] Result<float> positive(std::string_view key) const;  // finite and above 0 as a float32
   [[nodiscard]] Result<bool> boolean(std::string_view key) const;
