@@ -4,6 +4,9 @@ Weights, per matrix: scale = mean |W|, t = round(W / scale) clamped to -1, 0, +1
 max(max |x|, 1e-5), q = round half to even of x * s. A product is (q . t) * (scale / s). q and t are whole numbers, so
 float32 sums of their products are exact (below 2^24 up to K = 132104) and equal the runtime's integers bit for bit,
 whatever the order in which BLAS adds them.
+
+torch computes 127 / m as 127 * (1 / m), with two roundings, so a quarter of the scales s are one unit in the last
+place off the runtime's. That moved no q of a million, and the default model was trained so; a retraining may change it.
 """
 
 import torch
