@@ -1,7 +1,4 @@
 // bitnet synth: writes a synthetic model.
-#include <unistd.h>
-
-#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -10,6 +7,7 @@
 
 #include "runtime/synth/synth.h"
 #include "tools/commands.h"
+#include "tools/progress.h"
 
 namespace bitnet::tools {
 namespace {
@@ -22,32 +20,12 @@ struct Options {
   bool quiet = false;
 };
 
-constexpr std::uint64_t kProgressFrom = std::uint64_t{64} << 20;  // smaller files are written at once
-
-// One line on standard error: redrawn on a terminal at every percent, otherwise a line at every quarter.
-class ProgressLine {
- public:
-  void operator()(std::uint64_t done, std::uint64_t total) {
-    const int percent = static_cast<int>(done * 100 / std::max<std::uint64_t>(total, 1));
-    const int step = terminal_ ? 1 : 25;
-    if (percent / step == shown_) return;
-    shown_ = percent / step;
-    std::fprintf(stderr, "%sbitnet synth: %llu of %llu MB%s", terminal_ ? "\r" : "",
-                 static_cast<unsigned long long>(done / 1000000), static_cast<unsigned long long>(total / 1000000),
-                 terminal_ && done < total ? "" : "\n");
-  }
-
- private:
-  bool terminal_ = isatty(STDERR_FILENO) == 1;
-  int shown_ = 0;
-};
-
 Status synthesize(const Options& options) {
   BITNET_ASSIGN_OR_RETURN(SynthSpec spec, parse_synth_shape(options.shape));
   if (!options.architecture.empty()) spec.architecture = options.architecture;
   spec.seed = options.seed;
   SynthProgress progress;
-  if (!options.quiet && synth_data_bytes(spec) >= kProgressFrom) progress = ProgressLine();
+  if (!options.quiet) progress = ProgressLine("synth");
   BITNET_RETURN_IF_ERROR(write_synthetic_model(spec, options.output, progress));
   std::error_code ignored;
   const auto bytes = std::filesystem::file_size(options.output, ignored);
