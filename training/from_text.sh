@@ -63,6 +63,6 @@ bundle=$(find "$out" -maxdepth 1 -name 'model.*.bnk' -newer "$out/model.gguf" -p
 training compare_scores "$out"/score.{pytorch,built-in,bundle}.json
 
 step "Text"
-prompt=$(grep -m 1 -o '[[:alpha:]].*' "$unseen")
-"$bin/bitnet" run -m "$out/model.gguf" --bundle "$bundle" -p "$prompt" -n 64 --seed 1 --quiet | tee "$out/sample.txt"
-echo
+prompt=$(sed -n '/[^[:space:]]/{s/^[[:space:]]*//;p;q}' "$unseen" | cut -d ' ' -f 1-3) # within a line, so words follow
+"$bin/bitnet" run -m "$out/model.gguf" --bundle "$bundle" -p "$prompt" -n 96 --seed 1 --quiet | tee "$out/sample.txt"
+step "Done"
