@@ -68,6 +68,17 @@ TEST_CASE("default model: its size") {
   CHECK((*model)->config().architecture == "bitnet-b1.58");
 }
 
+TEST_CASE("default model: a program that has none beside it asks for one") {
+  const Programs programs;
+  const std::string copy = programs.folder.file("bitnet");
+  std::filesystem::copy_file(test::program("bitnet"), copy);
+  for (const char* command : {"run", "score"}) {
+    const Outcome outcome = programs.shell("'" + copy + "' " + command + " -p x");
+    CHECK(outcome.code == 2);
+    CHECK(outcome.err.find("--model is required") != std::string::npos);
+  }
+}
+
 TEST_CASE("default model: it knows verse") {
   const Programs programs;
   const auto bits = [&](const std::string& text) {

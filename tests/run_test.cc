@@ -177,7 +177,7 @@ TEST_CASE("bitnet run: errors and their exit codes") {
     CHECK(outcome.out.empty());
     CHECK(outcome.err.find(part) != std::string::npos);
   };
-  fails("-p x", 2, "--model");
+  fails("-p x -m", 2, "--model");
   fails(base + "-p x --prompt-ids 1", 2, "excludes");
   fails(base + "-p x --temperature -1 -q", 2, "temperature");
   fails(base + "--prompt-ids 1,300 -q", 2, "token id 300");

@@ -367,7 +367,7 @@ TEST_CASE("bitnet score: errors and their exit codes") {
     CHECK(outcome.out.empty());
     CHECK(outcome.err.find(part) != std::string::npos);
   };
-  fails("-p x", 2, "--model");
+  fails("-p x -m", 2, "--model");
   fails(base + "-p x -f y", 2, "excludes");
   fails(base + "-p x --prompt-ids 1,2", 2, "excludes");
   fails(base + "-p x --ctx-size -1", 2, "--ctx-size");
