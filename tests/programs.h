@@ -1,6 +1,7 @@
 // The built programs as their users see them: a command line in; the exit code, standard output and standard error out.
 #pragma once
 
+#include <doctest/doctest.h>
 #include <sys/wait.h>
 
 #include <cstdio>
@@ -51,6 +52,15 @@ class Programs {
   [[nodiscard]] Outcome bitnet(const std::string& command, const std::string& arguments,
                                const std::string& before = "") const {
     return shell(before + " '" + program("bitnet") + "' " + command + " " + arguments);
+  }
+  // The command refuses: this exit code, nothing on standard output, and `part` on standard error.
+  void refuses(const std::string& command, const std::string& arguments, int code, const std::string& part,
+               const std::string& before) const {
+    const Outcome outcome = bitnet(command, arguments, before);
+    INFO(arguments, ": ", outcome.err);
+    CHECK(outcome.code == code);
+    CHECK(outcome.out.empty());
+    CHECK(outcome.err.find(part) != std::string::npos);
   }
   TempFolder folder;
 };

@@ -170,13 +170,7 @@ TEST_CASE("bitnet run: errors and their exit codes") {
   const std::string model = write_synth(programs.folder, "m.gguf", "1x128x256x2/1x300");
   const std::string base = "-m '" + model + "' ";
   const auto fails = [&](const std::string& arguments, int code, const std::string& part,
-                         const std::string& before = "") {
-    const Outcome outcome = programs.run(arguments, before);
-    INFO(arguments, ": ", outcome.err);
-    CHECK(outcome.code == code);
-    CHECK(outcome.out.empty());
-    CHECK(outcome.err.find(part) != std::string::npos);
-  };
+                         const std::string& before = "") { programs.refuses("run", arguments, code, part, before); };
   fails("-p x -m", 2, "--model");
   fails(base + "-p x --prompt-ids 1", 2, "excludes");
   fails(base + "-p x --temperature -1 -q", 2, "temperature");
