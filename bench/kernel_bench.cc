@@ -17,7 +17,7 @@
 #include "bench/probes.h"
 #include "runtime/base/math.h"
 #include "runtime/bundle/bundle.h"
-#include "runtime/kernels/t2_layout.h"
+#include "runtime/kernels/layout.h"
 
 namespace bitnet::bench {
 namespace {
@@ -78,11 +78,11 @@ class Operands {
     std::int64_t k = 0;
     std::int64_t tile = 1;
     for (const Case& c : cases) {
-      n = std::max(n, t2::tiles(c.shape.n) * BITNET_T2_TILE_ROWS);
-      k = std::max(k, round_up<std::int64_t>(c.shape.k, BITNET_ACTIVATION_PAD));
+      n = std::max(n, row_tiles(c.shape.n) * BITNET_TILE_ROWS);
+      k = std::max(k, BITNET_ACTIVATION_WIDTH(c.shape.k));
       tile = std::max<std::int64_t>(tile, c.kernel->token_tile);
       o.scratch_bytes_ = std::max(o.scratch_bytes_, round_up<std::size_t>(c.kernel->scratch_bytes, 64));
-      o.weight_bytes_ = std::max(o.weight_bytes_, t2::bytes(c.shape.n, c.shape.k));
+      o.weight_bytes_ = std::max(o.weight_bytes_, matrix_bytes(Layout::kT2, c.shape.n, c.shape.k));
     }
     o.weight_bytes_ = std::max(o.weight_bytes_, options.megabytes * kMegabyte);
     const std::size_t rows = static_cast<std::size_t>(o.tokens_ + tile);
@@ -108,7 +108,7 @@ class Operands {
   // Lays the activation rows out for a case: [tokens][round_up(k, 64)], zero beyond k, and packed for its token tile.
   void prepare(const Case& c) {
     const std::int64_t k = c.shape.k;
-    const std::int64_t padded = round_up<std::int64_t>(k, BITNET_ACTIVATION_PAD);
+    const std::int64_t padded = BITNET_ACTIVATION_WIDTH(k);
     const std::int32_t mr = c.kernel->token_tile;
     sums_.assign(static_cast<std::size_t>(round_up<std::int64_t>(tokens_, mr)), 0);
     for (std::int64_t t = 0; t < tokens_; ++t) {
@@ -119,26 +119,28 @@ class Operands {
       }
     }
     if (c.kernel->op == Op::kGemm) {
-      t2::pack_activations(rows_.as<std::int8_t>(), tokens_, k, mr, 0, ceil_div<std::int64_t>(tokens_, mr),
-                           packed_.as<std::int8_t>());
+      pack_activations(rows_.as<std::int8_t>(), tokens_, k, mr, 0, ceil_div<std::int64_t>(tokens_, mr),
+                       packed_.as<std::int8_t>());
     }
   }
 
-  [[nodiscard]] std::size_t copies(const Case& c) const { return weight_bytes_ / t2::bytes(c.shape.n, c.shape.k); }
+  [[nodiscard]] std::size_t copies(const Case& c) const {
+    return weight_bytes_ / matrix_bytes(Layout::kT2, c.shape.n, c.shape.k);
+  }
 
   // Runs the case on matrix `copy` of the arena, rows split over the pool.
   void run(const Case& c, ThreadPool& pool, std::size_t copy) {
-    const std::uint8_t* weights = weights_.as<std::uint8_t>(copy * t2::bytes(c.shape.n, c.shape.k));
-    pool.parallel_for(c.shape.n, BITNET_T2_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int thread) {
+    const std::uint8_t* weights = weights_.as<std::uint8_t>(copy * matrix_bytes(Layout::kT2, c.shape.n, c.shape.k));
+    pool.parallel_for(c.shape.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int thread) {
       if (c.kernel->op == Op::kGemv) {
-        (*c.kernel)(bitnet_gemv_args{weights, rows_.as<std::int8_t>(), y_.as<std::int32_t>(), begin, end, c.shape.n,
-                                     c.shape.k, sums_[0]});
+        (*c.kernel)(bitnet_gemv_args{weights, rows_.as<std::int8_t>(), sums_.data(), y_.as<std::int32_t>(), nullptr,
+                                     begin, end, 0, c.shape.n, c.shape.k});
         return;
       }
       void* scratch =
           scratch_bytes_ == 0 ? nullptr : scratch_.as<std::byte>(scratch_bytes_ * static_cast<std::size_t>(thread));
       (*c.kernel)(bitnet_gemm_args{weights, packed_.as<std::int8_t>(), sums_.data(), y_.as<std::int32_t>(), scratch,
-                                   begin, end, tokens_, stride(c), c.shape.n, c.shape.k});
+                                   begin, end, tokens_, stride(c), 0, 0, c.shape.n, c.shape.k});
     });
   }
 
@@ -148,11 +150,11 @@ class Operands {
     std::fill_n(y_.as<std::int32_t>(), (c.kernel->op == Op::kGemm ? tokens_ : 1) * stride(c), 0x55555555);
     run(c, pool, 0);
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(c.shape.k));
-    const std::int64_t padded = round_up<std::int64_t>(c.shape.k, BITNET_ACTIVATION_PAD);
+    const std::int64_t padded = BITNET_ACTIVATION_WIDTH(c.shape.k);
     for (std::int64_t r = 0; r < c.shape.n; ++r) {
-      const bool in_middle = r >= BITNET_T2_TILE_ROWS && r < (t2::tiles(c.shape.n) - 1) * BITNET_T2_TILE_ROWS;
+      const bool in_middle = r >= BITNET_TILE_ROWS && r < (row_tiles(c.shape.n) - 1) * BITNET_TILE_ROWS;
       if (c.kernel->op == Op::kGemm && in_middle) continue;
-      t2::unpack_row(weights_.as<std::uint8_t>(), r, c.shape.k, codes.data());
+      unpack_row(Layout::kT2, weights_.as<std::uint8_t>(), r, c.shape.k, codes.data());
       for (std::int64_t t = 0; t < (c.kernel->op == Op::kGemm ? tokens_ : 1); ++t) {
         std::int32_t expected = 0;
         const std::int8_t* x = rows_.as<std::int8_t>(static_cast<std::size_t>(t * padded));
@@ -170,7 +172,7 @@ class Operands {
   }
 
  private:
-  [[nodiscard]] static std::int64_t stride(const Case& c) { return t2::tiles(c.shape.n) * BITNET_T2_TILE_ROWS; }
+  [[nodiscard]] static std::int64_t stride(const Case& c) { return row_tiles(c.shape.n) * BITNET_TILE_ROWS; }
 
   std::int64_t tokens_ = 0;
   std::size_t weight_bytes_ = 0;
@@ -193,7 +195,7 @@ double measure(Operands& operands, const Case& c, ThreadPool& pool, std::int64_t
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (c.kernel->op == Op::kGemv) {
-    return static_cast<double>(copies * t2::bytes(c.shape.n, c.shape.k)) / seconds * 1e-9;
+    return static_cast<double>(copies * matrix_bytes(Layout::kT2, c.shape.n, c.shape.k)) / seconds * 1e-9;
   }
   return 2.0 * static_cast<double>(c.shape.n * c.shape.k * tokens) / seconds * 1e-9;
 }

@@ -29,11 +29,11 @@ const ProbeLoops& probe_loops(Isa isa) {
     case Isa::kAvx2:
       return kProbeLoopsAvx2;
     case Isa::kAvx512:
+    case Isa::kAvx512Vbmi:
       return kProbeLoopsAvx512;
-    case Isa::kScalar:
-      break;
+    default:
+      return kProbeLoopsBaseline;
   }
-  return kProbeLoopsBaseline;
 }
 
 Result<Probes> Probes::create(Isa isa, std::size_t bytes) {

@@ -20,6 +20,7 @@
 #include "codegen/link.h"
 #include "runtime/base/sha256.h"
 #include "runtime/kernels/kernel_abi.h"
+#include "runtime/kernels/layout.h"
 
 namespace bitnet::codegen {
 namespace {
@@ -126,7 +127,7 @@ class Compiler {
     std::vector<std::string> constants;
     for (const KernelSpec& spec : image.kernels) {
       kernels.push_back(spec.name());
-      if (spec.kernel.op == Op::kGemm) constants.push_back(spec.scratch_symbol());
+      if (is_ternary(spec.kernel.op)) constants.push_back(spec.scratch_symbol());
     }
     std::vector<std::string> objects = {work.clang->value().object};
     objects.insert(objects.end(), work.halide->value().begin(), work.halide->value().end());
@@ -157,12 +158,10 @@ class Compiler {
     record.name = spec.name();
     record.offset = elf.find(record.name)->symbol.st_value;
     record.features = std::string(target.features);
-    if (spec.kernel.format == Format::kI2s) {
-      record.layout = "t2";
-      record.row_granularity = BITNET_T2_TILE_ROWS;
-    }
-    record.tokens_max = spec.kernel.op == Op::kGemm ? 0 : 1;
-    if (spec.kernel.op == Op::kGemm) {
+    record.tokens_max = spec.kernel.op == Op::kGemm ? spec.kernel.m : 1;
+    if (is_ternary(spec.kernel.op)) {
+      record.layout = info(layout_of(spec.kernel.format)).name;
+      record.row_granularity = BITNET_TILE_ROWS;
       std::uint64_t bytes = 0;
       std::memcpy(&bytes, image.data() + elf.find(spec.scratch_symbol())->symbol.st_value, sizeof bytes);
       record.kernel.scratch_bytes = bytes;

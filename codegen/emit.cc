@@ -3,35 +3,61 @@
 // the compiled image and not from a second copy of the formula.
 #include "codegen/emit.h"
 
-#include <algorithm>
+#include <initializer_list>
+#include <set>
+#include <string_view>
+
+#include "codegen/families.h"
 
 namespace bitnet::codegen {
 namespace {
 
 constexpr std::string_view kExport = "extern \"C\" __attribute__((visibility(\"default\"))) ";
 
-std::string instance(Isa isa, std::string_view function, std::string_view arguments) {
-  std::string text = "bitnet_kernels::";
-  text.append(to_string(isa)).append("_family::").append(function).append("<").append(arguments).append(">");
+std::string instance(Isa isa, const std::string& function, const std::string& arguments) {
+  return "bitnet_kernels::" + identifier(isa) + "_family::" + function +
+         (arguments.empty() ? "" : "<" + arguments + ">");
+}
+
+std::string kernel_function(const KernelSpec& spec, std::string_view args, const std::string& body) {
+  return std::string(kExport) + "void " + spec.name() + "(const bitnet_" + std::string(args) +
+         "_args* a) noexcept {\n  " + body + "(a);\n}\n";
+}
+
+std::string list(std::initializer_list<std::int64_t> values) {
+  std::string text;
+  for (const std::int64_t value : values) text.append(text.empty() ? "" : ", ").append(std::to_string(value));
   return text;
 }
 
-std::string gemv(const KernelSpec& spec) {
+// The instance of a family and, beside it, the scratch that it needs.
+std::string ternary(const KernelSpec& spec) {
   const Kernel& kernel = spec.kernel;
-  const std::string arguments = std::to_string(kernel.n) + ", " + std::to_string(kernel.k) + ", " +
-                                std::to_string(spec.point.streams) + ", " + std::to_string(spec.point.prefetch);
-  return std::string(kExport) + "void " + spec.name() + "(const bitnet_gemv_args* a) noexcept {\n  " +
-         instance(kernel.isa, "i2s_gemv", arguments) + "(a);\n}\n";
+  const Point& point = spec.point;
+  const std::string operation(family_operation(kernel));
+  const std::string family = std::string(to_string(kernel.format)) + "_" + operation;
+  std::string constants;
+  std::string scratch = "0";
+  if (kernel.op == Op::kGemv) {
+    constants = list({kernel.n, kernel.k, kernel.group, point.streams, point.prefetch});
+    scratch = instance(kernel.isa, family + "_scratch_bytes", list({kernel.k, kernel.group, point.streams})) + "()";
+  } else if (kernel.m != 0) {
+    constants = list({kernel.n, kernel.k, kernel.m, point.streams, point.prefetch});
+  } else {
+    constants = list({kernel.n, kernel.k, kernel.group, point.token_tile, point.row_tiles});
+    scratch =
+        instance(kernel.isa, family + "_scratch_bytes", list({kernel.k, point.token_tile, point.row_tiles})) + "()";
+  }
+  return kernel_function(spec, to_string(kernel.op), instance(kernel.isa, family, constants)) + std::string(kExport) +
+         "const uint64_t " + spec.scratch_symbol() + " =\n    " + scratch + ";\n";
 }
 
-std::string gemm(const KernelSpec& spec) {
+std::string dense(const KernelSpec& spec) {
   const Kernel& kernel = spec.kernel;
-  const std::string blocks = std::to_string(spec.point.token_tile) + ", " + std::to_string(spec.point.row_tiles);
-  const std::string k = std::to_string(kernel.k);
-  return std::string(kExport) + "void " + spec.name() + "(const bitnet_gemm_args* a) noexcept {\n  " +
-         instance(kernel.isa, "i2s_gemm", std::to_string(kernel.n) + ", " + k + ", " + blocks) + "(a);\n}\n" +
-         std::string(kExport) + "const uint64_t " + spec.scratch_symbol() + " =\n    " +
-         instance(kernel.isa, "i2s_gemm_scratch_bytes", k + ", " + blocks) + "();\n";
+  const std::string op(to_string(kernel.op));
+  const bool gate = kernel.op == Op::kRelu2Gate || kernel.op == Op::kSiluGate;
+  return kernel_function(spec, gate ? "gate" : op,
+                         instance(kernel.isa, op + "_" + std::string(to_string(kernel.format)), ""));
 }
 
 std::string norm_quantize(const KernelSpec& spec) {
@@ -39,36 +65,38 @@ std::string norm_quantize(const KernelSpec& spec) {
          std::to_string(spec.kernel.k) + ")\n";
 }
 
+std::string kernel_text(const KernelSpec& spec) {
+  if (is_ternary(spec.kernel.op)) return ternary(spec);
+  return spec.pipeline.empty() ? dense(spec) : norm_quantize(spec);
+}
+
+// Headers that the kernels of an image come from, each once.
+std::set<std::string> headers_of(const ImagePlan& image) {
+  std::set<std::string> headers;
+  for (const KernelSpec& spec : image.kernels) {
+    const Kernel& kernel = spec.kernel;
+    if (!spec.pipeline.empty()) {
+      headers.insert("schedules/halide_adapter.h");
+    } else if (is_ternary(kernel.op)) {
+      headers.insert(family_header(kernel.isa, kernel.format, family_operation(kernel)));
+    } else {
+      for (std::string& header : dense_headers(kernel.isa)) headers.insert(std::move(header));
+    }
+  }
+  return headers;
+}
+
 }  // namespace
 
 std::string translation_unit_name(const ImagePlan& image) {
-  return "bitnet_kernels_" + std::string(image.target->name) + ".cc";
+  return "bitnet_kernels_" + identifier(image.target->isa) + ".cc";
 }
 
 std::string emit_translation_unit(const ImagePlan& image) {
-  const std::string isa(image.target->name);
-  const auto has = [&](Op op) {
-    return std::ranges::any_of(image.kernels, [op](const KernelSpec& spec) { return spec.kernel.op == op; });
-  };
-  std::string text =
-      "// Kernels for target " + isa + ", written by bitnet-codegen.\n#include \"runtime/kernels/kernel_abi.h\"\n";
-  if (has(Op::kGemv)) text += "#include \"generated/i2s_gemv_" + isa + ".h\"\n";
-  if (has(Op::kGemm)) text += "#include \"generated/i2s_gemm_" + isa + ".h\"\n";
-  if (has(Op::kNormQuantize)) text += "#include \"schedules/halide_adapter.h\"\n";
-  for (const KernelSpec& spec : image.kernels) {
-    text += '\n';
-    switch (spec.kernel.op) {
-      case Op::kGemv:
-        text += gemv(spec);
-        break;
-      case Op::kGemm:
-        text += gemm(spec);
-        break;
-      default:
-        text += norm_quantize(spec);
-        break;
-    }
-  }
+  std::string text = "// Kernels for target " + std::string(image.target->name) +
+                     ", written by bitnet-codegen.\n#include \"runtime/kernels/kernel_abi.h\"\n";
+  for (const std::string& header : headers_of(image)) text += "#include \"" + header + "\"\n";
+  for (const KernelSpec& spec : image.kernels) text += "\n" + kernel_text(spec);
   return text;
 }
 

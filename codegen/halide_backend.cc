@@ -41,10 +41,9 @@ Result<std::vector<std::string>> compile_with_halide(const std::string& tool, co
                                         folder.path()};
   std::vector<std::string> symbols;
   for (const KernelSpec& spec : image.kernels) {
-    if (spec.pipeline_symbol.empty()) continue;
+    if (spec.pipeline.empty()) continue;
     symbols.push_back(spec.pipeline_symbol);
-    arguments.push_back(std::string(to_string(spec.kernel.op)) + ":K=" + std::to_string(spec.kernel.k) +
-                        ":SYMBOL=" + spec.pipeline_symbol);
+    arguments.push_back(spec.pipeline + ":SYMBOL=" + spec.pipeline_symbol);
   }
   std::vector<std::string> objects;
   if (symbols.empty()) return objects;

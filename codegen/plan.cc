@@ -1,6 +1,10 @@
 // Shapes x targets x operations, in this order: the order of the kernel table and of the code in an image.
 #include "codegen/plan.h"
 
+#include <algorithm>
+
+#include "codegen/families.h"
+#include "runtime/kernels/layout.h"
 #include "runtime/model/limits.h"
 
 namespace bitnet::codegen {
@@ -40,34 +44,149 @@ Status check_shapes(const ModelShapes& shapes) {
   return {};
 }
 
-Result<KernelSpec> ternary_spec(const Target& target, Op op, const KernelShape& shape, const Points& points) {
-  BITNET_ASSIGN_OR_RETURN(const Point point, points.choose(target.isa, op, shape.n, shape.k));
+constexpr Format kTernaryFormats[] = {Format::kI2s, Format::kT5, Format::kTl1, Format::kTl2};
+constexpr std::int32_t kBatches[] = {2, 4, 8};
+struct DenseKernel {
+  Op op;
+  Format format;
+};
+constexpr DenseKernel kDenseKernels[] = {
+    {Op::kEpilogue, Format::kF32},    {Op::kQuantize, Format::kI8},   {Op::kNorm, Format::kF32},
+    {Op::kNormQuantize, Format::kI8}, {Op::kRope, Format::kF32},      {Op::kAttention, Format::kF16},
+    {Op::kAttention, Format::kI8},    {Op::kSoftmax, Format::kF32},   {Op::kRelu2Gate, Format::kF32},
+    {Op::kSiluGate, Format::kF32},    {Op::kHead, Format::kF16},      {Op::kHead, Format::kBf16},
+    {Op::kHead, Format::kF32},        {Op::kHeadScreen, Format::kI8},
+};
+
+bool has_format(const Target& target, Format format) { return has_family(target.isa, format, "gemv"); }
+
+std::string quoted(Format format) { return "format " + std::string(to_string(format)); }
+
+// K-groups of a layout whose lines cross them cannot exist.
+Status check_group(Format format, std::int32_t group) {
+  if (group != 0 && group != 64 && group != 128 && group != 256) {
+    return Error{ErrorCode::kUsage, "K-groups of " + std::to_string(group) + ": expected 64, 128 or 256"};
+  }
+  const LayoutInfo& layout = info(layout_of(format));
+  if (group == 0 || layout.k_groups) return {};
+  return Error{ErrorCode::kUsage, quoted(format) + " cannot serve K-groups of " + std::to_string(group) +
+                                      ": a line of " + std::string(layout.name) + " holds " +
+                                      std::to_string(layout.line_k) +
+                                      " weights of a row, which no group is a multiple of; use i2s or tl1"};
+}
+
+// The formats that one image gets for one shape.
+class FormatRule {
+ public:
+  FormatRule(const TargetSelection& selection, const Points& points, const PlanOptions& options)
+      : selection_(selection), points_(points), options_(options) {}
+
+  // What the user asked for by name must exist for every target that he asked for, or for a part of it.
+  [[nodiscard]] Status check() const {
+    if (!options_.format) return check_group(Format::kI2s, options_.group);
+    BITNET_RETURN_IF_ERROR(check_group(*options_.format, options_.group));
+    for (const Target* target : selection_.asked) {
+      if (!target->part_of.empty() || serves(*target)) continue;
+      return Error{ErrorCode::kUsage, quoted(*options_.format) + " has no kernels for target " +
+                                          std::string(target->name) +
+                                          " (targets that have it: " + targets_with(*options_.format) + ")"};
+    }
+    return {};
+  }
+
+  [[nodiscard]] std::vector<Format> formats(const Target& target, const KernelShape& shape) const {
+    std::vector<Format> list;
+    for (const Format format : kTernaryFormats) {
+      if (!has_format(target, format) || !check_group(format, options_.group).ok()) continue;
+      if (options_.every_format || format == wanted(target, shape)) list.push_back(format);
+    }
+    return list;
+  }
+
+ private:
+  // Whether the target or one of its parts has the format asked for.
+  [[nodiscard]] bool serves(const Target& target) const {
+    return std::ranges::any_of(selection_.images, [&](const Target* image) {
+      return (image == &target || image->part_of == target.name) && has_format(*image, *options_.format);
+    });
+  }
+
+  [[nodiscard]] Format wanted(const Target& target, const KernelShape& shape) const {
+    if (options_.format && has_format(target, *options_.format)) return *options_.format;
+    if (options_.format) return Format::kI2s;
+    return points_.format(target.isa, shape.n, shape.k).value_or(Format::kI2s);
+  }
+
+  const TargetSelection& selection_;
+  const Points& points_;
+  const PlanOptions& options_;
+};
+
+Result<KernelSpec> ternary_spec(const Target& target, Format format, Op op, std::int32_t m, const KernelShape& shape,
+                                std::int32_t group, const Points& points) {
   KernelSpec spec;
-  spec.kernel.format = Format::kI2s;
+  spec.kernel.format = format;
   spec.kernel.op = op;
   spec.kernel.n = shape.n;
   spec.kernel.k = shape.k;
+  spec.kernel.group = group;
+  spec.kernel.m = m;
   spec.kernel.isa = target.isa;
-  spec.kernel.token_tile = op == Op::kGemm ? point.token_tile : 1;
-  spec.point = point;
+  BITNET_ASSIGN_OR_RETURN(spec.point, points.choose(spec.kernel));
+  spec.kernel.token_tile = op == Op::kGemv ? 1 : m != 0 ? m : spec.point.token_tile;
   return spec;
 }
 
-KernelSpec norm_quantize_spec(const Target& target, std::int64_t k) {
+Status add_ternary(ImagePlan& image, Format format, const KernelShape& shape, std::int32_t group,
+                   const Points& points) {
+  const auto add = [&](Op op, std::int32_t m) -> Status {
+    BITNET_ASSIGN_OR_RETURN(KernelSpec spec, ternary_spec(*image.target, format, op, m, shape, group, points));
+    image.kernels.push_back(std::move(spec));
+    return {};
+  };
+  BITNET_RETURN_IF_ERROR(add(Op::kGemv, 0));
+  BITNET_RETURN_IF_ERROR(add(Op::kGemm, 0));
+  if (group != 0 || !has_family(image.target->isa, format, "batch")) return {};
+  for (const std::int32_t m : kBatches) BITNET_RETURN_IF_ERROR(add(Op::kGemm, m));
+  return {};
+}
+
+KernelSpec halide_norm_quantize(const Target& target, std::int64_t k) {
   KernelSpec spec;
   spec.kernel.format = Format::kI8;
   spec.kernel.op = Op::kNormQuantize;
   spec.kernel.k = k;
   spec.kernel.isa = target.isa;
   spec.kernel.technique = "halide";
-  spec.pipeline_symbol = "halide_norm_quantize_k" + std::to_string(k) + "_" + std::string(target.name);
+  spec.pipeline = "norm_quantize:K=" + std::to_string(k);
+  spec.pipeline_symbol = "halide_norm_quantize_k" + std::to_string(k) + "_" + identifier(target.isa);
   return spec;
+}
+
+void add_dense(ImagePlan& image, const ModelShapes& shapes, const Points& points, bool every_technique) {
+  const Target& target = *image.target;
+  const bool templates = !dense_headers(target.isa).empty();
+  const bool halide = points.technique(target.isa, Op::kNormQuantize) == "halide";
+  for (const DenseKernel& dense : kDenseKernels) {
+    if (!templates) break;
+    if (dense.op == Op::kNormQuantize && halide && !every_technique) continue;
+    KernelSpec spec;
+    spec.kernel.format = dense.format;
+    spec.kernel.op = dense.op;
+    spec.kernel.isa = target.isa;
+    image.kernels.push_back(std::move(spec));
+  }
+  if (!halide) return;
+  for (const std::int64_t k : shapes.norm_quantize) image.kernels.push_back(halide_norm_quantize(target, k));
 }
 
 }  // namespace
 
-Result<Plan> make_plan(const ModelShapes& shapes, const TargetSelection& selection, const Points& points) {
+Result<Plan> make_plan(const ModelShapes& shapes, const TargetSelection& selection, const Points& points,
+                       const PlanOptions& options) {
   BITNET_RETURN_IF_ERROR(check_shapes(shapes));
+  const FormatRule rule(selection, points, options);
+  BITNET_RETURN_IF_ERROR(rule.check());
   Plan plan;
   plan.shapes = shapes;
   plan.target = selection.name;
@@ -75,14 +194,13 @@ Result<Plan> make_plan(const ModelShapes& shapes, const TargetSelection& selecti
   for (const Target* target : selection.images) {
     ImagePlan image;
     image.target = target;
-    for (const Op op : {Op::kGemv, Op::kGemm}) {
-      for (const KernelShape& shape : shapes.ternary) {
-        BITNET_ASSIGN_OR_RETURN(KernelSpec spec, ternary_spec(*target, op, shape, points));
-        image.kernels.push_back(std::move(spec));
+    for (const KernelShape& shape : shapes.ternary) {
+      for (const Format format : rule.formats(*target, shape)) {
+        BITNET_RETURN_IF_ERROR(add_ternary(image, format, shape, options.group, points));
       }
     }
-    for (const std::int64_t k : shapes.norm_quantize) image.kernels.push_back(norm_quantize_spec(*target, k));
-    plan.images.push_back(std::move(image));
+    add_dense(image, shapes, points, options.every_format);
+    if (!image.kernels.empty()) plan.images.push_back(std::move(image));
   }
   return plan;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,15 +15,16 @@
 
 namespace bitnet::codegen {
 
-// One kernel to be made. `kernel` has everything but the function and, for a gemm, the scratch size, which only the
-// compiled family knows (link.h reads it from the image).
+// One kernel to be made. `kernel` has everything but the function and, for a ternary kernel, the scratch size, which
+// only the compiled family knows (compile.cc reads it from the image).
 struct KernelSpec {
   Kernel kernel;
-  Point point;                  // gemv, gemm: the family's parameters
-  std::string pipeline_symbol;  // norm_quantize: the Halide pipeline behind it; else ""
+  Point point;                  // ternary: the family's parameters
+  std::string pipeline;         // the Halide pipeline behind it, as bitnet-halide takes it, without SYMBOL; else ""
+  std::string pipeline_symbol;  // its function; else ""
 
   [[nodiscard]] std::string name() const { return kernel.name(); }
-  // Name of the constant beside a gemm kernel that holds its scratch size.
+  // Name of the constant beside a ternary kernel that holds its scratch size.
   [[nodiscard]] std::string scratch_symbol() const { return name() + "_scratch_bytes"; }
 };
 
@@ -38,8 +40,18 @@ struct Plan {
   std::vector<ImagePlan> images;
 };
 
-// For each image: gemv and gemm of every ternary shape, norm_quantize of every width. Errors: a shape without a point,
-// a shape out of range (1 <= N <= 2^31 - 16, 1 <= K <= 132104), no ternary shape.
-[[nodiscard]] Result<Plan> make_plan(const ModelShapes& shapes, const TargetSelection& selection, const Points& points);
+struct PlanOptions {
+  std::optional<Format> format;  // ternary; nullopt: what the points say for each shape, i2s where they say nothing
+  std::int32_t group = 0;        // K-group of every ternary product: 0, 64, 128 or 256
+  bool every_format = false;     // all families that a target has, beside each other: for tests and benches
+};
+
+// For each image: gemv, gemm and small batches of every ternary shape in the format chosen, the dense operations, and
+// norm_quantize of every width where a Halide pipeline is the chosen technique. A target without a family of the format
+// that it is asked for is refused by name; one that only comes along (implied) then serves i2s. An image without any
+// kernel is left out. Errors (kUsage): a format or K-group that a target has no kernels for, a shape without a point;
+// (kTensorMapping) a shape out of range (1 <= N <= 2^31 - 16, 1 <= K <= 132104), no ternary shape.
+[[nodiscard]] Result<Plan> make_plan(const ModelShapes& shapes, const TargetSelection& selection, const Points& points,
+                                     const PlanOptions& options = {});
 
 }  // namespace bitnet::codegen

@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <optional>
 #include <sstream>
+#include <type_traits>
+#include <vector>
 
 #define TOML_EXCEPTIONS 0
 #include <toml++/toml.h>
@@ -28,17 +30,17 @@ struct IntegerKey {
   std::int64_t low;
   std::int64_t high;
   std::int64_t multiple;
-  std::optional<Op> op;  // nullopt: any operation
   bool required;
 };
-constexpr IntegerKey kKeys[] = {
-    {"n", 1, std::int64_t{1} << 31, 1, std::nullopt, false},
-    {"k", 1, kMaxWidth, 1, std::nullopt, false},
-    {"streams", 1, 8, 1, Op::kGemv, true},
-    {"prefetch", 0, 65536, 64, Op::kGemv, true},
-    {"token_tile", 1, 32, 1, Op::kGemm, true},
-    {"row_tiles", 1, 8, 1, Op::kGemm, true},
-};
+constexpr IntegerKey kN = {"n", 1, std::int64_t{1} << 31, 1, false};
+constexpr IntegerKey kK = {"k", 1, kMaxWidth, 1, false};
+constexpr IntegerKey kM = {"m", 2, 8, 2, false};
+constexpr IntegerKey kStreams = {"streams", 1, 8, 1, true};
+constexpr IntegerKey kPrefetch = {"prefetch", 0, 65536, 64, true};
+constexpr IntegerKey kTokenTile = {"token_tile", 1, 32, 1, true};
+constexpr IntegerKey kRowTiles = {"row_tiles", 1, 8, 1, true};
+
+constexpr std::string_view kTechniques[] = {"template", "halide"};
 
 std::string range_text(const IntegerKey& key) {
   std::string text = "an integer " + std::to_string(key.low) + ".." + std::to_string(key.high);
@@ -46,81 +48,63 @@ std::string range_text(const IntegerKey& key) {
   return text;
 }
 
-Result<std::string> string_of(const toml::table& table, std::string_view key, const std::string& path) {
-  const toml::node* node = table.get(key);
-  if (node == nullptr) return bad(path, table.source(), "point without '" + std::string(key) + "': add it");
-  if (!node->is_string()) return bad(path, node->source(), "key '" + std::string(key) + "' must be a string");
-  return node->as_string()->get();
-}
-
-class PointReader {
+// One table of the file, [[point]], [[layout]] or [[dense]]: keys are taken one by one; what is left over is an error.
+class Row {
  public:
-  PointReader(const toml::table& table, const std::string& path) : table_(table), path_(path) {}
-
-  Result<Point> read() {
-    BITNET_ASSIGN_OR_RETURN(const std::string isa, string_of(table_, "isa", path_));
-    BITNET_ASSIGN_OR_RETURN(const std::string op, string_of(table_, "op", path_));
-    const std::optional<Isa> parsed_isa = parse_isa(isa);
-    if (!parsed_isa) {
-      std::string known;
-      for (const Isa each : all_isas()) known.append(known.empty() ? "" : ", ").append(to_string(each));
-      return bad(path_, table_.get("isa")->source(), "key 'isa': unknown target '" + isa + "' (known: " + known + ")");
-    }
-    const std::optional<Op> parsed_op = parse_op(op);
-    if (!parsed_op || (*parsed_op != Op::kGemv && *parsed_op != Op::kGemm)) {
-      return bad(path_, table_.get("op")->source(), "key 'op': expected gemv or gemm, found '" + op + "'");
-    }
-    Point point;
-    point.isa = *parsed_isa;
-    point.op = *parsed_op;
-    BITNET_RETURN_IF_ERROR(check_known_keys(point.op));
-    std::int64_t values[std::size(kKeys)] = {};
-    for (std::size_t i = 0; i < std::size(kKeys); ++i) {
-      if (kKeys[i].op && *kKeys[i].op != point.op) continue;
-      BITNET_ASSIGN_OR_RETURN(values[i], integer(kKeys[i], op));
-    }
-    point.n = values[0];
-    point.k = values[1];
-    if ((point.n == 0) != (point.k == 0)) {
-      return bad(path_, table_.source(), "keys 'n' and 'k': give both (one shape) or none (every shape)");
-    }
-    point.streams = static_cast<std::int32_t>(values[2]);
-    point.prefetch = static_cast<std::int32_t>(values[3]);
-    point.token_tile = static_cast<std::int32_t>(values[4]);
-    point.row_tiles = static_cast<std::int32_t>(values[5]);
-    return point;
+  Row(const toml::table& table, std::string_view kind, const std::string& path)
+      : table_(table), kind_(kind), path_(path) {
+    known_.push_back("note");  // provenance of one row, for readers
   }
 
- private:
-  Status check_known_keys(Op op) const {
-    for (const auto& [key, node] : table_) {
-      const std::string name(key.str());
-      if (name == "isa" || name == "op") continue;
-      if (name == "note") {  // provenance of one point, for readers
-        if (!node.is_string()) return bad(path_, node.source(), "key 'note' must be a string");
-        continue;
-      }
-      const auto* known = std::ranges::find(kKeys, name, &IntegerKey::key);
-      if (known == std::end(kKeys)) {
-        return bad(path_, node.source(),
-                   "unknown key '" + name +
-                       "' (known: isa, op, n, k, note; for gemv streams, prefetch; for gemm token_tile, row_tiles)");
-      }
-      if (known->op && *known->op != op) {
-        return bad(path_, node.source(),
-                   "key '" + name + "' belongs to op " + std::string(to_string(*known->op)) + ", not to " +
-                       std::string(to_string(op)));
-      }
-    }
-    return {};
+  [[nodiscard]] Error fail(std::string_view key, const std::string& what) const {
+    const toml::node* node = table_.get(key);
+    return bad(path_, node == nullptr ? table_.source() : node->source(), what);
   }
 
-  Result<std::int64_t> integer(const IntegerKey& key, const std::string& op) const {
+  Result<std::string> string(std::string_view key, std::string_view fallback = {}) {
+    known_.push_back(key);
+    const toml::node* node = table_.get(key);
+    if (node == nullptr) {
+      if (!fallback.empty()) return std::string(fallback);
+      return fail(key, std::string(kind_) + " without '" + std::string(key) + "': add it");
+    }
+    if (!node->is_string()) return fail(key, "key '" + std::string(key) + "' must be a string");
+    return node->as_string()->get();
+  }
+
+  // `parse` is parse_isa, parse_op or parse_format; `names` lists what is allowed.
+  template <typename Parse>
+  auto choice(std::string_view key, Parse parse, std::string_view what, const std::string& names,
+              std::string_view fallback = {})
+      -> Result<typename std::invoke_result_t<Parse, std::string_view>::value_type> {
+    BITNET_ASSIGN_OR_RETURN(const std::string text, string(key, fallback));
+    const auto parsed = parse(text);
+    if (parsed) return *parsed;
+    return fail(
+        key, "key '" + std::string(key) + "': unknown " + std::string(what) + " '" + text + "' (known: " + names + ")");
+  }
+
+  Result<Isa> isa() {
+    std::string names;
+    for (const Isa each : all_isas()) names.append(names.empty() ? "" : ", ").append(to_string(each));
+    return choice("isa", parse_isa, "target", names);
+  }
+
+  Result<Format> format(std::string_view fallback) {
+    const auto parse = [](std::string_view text) {
+      const std::optional<Format> format = parse_format(text);
+      return format && is_ternary(*format) ? format : std::nullopt;
+    };
+    return choice("format", parse, "format", "i2s, t5, tl1, tl2", fallback);
+  }
+
+  Result<std::int64_t> integer(const IntegerKey& key) {
+    known_.push_back(key.key);
     const toml::node* node = table_.get(key.key);
     if (node == nullptr) {
       if (!key.required) return std::int64_t{0};
-      return bad(path_, table_.source(),
-                 op + " point without '" + std::string(key.key) + "': add it (" + range_text(key) + ")");
+      return fail(key.key,
+                  std::string(kind_) + " without '" + std::string(key.key) + "': add it (" + range_text(key) + ")");
     }
     const auto* value = node->as_integer();
     if (value == nullptr || value->get() < key.low || value->get() > key.high || value->get() % key.multiple != 0) {
@@ -130,33 +114,166 @@ class PointReader {
       } else {
         found << "a value of type " << node->type();
       }
-      return bad(path_, node->source(),
-                 "key '" + std::string(key.key) + "': expected " + range_text(key) + ", found " + found.str());
+      return fail(key.key,
+                  "key '" + std::string(key.key) + "': expected " + range_text(key) + ", found " + found.str());
     }
     return value->get();
   }
 
+  // n and k: both (one shape) or none (every shape).
+  Status shape(std::int64_t& n, std::int64_t& k) {
+    BITNET_ASSIGN_OR_RETURN(n, integer(kN));
+    BITNET_ASSIGN_OR_RETURN(k, integer(kK));
+    if ((n == 0) == (k == 0)) return {};
+    return bad(path_, table_.source(), "keys 'n' and 'k': give both (one shape) or none (every shape)");
+  }
+
+  // Nothing may be left: a misspelt or misplaced key is never mistaken for a default.
+  [[nodiscard]] Status finish() const {
+    if (const toml::node* note = table_.get("note"); note != nullptr && !note->is_string()) {
+      return bad(path_, note->source(), "key 'note' must be a string");
+    }
+    for (const auto& [key, node] : table_) {
+      if (std::ranges::find(known_, key.str()) != known_.end()) continue;
+      std::string known;
+      for (const std::string_view each : known_) known.append(known.empty() ? "" : ", ").append(each);
+      return bad(path_, node.source(),
+                 "unknown key '" + std::string(key.str()) + "' in " + std::string(kind_) + " (known: " + known + ")");
+    }
+    return {};
+  }
+
+ private:
   const toml::table& table_;
+  std::string_view kind_;
   const std::string& path_;
+  std::vector<std::string_view> known_;
 };
 
-bool same_place(const Point& a, const Point& b) { return a.isa == b.isa && a.op == b.op && a.n == b.n && a.k == b.k; }
+Result<Point> read_point(const toml::table& table, const std::string& path) {
+  const toml::node* op_node = table.get("op");
+  const bool gemm = op_node != nullptr && op_node->is_string() && op_node->as_string()->get() == "gemm";
+  const bool batch = gemm && table.contains("m");
+  Row row(table, batch ? "small-batch gemm point" : gemm ? "gemm point" : "gemv point", path);
+  Point point;
+  BITNET_ASSIGN_OR_RETURN(point.isa, row.isa());
+  BITNET_ASSIGN_OR_RETURN(point.op, row.choice("op", parse_op, "operation", "gemv, gemm"));
+  if (!is_ternary(point.op)) {
+    return row.fail("op", "key 'op': expected gemv or gemm, found '" + std::string(to_string(point.op)) + "'");
+  }
+  BITNET_ASSIGN_OR_RETURN(point.format, row.format("i2s"));
+  BITNET_RETURN_IF_ERROR(row.shape(point.n, point.k));
+  const auto take = [&](const IntegerKey& key, std::int32_t& value) -> Status {
+    BITNET_ASSIGN_OR_RETURN(const std::int64_t found, row.integer(key));
+    value = static_cast<std::int32_t>(found);
+    return {};
+  };
+  if (batch) BITNET_RETURN_IF_ERROR(take(kM, point.m));
+  if (gemm && !batch) {
+    BITNET_RETURN_IF_ERROR(take(kTokenTile, point.token_tile));
+    BITNET_RETURN_IF_ERROR(take(kRowTiles, point.row_tiles));
+  } else {
+    BITNET_RETURN_IF_ERROR(take(kStreams, point.streams));
+    BITNET_RETURN_IF_ERROR(take(kPrefetch, point.prefetch));
+  }
+  BITNET_RETURN_IF_ERROR(row.finish());
+  if (point.m == 6) return row.fail("m", "key 'm': expected 2, 4 or 8, found 6");
+  return point;
+}
+
+Result<LayoutPoint> read_layout(const toml::table& table, const std::string& path) {
+  Row row(table, "layout row", path);
+  LayoutPoint point;
+  BITNET_ASSIGN_OR_RETURN(point.isa, row.isa());
+  BITNET_ASSIGN_OR_RETURN(point.format, row.format({}));
+  BITNET_RETURN_IF_ERROR(row.shape(point.n, point.k));
+  BITNET_RETURN_IF_ERROR(row.finish());
+  return point;
+}
+
+Result<DensePoint> read_dense(const toml::table& table, const std::string& path) {
+  Row row(table, "dense row", path);
+  DensePoint point;
+  BITNET_ASSIGN_OR_RETURN(point.isa, row.isa());
+  BITNET_ASSIGN_OR_RETURN(point.op, row.choice("op", parse_op, "operation", "the dense operations"));
+  if (is_ternary(point.op)) {
+    return row.fail("op", "key 'op': expected a dense operation, found '" + std::string(to_string(point.op)) + "'");
+  }
+  BITNET_ASSIGN_OR_RETURN(point.technique, row.string("technique"));
+  if (std::ranges::find(kTechniques, point.technique) == std::end(kTechniques)) {
+    return row.fail("technique", "key 'technique': expected template or halide, found '" + point.technique + "'");
+  }
+  if (point.technique == "halide" && point.op != Op::kNormQuantize) {
+    return row.fail("technique", "key 'technique': no Halide pipeline does " + std::string(to_string(point.op)) +
+                                     "; only norm_quantize has one");
+  }
+  BITNET_RETURN_IF_ERROR(row.finish());
+  return point;
+}
+
+bool same_place(const Point& a, const Point& b) {
+  return a.isa == b.isa && a.op == b.op && a.format == b.format && a.m == b.m && a.n == b.n && a.k == b.k;
+}
+bool same_place(const LayoutPoint& a, const LayoutPoint& b) { return a.isa == b.isa && a.n == b.n && a.k == b.k; }
+bool same_place(const DensePoint& a, const DensePoint& b) { return a.isa == b.isa && a.op == b.op; }
+
+// Reads every table of the list `key` with `read` into `out`.
+template <typename T, typename Read>
+Status read_rows(const toml::table& root, const char* key, const std::string& path, Read read, std::vector<T>& out) {
+  const toml::node* list = root.get(key);
+  if (list == nullptr) return {};
+  if (!list->is_array_of_tables()) {
+    return bad(path, list->source(), "'" + std::string(key) + "' must be an array of tables: [[" + key + "]]");
+  }
+  for (const toml::node& node : *list->as_array()) {
+    BITNET_ASSIGN_OR_RETURN(const T row, read(*node.as_table(), path));
+    for (const T& other : out) {
+      if (same_place(row, other)) {
+        return bad(path, node.source(), "a second " + std::string(key) + " for the same place: remove one");
+      }
+    }
+    out.push_back(row);
+  }
+  return {};
+}
 
 }  // namespace
 
-Result<Point> Points::choose(Isa isa, Op op, std::int64_t n, std::int64_t k) const {
+Result<Point> Points::choose(const Kernel& kernel) const {
   const Point* general = nullptr;
   for (const Point& point : points) {
-    if (point.isa != isa || point.op != op) continue;
-    if (point.n == n && point.k == k) return point;
+    if (point.isa != kernel.isa || point.op != kernel.op || point.format != kernel.format || point.m != kernel.m) {
+      continue;
+    }
+    if (point.n == kernel.n && point.k == kernel.k) return point;
     if (point.n == 0) general = &point;
   }
   if (general != nullptr) return *general;
-  return Error{ErrorCode::kUsage, "points (" + provenance + "): no point for " + std::string(to_string(op)) + " " +
-                                      std::to_string(n) + " x " + std::to_string(k) + " on " +
-                                      std::string(to_string(isa)) +
-                                      ", and no general one: add a [[point]] with isa = \"" +
-                                      std::string(to_string(isa)) + "\", op = \"" + std::string(to_string(op)) + "\""};
+  const std::string isa(to_string(kernel.isa));
+  const std::string op(to_string(kernel.op));
+  const std::string format(to_string(kernel.format));
+  const std::string m = kernel.m == 0 ? "" : ", m = " + std::to_string(kernel.m);
+  return Error{ErrorCode::kUsage, "points (" + provenance + "): no point for " + format + " " + op + m + " " +
+                                      std::to_string(kernel.n) + " x " + std::to_string(kernel.k) + " on " + isa +
+                                      ", and no general one: add a [[point]] with isa = \"" + isa + "\", op = \"" + op +
+                                      "\", format = \"" + format + "\"" + m};
+}
+
+std::optional<Format> Points::format(Isa isa, std::int64_t n, std::int64_t k) const {
+  std::optional<Format> general;
+  for (const LayoutPoint& point : layouts) {
+    if (point.isa != isa) continue;
+    if (point.n == n && point.k == k) return point.format;
+    if (point.n == 0) general = point.format;
+  }
+  return general;
+}
+
+std::string Points::technique(Isa isa, Op op) const {
+  for (const DensePoint& point : dense) {
+    if (point.isa == isa && point.op == op) return point.technique;
+  }
+  return "template";
 }
 
 Result<Points> parse_points(std::string_view text, const std::string& path) {
@@ -171,22 +288,15 @@ Result<Points> parse_points(std::string_view text, const std::string& path) {
     if (key == "provenance") {
       if (!node.is_string()) return bad(path, node.source(), "key 'provenance' must be a string");
       result.provenance = node.as_string()->get();
-    } else if (key != "point") {
-      return bad(path, node.source(), "unknown key '" + std::string(key.str()) + "' (known: provenance, [[point]])");
+    } else if (key != "point" && key != "layout" && key != "dense") {
+      return bad(path, node.source(),
+                 "unknown key '" + std::string(key.str()) + "' (known: provenance, [[point]], [[layout]], [[dense]])");
     }
   }
-  const toml::node* list = root.get("point");
-  if (list == nullptr) return Error{ErrorCode::kUsage, path + ": no [[point]]: nothing to choose from"};
-  if (!list->is_array_of_tables()) return bad(path, list->source(), "'point' must be an array of tables: [[point]]");
-  for (const toml::node& node : *list->as_array()) {
-    BITNET_ASSIGN_OR_RETURN(const Point point, PointReader(*node.as_table(), path).read());
-    for (const Point& other : result.points) {
-      if (same_place(point, other)) {
-        return bad(path, node.source(), "a second point for the same isa, op, n and k: remove one");
-      }
-    }
-    result.points.push_back(point);
-  }
+  if (!root.contains("point")) return Error{ErrorCode::kUsage, path + ": no [[point]]: nothing to choose from"};
+  BITNET_RETURN_IF_ERROR(read_rows(root, "point", path, read_point, result.points));
+  BITNET_RETURN_IF_ERROR(read_rows(root, "layout", path, read_layout, result.layouts));
+  BITNET_RETURN_IF_ERROR(read_rows(root, "dense", path, read_dense, result.dense));
   return result;
 }
 

@@ -10,13 +10,29 @@
 //   [[point]]
 //   isa = "avx512"
 //   op = "gemm"                   # gemm: token_tile 1..32, row_tiles 1..8
+//   format = "i2s"                # optional: i2s (default), t5, tl1, tl2
 //   n = 13824                     # optional, both or none: this shape only; without: every shape of the isa
 //   k = 2560
 //   token_tile = 16
 //   row_tiles = 1
+//   [[point]]
+//   isa = "avx512"
+//   op = "gemm"
+//   m = 4                         # small batches of 2, 4 or 8 tokens: streams and prefetch, as for gemv
+//   streams = 2
+//   prefetch = 1024
+//   [[layout]]                    # which format --format auto takes for a shape (without: i2s)
+//   isa = "avx512-vbmi"
+//   format = "t5"                 # n and k as above
+//   [[dense]]                     # how a dense operation is made (without: template)
+//   isa = "avx512"
+//   op = "norm_quantize"
+//   technique = "halide"          # or "template"
+// Every table may carry a `note`: the figures behind it.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,24 +45,47 @@ namespace bitnet::codegen {
 struct Point {
   Isa isa = Isa::kScalar;
   Op op = Op::kGemv;
+  Format format = Format::kI2s;
+  std::int32_t m = 0;  // gemm: small batches; 0: any number of tokens
   std::int64_t n = 0;  // 0 with k 0: any shape
   std::int64_t k = 0;
-  std::int32_t streams = 0;  // gemv
+  std::int32_t streams = 0;  // gemv, small batches
   std::int32_t prefetch = 0;
   std::int32_t token_tile = 0;  // gemm
   std::int32_t row_tiles = 0;
 };
 
+// One [[layout]] row.
+struct LayoutPoint {
+  Isa isa = Isa::kScalar;
+  Format format = Format::kI2s;
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+};
+// One [[dense]] row.
+struct DensePoint {
+  Isa isa = Isa::kScalar;
+  Op op = Op::kNormQuantize;
+  std::string technique;
+};
+
 struct Points {
   std::vector<Point> points;
+  std::vector<LayoutPoint> layouts;
+  std::vector<DensePoint> dense;
   std::string provenance;  // stands in the bundle
 
-  // The point of exactly this shape, else the general one of the target, else an error that names what is missing.
-  [[nodiscard]] Result<Point> choose(Isa isa, Op op, std::int64_t n, std::int64_t k) const;
+  // The point for the kernel's isa, op, format and m: that of exactly its shape, else the general one of the target,
+  // else an error that names what is missing. (K-groups share the points of their shape.)
+  [[nodiscard]] Result<Point> choose(const Kernel& kernel) const;
+  // The format that --format auto takes for a shape, the exact shape before the general one; nullopt: none is named.
+  [[nodiscard]] std::optional<Format> format(Isa isa, std::int64_t n, std::int64_t k) const;
+  // "template" unless a [[dense]] row says otherwise.
+  [[nodiscard]] std::string technique(Isa isa, Op op) const;
 };
 
 // `path` stands in messages and, where the file gives no provenance, becomes it (file name only). Unknown keys, missing
-// keys, values out of range and two points for the same (isa, op, n, k) are kUsage and name file, line and key.
+// keys, values out of range and two rows for the same place are kUsage and name file, line and key.
 [[nodiscard]] Result<Points> parse_points(std::string_view toml, const std::string& path);
 [[nodiscard]] Result<Points> read_points(const std::string& path);
 // The embedded defaults; their provenance is "defaults".

@@ -1,6 +1,6 @@
-// i2s_gemm for AVX2: int32 products over the t2 layout (runtime/kernels/kernel_abi.h).
+// i2s_gemm for AVX2: int32 products over layout t2 (runtime/kernels/layout.h).
 //
-// GENERATED from templates/i2s_gemm.h.j2 and templates/dict/avx2.j2
+// GENERATED from templates/gemm.h.j2 and templates/dict/avx2/i2s.j2
 // by templates/render.py. DO NOT EDIT: change the templates and run templates/render.py again.
 //
 // A row tile is expanded into a panel of one byte a weight (in the scratch), which all token blocks of the call reuse;
@@ -26,7 +26,11 @@
 
 namespace bitnet_kernels::avx2_family {
 namespace {
-namespace gemm_detail {
+namespace i2s_gemm_detail {
+
+// A line: 16 rows x kLineK weights (runtime/kernels/layout_t2.cc).
+constexpr long long kLineK = 16;
+constexpr long long kLineBytes = 64;
 
 // Four int8 activations, read at once.
 typedef int32_t Dword __attribute__((__may_alias__));
@@ -42,14 +46,13 @@ constexpr long long kActivationBytes = 512 * 1024;
 
 template <long long K>
 constexpr long long line_count([[maybe_unused]] const bitnet_gemm_args* a) {
-  return ((K != 0 ? K : a->k) + BITNET_T2_LINE_K - 1) / BITNET_T2_LINE_K;
+  return ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
 }
 
 // Packed activations of one token block.
 template <long long K, int TokenTile>
 constexpr long long block_bytes([[maybe_unused]] const bitnet_gemm_args* a) {
-  const long long units = ((K != 0 ? K : a->k) + BITNET_ACTIVATION_PAD - 1) / BITNET_ACTIVATION_PAD;
-  return units * BITNET_ACTIVATION_PAD * TokenTile;
+  return BITNET_ACTIVATION_WIDTH(K != 0 ? K : a->k) * TokenTile;
 }
 
 // Expands `Tiles` tiles into bytes: panel [lines][4][Tiles][64], the operand order of block().
@@ -59,8 +62,8 @@ inline void expand(const uint8_t* weights, uint8_t* panel, long long lines) {
   for (long long i = 0; i < lines; ++i) {
 #pragma GCC unroll 8
     for (int n = 0; n < Tiles; ++n) {
-      const uint8_t* line = weights + (n * lines + i) * BITNET_T2_LINE_BYTES;
-      uint8_t* out = panel + (4 * i * Tiles + n) * BITNET_T2_LINE_BYTES;
+      const uint8_t* line = weights + (n * lines + i) * kLineBytes;
+      uint8_t* out = panel + (4 * i * Tiles + n) * kLineBytes;
       for (int h = 0; h < 2; ++h) {
         const __m256i codes = _mm256_load_si256(reinterpret_cast<const __m256i*>(line) + h);
         __m256i* half = reinterpret_cast<__m256i*>(out) + h;
@@ -135,7 +138,7 @@ inline void block(const bitnet_gemm_args* a, const int8_t* x, long long token, l
     const __m256i x_sum = _mm256_set1_epi32(a->x_sums[token + m]);
 #pragma GCC unroll 8
     for (int n = 0; n < Tiles; ++n) {
-      int32_t* y = a->y + (token + m) * a->y_stride + (tile + n) * BITNET_T2_TILE_ROWS;
+      int32_t* y = a->y + (token + m) * a->y_stride + (tile + n) * BITNET_TILE_ROWS;
       for (int h = 0; h < 2; ++h) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(y) + h, _mm256_sub_epi32(total[m][n][h], x_sum));
       }
@@ -147,19 +150,19 @@ inline void block(const bitnet_gemm_args* a, const int8_t* x, long long token, l
 template <long long K, int TokenTile, int Tiles>
 inline void row(const bitnet_gemm_args* a, long long first_block, long long last_block, long long tile) {
   const long long lines = line_count<K>(a);
-  expand<Tiles>(a->weights + tile * lines * BITNET_T2_LINE_BYTES, static_cast<uint8_t*>(a->scratch), lines);
+  expand<Tiles>(a->weights + tile * lines * kLineBytes, static_cast<uint8_t*>(a->scratch), lines);
   for (long long b = first_block; b < last_block; ++b) {
     block<K, TokenTile, Tiles>(a, a->x + b * block_bytes<K, TokenTile>(a), b * TokenTile, tile);
   }
 }
 
-}  // namespace gemm_detail
+}  // namespace i2s_gemm_detail
 
 // Scratch that a call with these parameters and inputs of length k needs, in bytes: see bitnet_gemm_args.
 template <int TokenTile, int RowTiles>
 constexpr size_t i2s_gemm_scratch_bytes_for([[maybe_unused]] long long k) {
   // One byte a weight of RowTiles tiles.
-  return static_cast<size_t>((k + BITNET_T2_LINE_K - 1) / BITNET_T2_LINE_K) * (4 * BITNET_T2_LINE_BYTES) * RowTiles;
+  return static_cast<size_t>((k + kLineK - 1) / kLineK) * (4 * kLineBytes) * RowTiles;
 }
 
 // The same for a constant K. With K = 0 it depends on the arguments: ask i2s_gemm_scratch_bytes_for.
@@ -172,23 +175,24 @@ constexpr size_t i2s_gemm_scratch_bytes() {
 //   N, K       the matrix; K = 0 reads a->k. Rows always come from the arguments.
 //   TokenTile  tokens of a packed block (MR)
 //   RowTiles   row tiles that share a load of the activations
-template <long long N, long long K, int TokenTile, int RowTiles>
+template <long long N, long long K, int Group, int TokenTile, int RowTiles>
 inline void i2s_gemm(const bitnet_gemm_args* a) {
+  static_assert(Group == 0, "i2s_gemm: no K-groups");
   static_assert(N >= 0 && K >= 0 && K <= 8000000LL, "i2s_gemm: matrix size out of range");
   static_assert(TokenTile >= 1 && TokenTile <= 32 && RowTiles >= 1 && RowTiles <= 8, "i2s_gemm: tile out of range");
-  const long long begin = a->row_begin / BITNET_T2_TILE_ROWS;
-  const long long end = (a->row_end + BITNET_T2_TILE_ROWS - 1) / BITNET_T2_TILE_ROWS;
+  const long long begin = a->row_begin / BITNET_TILE_ROWS;
+  const long long end = (a->row_end + BITNET_TILE_ROWS - 1) / BITNET_TILE_ROWS;
   const long long blocks = (a->tokens + TokenTile - 1) / TokenTile;
-  const long long fitting = gemm_detail::kActivationBytes / gemm_detail::block_bytes<K, TokenTile>(a);
+  const long long fitting = i2s_gemm_detail::kActivationBytes / i2s_gemm_detail::block_bytes<K, TokenTile>(a);
   const long long group = fitting > 1 ? fitting : 1;
   for (long long first = 0; first < blocks; first += group) {
     const long long last = first + group < blocks ? first + group : blocks;
     long long tile = begin;
     for (; tile + RowTiles <= end; tile += RowTiles) {
-      gemm_detail::row<K, TokenTile, RowTiles>(a, first, last, tile);
+      i2s_gemm_detail::row<K, TokenTile, RowTiles>(a, first, last, tile);
     }
     for (; tile < end; ++tile) {
-      gemm_detail::row<K, TokenTile, 1>(a, first, last, tile);
+      i2s_gemm_detail::row<K, TokenTile, 1>(a, first, last, tile);
     }
   }
 }

@@ -1,6 +1,6 @@
-// i2s_gemm for any CPU: int32 products over the t2 layout (runtime/kernels/kernel_abi.h).
+// i2s_gemm for any CPU: int32 products over layout t2 (runtime/kernels/layout.h).
 //
-// GENERATED from templates/i2s_gemm.h.j2 and templates/dict/scalar.j2
+// GENERATED from templates/gemm.h.j2 and templates/dict/scalar/i2s.j2
 // by templates/render.py. DO NOT EDIT: change the templates and run templates/render.py again.
 //
 // One line at a time, decoded again for every token.
@@ -16,9 +16,13 @@
 
 namespace bitnet_kernels::scalar_family {
 namespace {
-namespace gemm_detail {
+namespace i2s_gemm_detail {
 
-constexpr int kRows = BITNET_T2_TILE_ROWS;
+// A line: 16 rows x kLineK weights (runtime/kernels/layout_t2.cc).
+constexpr long long kLineK = 16;
+constexpr long long kLineBytes = 64;
+
+constexpr int kRows = BITNET_TILE_ROWS;
 
 // Packed activations that are multiplied with one row of tiles before the next: they stay in a 1 MiB L2 cache beside
 // the weights, which then stream from memory once per that many bytes of activations.
@@ -26,21 +30,20 @@ constexpr long long kActivationBytes = 512 * 1024;
 
 template <long long K>
 constexpr long long line_count([[maybe_unused]] const bitnet_gemm_args* a) {
-  return ((K != 0 ? K : a->k) + BITNET_T2_LINE_K - 1) / BITNET_T2_LINE_K;
+  return ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
 }
 
 // Packed activations of one token block.
 template <long long K, int TokenTile>
 constexpr long long block_bytes([[maybe_unused]] const bitnet_gemm_args* a) {
-  const long long units = ((K != 0 ? K : a->k) + BITNET_ACTIVATION_PAD - 1) / BITNET_ACTIVATION_PAD;
-  return units * BITNET_ACTIVATION_PAD * TokenTile;
+  return BITNET_ACTIVATION_WIDTH(K != 0 ? K : a->k) * TokenTile;
 }
 
 // Tokens `token` .. + TokenTile - 1 times `Tiles` row tiles from `tile` on; x is the block's packed activations.
 template <long long K, int TokenTile, int Tiles>
 inline void block(const bitnet_gemm_args* a, const int8_t* x, long long token, long long tile) {
   const long long lines = line_count<K>(a);
-  const uint8_t* w = a->weights + tile * lines * BITNET_T2_LINE_BYTES;
+  const uint8_t* w = a->weights + tile * lines * kLineBytes;
   int32_t total[TokenTile][Tiles][kRows];
 #pragma GCC unroll 32
   for (int m = 0; m < TokenTile; ++m) {
@@ -55,7 +58,7 @@ inline void block(const bitnet_gemm_args* a, const int8_t* x, long long token, l
       const uint8_t* codes[Tiles];
 #pragma GCC unroll 8
       for (int n = 0; n < Tiles; ++n) {
-        codes[n] = w + (n * lines + i) * BITNET_T2_LINE_BYTES;
+        codes[n] = w + (n * lines + i) * kLineBytes;
       }
 #pragma GCC unroll 32
       for (int m = 0; m < TokenTile; ++m) {
@@ -75,7 +78,7 @@ inline void block(const bitnet_gemm_args* a, const int8_t* x, long long token, l
     const int32_t x_sum = a->x_sums[token + m];
 #pragma GCC unroll 8
     for (int n = 0; n < Tiles; ++n) {
-      int32_t* y = a->y + (token + m) * a->y_stride + (tile + n) * BITNET_T2_TILE_ROWS;
+      int32_t* y = a->y + (token + m) * a->y_stride + (tile + n) * BITNET_TILE_ROWS;
       for (int r = 0; r < kRows; ++r) y[r] = total[m][n][r] - x_sum;
     }
   }
@@ -89,7 +92,7 @@ inline void row(const bitnet_gemm_args* a, long long first_block, long long last
   }
 }
 
-}  // namespace gemm_detail
+}  // namespace i2s_gemm_detail
 
 // Scratch that a call with these parameters and inputs of length k needs, in bytes: see bitnet_gemm_args.
 template <int TokenTile, int RowTiles>
@@ -107,23 +110,24 @@ constexpr size_t i2s_gemm_scratch_bytes() {
 //   N, K       the matrix; K = 0 reads a->k. Rows always come from the arguments.
 //   TokenTile  tokens of a packed block (MR)
 //   RowTiles   row tiles that share a load of the activations
-template <long long N, long long K, int TokenTile, int RowTiles>
+template <long long N, long long K, int Group, int TokenTile, int RowTiles>
 inline void i2s_gemm(const bitnet_gemm_args* a) {
+  static_assert(Group == 0, "i2s_gemm: no K-groups");
   static_assert(N >= 0 && K >= 0 && K <= 8000000LL, "i2s_gemm: matrix size out of range");
   static_assert(TokenTile >= 1 && TokenTile <= 32 && RowTiles >= 1 && RowTiles <= 8, "i2s_gemm: tile out of range");
-  const long long begin = a->row_begin / BITNET_T2_TILE_ROWS;
-  const long long end = (a->row_end + BITNET_T2_TILE_ROWS - 1) / BITNET_T2_TILE_ROWS;
+  const long long begin = a->row_begin / BITNET_TILE_ROWS;
+  const long long end = (a->row_end + BITNET_TILE_ROWS - 1) / BITNET_TILE_ROWS;
   const long long blocks = (a->tokens + TokenTile - 1) / TokenTile;
-  const long long fitting = gemm_detail::kActivationBytes / gemm_detail::block_bytes<K, TokenTile>(a);
+  const long long fitting = i2s_gemm_detail::kActivationBytes / i2s_gemm_detail::block_bytes<K, TokenTile>(a);
   const long long group = fitting > 1 ? fitting : 1;
   for (long long first = 0; first < blocks; first += group) {
     const long long last = first + group < blocks ? first + group : blocks;
     long long tile = begin;
     for (; tile + RowTiles <= end; tile += RowTiles) {
-      gemm_detail::row<K, TokenTile, RowTiles>(a, first, last, tile);
+      i2s_gemm_detail::row<K, TokenTile, RowTiles>(a, first, last, tile);
     }
     for (; tile < end; ++tile) {
-      gemm_detail::row<K, TokenTile, 1>(a, first, last, tile);
+      i2s_gemm_detail::row<K, TokenTile, 1>(a, first, last, tile);
     }
   }
 }

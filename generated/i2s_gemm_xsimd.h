@@ -1,6 +1,6 @@
-// i2s_gemm for any xsimd architecture: int32 products over the t2 layout (runtime/kernels/kernel_abi.h).
+// i2s_gemm for any xsimd architecture: int32 products over layout t2 (runtime/kernels/layout.h).
 //
-// GENERATED from templates/i2s_gemm.h.j2 and templates/dict/xsimd.j2
+// GENERATED from templates/gemm.h.j2 and templates/dict/xsimd/i2s.j2
 // by templates/render.py. DO NOT EDIT: change the templates and run templates/render.py again.
 //
 // A line is seen as int16 lanes: lane L holds bytes 2L and 2L + 1 of row L / 2. The codes of the even and of the odd
@@ -33,13 +33,17 @@
 
 namespace bitnet_kernels::xsimd_family {
 namespace {
-namespace gemm_detail {
+namespace i2s_gemm_detail {
+
+// A line: 16 rows x kLineK weights (runtime/kernels/layout_t2.cc).
+constexpr long long kLineK = 16;
+constexpr long long kLineBytes = 64;
 
 // Four int8 activations, read at once.
 typedef int32_t Dword __attribute__((__may_alias__));
 using Words = xsimd::batch<int16_t, BITNET_XSIMD_ARCH>;
 using Dwords = xsimd::batch<int32_t, BITNET_XSIMD_ARCH>;
-constexpr int kVectors = BITNET_T2_LINE_BYTES / (2 * static_cast<int>(Words::size));
+constexpr int kVectors = kLineBytes / (2 * static_cast<int>(Words::size));
 static_assert(kVectors >= 1, "a vector is longer than a line");
 // Each line adds eight products to a sum; the largest is a code of 2 times 127.
 constexpr int kFlushLines = 16;
@@ -53,14 +57,13 @@ constexpr long long kActivationBytes = 512 * 1024;
 
 template <long long K>
 constexpr long long line_count([[maybe_unused]] const bitnet_gemm_args* a) {
-  return ((K != 0 ? K : a->k) + BITNET_T2_LINE_K - 1) / BITNET_T2_LINE_K;
+  return ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
 }
 
 // Packed activations of one token block.
 template <long long K, int TokenTile>
 constexpr long long block_bytes([[maybe_unused]] const bitnet_gemm_args* a) {
-  const long long units = ((K != 0 ? K : a->k) + BITNET_ACTIVATION_PAD - 1) / BITNET_ACTIVATION_PAD;
-  return units * BITNET_ACTIVATION_PAD * TokenTile;
+  return BITNET_ACTIVATION_WIDTH(K != 0 ? K : a->k) * TokenTile;
 }
 
 // Tokens `token` .. + TokenTile - 1 times `Tiles` row tiles from `tile` on; x is the block's packed activations.
@@ -69,7 +72,7 @@ BITNET_INT16_BOUND(kChain, kLargestProduct)
 inline void block(const bitnet_gemm_args* a, const int8_t* x, long long token, long long tile) {
   const long long lines = line_count<K>(a);
   const Words mask(3);
-  const uint8_t* w = a->weights + tile * lines * BITNET_T2_LINE_BYTES;
+  const uint8_t* w = a->weights + tile * lines * kLineBytes;
   Dwords total[TokenTile][Tiles][kVectors];
 #pragma GCC unroll 32
   for (int m = 0; m < TokenTile; ++m) {
@@ -95,7 +98,7 @@ inline void block(const bitnet_gemm_args* a, const int8_t* x, long long token, l
         Words odd[Tiles][kVectors];
 #pragma GCC unroll 8
         for (int n = 0; n < Tiles; ++n) {
-          const int16_t* line = reinterpret_cast<const int16_t*>(w + (n * lines + i) * BITNET_T2_LINE_BYTES);
+          const int16_t* line = reinterpret_cast<const int16_t*>(w + (n * lines + i) * kLineBytes);
 #pragma GCC unroll 4
           for (int v = 0; v < kVectors; ++v) {
             const Words codes = Words::load_aligned(line + v * Words::size);
@@ -134,7 +137,7 @@ inline void block(const bitnet_gemm_args* a, const int8_t* x, long long token, l
     const Dwords x_sum(a->x_sums[token + m]);
 #pragma GCC unroll 8
     for (int n = 0; n < Tiles; ++n) {
-      int32_t* y = a->y + (token + m) * a->y_stride + (tile + n) * BITNET_T2_TILE_ROWS;
+      int32_t* y = a->y + (token + m) * a->y_stride + (tile + n) * BITNET_TILE_ROWS;
       for (int v = 0; v < kVectors; ++v) (total[m][n][v] - x_sum).store_unaligned(y + v * Dwords::size);
     }
   }
@@ -148,7 +151,7 @@ inline void row(const bitnet_gemm_args* a, long long first_block, long long last
   }
 }
 
-}  // namespace gemm_detail
+}  // namespace i2s_gemm_detail
 
 // Scratch that a call with these parameters and inputs of length k needs, in bytes: see bitnet_gemm_args.
 template <int TokenTile, int RowTiles>
@@ -166,23 +169,24 @@ constexpr size_t i2s_gemm_scratch_bytes() {
 //   N, K       the matrix; K = 0 reads a->k. Rows always come from the arguments.
 //   TokenTile  tokens of a packed block (MR)
 //   RowTiles   row tiles that share a load of the activations
-template <long long N, long long K, int TokenTile, int RowTiles>
+template <long long N, long long K, int Group, int TokenTile, int RowTiles>
 inline void i2s_gemm(const bitnet_gemm_args* a) {
+  static_assert(Group == 0, "i2s_gemm: no K-groups");
   static_assert(N >= 0 && K >= 0 && K <= 8000000LL, "i2s_gemm: matrix size out of range");
   static_assert(TokenTile >= 1 && TokenTile <= 32 && RowTiles >= 1 && RowTiles <= 8, "i2s_gemm: tile out of range");
-  const long long begin = a->row_begin / BITNET_T2_TILE_ROWS;
-  const long long end = (a->row_end + BITNET_T2_TILE_ROWS - 1) / BITNET_T2_TILE_ROWS;
+  const long long begin = a->row_begin / BITNET_TILE_ROWS;
+  const long long end = (a->row_end + BITNET_TILE_ROWS - 1) / BITNET_TILE_ROWS;
   const long long blocks = (a->tokens + TokenTile - 1) / TokenTile;
-  const long long fitting = gemm_detail::kActivationBytes / gemm_detail::block_bytes<K, TokenTile>(a);
+  const long long fitting = i2s_gemm_detail::kActivationBytes / i2s_gemm_detail::block_bytes<K, TokenTile>(a);
   const long long group = fitting > 1 ? fitting : 1;
   for (long long first = 0; first < blocks; first += group) {
     const long long last = first + group < blocks ? first + group : blocks;
     long long tile = begin;
     for (; tile + RowTiles <= end; tile += RowTiles) {
-      gemm_detail::row<K, TokenTile, RowTiles>(a, first, last, tile);
+      i2s_gemm_detail::row<K, TokenTile, RowTiles>(a, first, last, tile);
     }
     for (; tile < end; ++tile) {
-      gemm_detail::row<K, TokenTile, 1>(a, first, last, tile);
+      i2s_gemm_detail::row<K, TokenTile, 1>(a, first, last, tile);
     }
   }
 }

@@ -1,6 +1,6 @@
-// i2s_gemv for AVX2: int32 matrix-vector products over the t2 layout (runtime/kernels/kernel_abi.h).
+// i2s_gemv for AVX2: int32 matrix-vector products over layout t2 (runtime/kernels/layout.h).
 //
-// GENERATED from templates/i2s_gemv.h.j2 and templates/dict/avx2.j2
+// GENERATED from templates/gemv.h.j2 and templates/dict/avx2/i2s.j2
 // by templates/render.py. DO NOT EDIT: change the templates and run templates/render.py again.
 //
 // A line is two registers of 8 rows. One shift by 4 and two masks give the four 2-bit fields, two of them in place and
@@ -27,7 +27,11 @@
 
 namespace bitnet_kernels::avx2_family {
 namespace {
-namespace gemv_detail {
+namespace i2s_gemv_detail {
+
+// A line: 16 rows x kLineK weights (runtime/kernels/layout_t2.cc).
+constexpr long long kLineK = 16;
+constexpr long long kLineBytes = 64;
 
 // Four int8 activations, read at once.
 typedef int32_t Dword __attribute__((__may_alias__));
@@ -42,18 +46,18 @@ static_assert(kChain * kLargestProduct <= 32767, "an int16 sum of i2s_gemv could
 template <long long K, int Streams, int Prefetch>
 BITNET_INT16_BOUND(kChain, kLargestProduct)
 inline void pass(const bitnet_gemv_args* a, long long tile, long long distance, long long count) {
-  const long long lines = ((K != 0 ? K : a->k) + BITNET_T2_LINE_K - 1) / BITNET_T2_LINE_K;
+  const long long lines = ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
   const __m256i mask0 = _mm256_set1_epi8(0x03);
   const __m256i mask1 = _mm256_set1_epi8(0x0C);
   const __m256i ones = _mm256_set1_epi16(1);
   const __m256i fours = _mm256_set1_epi16(4);
-  const __m256i x_sum = _mm256_set1_epi32(a->x_sum);
+  const __m256i x_sum = _mm256_set1_epi32(a->x_sums[0]);
   for (long long t = 0; t < count; ++t, ++tile) {
     const uint8_t* w[Streams];
     __m256i total[Streams][2];
 #pragma GCC unroll 8
     for (int s = 0; s < Streams; ++s) {
-      w[s] = a->weights + (tile + s * distance) * lines * BITNET_T2_LINE_BYTES;
+      w[s] = a->weights + (tile + s * distance) * lines * kLineBytes;
       for (int h = 0; h < 2; ++h) total[s][h] = _mm256_setzero_si256();
     }
     for (long long first = 0; first < lines; first += kFlushLines) {
@@ -65,14 +69,14 @@ inline void pass(const bitnet_gemv_args* a, long long tile, long long distance, 
         for (int h = 0; h < 2; ++h) partial1[s][h] = partial4[s][h] = _mm256_setzero_si256();
       }
       for (long long i = first; i < last; ++i) {
-        const Dword* x = reinterpret_cast<const Dword*>(a->x + i * BITNET_T2_LINE_K);
+        const Dword* x = reinterpret_cast<const Dword*>(a->x + i * kLineK);
         const __m256i x0 = _mm256_set1_epi32(x[0]);
         const __m256i x1 = _mm256_set1_epi32(x[1]);
         const __m256i x2 = _mm256_set1_epi32(x[2]);
         const __m256i x3 = _mm256_set1_epi32(x[3]);
 #pragma GCC unroll 8
         for (int s = 0; s < Streams; ++s) {
-          const uint8_t* line = w[s] + i * BITNET_T2_LINE_BYTES;
+          const uint8_t* line = w[s] + i * kLineBytes;
           if constexpr (Prefetch != 0) _mm_prefetch(reinterpret_cast<const char*>(line) + Prefetch, _MM_HINT_T1);
 #pragma GCC unroll 2
           for (int h = 0; h < 2; ++h) {
@@ -98,7 +102,7 @@ inline void pass(const bitnet_gemv_args* a, long long tile, long long distance, 
     }
 #pragma GCC unroll 8
     for (int s = 0; s < Streams; ++s) {
-      int32_t* y = a->y + (tile + s * distance) * BITNET_T2_TILE_ROWS;
+      int32_t* y = a->y + (tile + s * distance) * BITNET_TILE_ROWS;
       for (int h = 0; h < 2; ++h) {
         const __m256i sum = _mm256_sub_epi32(_mm256_srai_epi32(total[s][h], 2), x_sum);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(y) + h, sum);
@@ -107,23 +111,30 @@ inline void pass(const bitnet_gemv_args* a, long long tile, long long distance, 
   }
 }
 
-}  // namespace gemv_detail
+}  // namespace i2s_gemv_detail
+
+// Scratch that a call needs, in bytes.
+template <long long K, int Group, int Streams>
+constexpr size_t i2s_gemv_scratch_bytes() {
+  return 0;
+}
 
 // y = W x for rows a->row_begin .. a->row_end (kernel_abi.h, op gemv), exact for K <= 2000000.
 //   N, K      the matrix; K = 0 reads a->k. Rows always come from the arguments.
 //   Streams   tiles worked on side by side: the row range is cut into that many parts
 //   Prefetch  bytes ahead of each stream that are fetched into L2; 0: none. Past the end it touches nothing.
-template <long long N, long long K, int Streams, int Prefetch>
+template <long long N, long long K, int Group, int Streams, int Prefetch>
 inline void i2s_gemv(const bitnet_gemv_args* a) {
+  static_assert(Group == 0, "i2s_gemv: no K-groups");
   static_assert(N >= 0 && K >= 0 && K <= 2000000LL && Streams >= 1 && Streams <= 8 && Prefetch >= 0,
                 "i2s_gemv: parameter out of range");
-  const long long begin = a->row_begin / BITNET_T2_TILE_ROWS;
-  const long long end = (a->row_end + BITNET_T2_TILE_ROWS - 1) / BITNET_T2_TILE_ROWS;
+  const long long begin = a->row_begin / BITNET_TILE_ROWS;
+  const long long end = (a->row_end + BITNET_TILE_ROWS - 1) / BITNET_TILE_ROWS;
   const long long part = (end - begin) / Streams;
-  gemv_detail::pass<K, Streams, Prefetch>(a, begin, part, part);
+  i2s_gemv_detail::pass<K, Streams, Prefetch>(a, begin, part, part);
   if constexpr (Streams > 1) {
     const long long rest = begin + part * Streams;
-    gemv_detail::pass<K, 1, Prefetch>(a, rest, 0, end - rest);
+    i2s_gemv_detail::pass<K, 1, Prefetch>(a, rest, 0, end - rest);
   }
 }
 

@@ -1,6 +1,6 @@
-// i2s_gemv for any CPU: int32 matrix-vector products over the t2 layout (runtime/kernels/kernel_abi.h).
+// i2s_gemv for any CPU: int32 matrix-vector products over layout t2 (runtime/kernels/layout.h).
 //
-// GENERATED from templates/i2s_gemv.h.j2 and templates/dict/scalar.j2
+// GENERATED from templates/gemv.h.j2 and templates/dict/scalar/i2s.j2
 // by templates/render.py. DO NOT EDIT: change the templates and run templates/render.py again.
 //
 // One line at a time: each of its 64 bytes belongs to one row and holds four codes, 4 k apart.
@@ -16,28 +16,32 @@
 
 namespace bitnet_kernels::scalar_family {
 namespace {
-namespace gemv_detail {
+namespace i2s_gemv_detail {
 
-constexpr int kRows = BITNET_T2_TILE_ROWS;
+// A line: 16 rows x kLineK weights (runtime/kernels/layout_t2.cc).
+constexpr long long kLineK = 16;
+constexpr long long kLineBytes = 64;
+
+constexpr int kRows = BITNET_TILE_ROWS;
 
 // Tiles tile .. tile + count - 1 and, with several streams, the same number of tiles `distance`, 2 * `distance`, ...
 // further on. Streams are read side by side: far-apart addresses keep more memory requests in flight than one stream.
 template <long long K, int Streams, int Prefetch>
 inline void pass(const bitnet_gemv_args* a, long long tile, long long distance, long long count) {
-  const long long lines = ((K != 0 ? K : a->k) + BITNET_T2_LINE_K - 1) / BITNET_T2_LINE_K;
+  const long long lines = ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
   for (long long t = 0; t < count; ++t, ++tile) {
     const uint8_t* w[Streams];
     int32_t total[Streams][kRows];
 #pragma GCC unroll 8
     for (int s = 0; s < Streams; ++s) {
-      w[s] = a->weights + (tile + s * distance) * lines * BITNET_T2_LINE_BYTES;
+      w[s] = a->weights + (tile + s * distance) * lines * kLineBytes;
       for (int r = 0; r < kRows; ++r) total[s][r] = 0;
     }
     for (long long i = 0; i < lines; ++i) {
-      const int8_t* x = a->x + i * BITNET_T2_LINE_K;
+      const int8_t* x = a->x + i * kLineK;
 #pragma GCC unroll 8
       for (int s = 0; s < Streams; ++s) {
-        const uint8_t* line = w[s] + i * BITNET_T2_LINE_BYTES;
+        const uint8_t* line = w[s] + i * kLineBytes;
         if constexpr (Prefetch != 0) __builtin_prefetch(line + Prefetch, 0, 2);
         for (int r = 0; r < kRows; ++r) {
           for (int j = 0; j < 4; ++j) {
@@ -50,29 +54,36 @@ inline void pass(const bitnet_gemv_args* a, long long tile, long long distance, 
     }
 #pragma GCC unroll 8
     for (int s = 0; s < Streams; ++s) {
-      int32_t* y = a->y + (tile + s * distance) * BITNET_T2_TILE_ROWS;
-      for (int r = 0; r < kRows; ++r) y[r] = total[s][r] - a->x_sum;
+      int32_t* y = a->y + (tile + s * distance) * BITNET_TILE_ROWS;
+      for (int r = 0; r < kRows; ++r) y[r] = total[s][r] - a->x_sums[0];
     }
   }
 }
 
-}  // namespace gemv_detail
+}  // namespace i2s_gemv_detail
+
+// Scratch that a call needs, in bytes.
+template <long long K, int Group, int Streams>
+constexpr size_t i2s_gemv_scratch_bytes() {
+  return 0;
+}
 
 // y = W x for rows a->row_begin .. a->row_end (kernel_abi.h, op gemv), exact for K <= 8000000.
 //   N, K      the matrix; K = 0 reads a->k. Rows always come from the arguments.
 //   Streams   tiles worked on side by side: the row range is cut into that many parts
 //   Prefetch  bytes ahead of each stream that are fetched into L2; 0: none. Past the end it touches nothing.
-template <long long N, long long K, int Streams, int Prefetch>
+template <long long N, long long K, int Group, int Streams, int Prefetch>
 inline void i2s_gemv(const bitnet_gemv_args* a) {
+  static_assert(Group == 0, "i2s_gemv: no K-groups");
   static_assert(N >= 0 && K >= 0 && K <= 8000000LL && Streams >= 1 && Streams <= 8 && Prefetch >= 0,
                 "i2s_gemv: parameter out of range");
-  const long long begin = a->row_begin / BITNET_T2_TILE_ROWS;
-  const long long end = (a->row_end + BITNET_T2_TILE_ROWS - 1) / BITNET_T2_TILE_ROWS;
+  const long long begin = a->row_begin / BITNET_TILE_ROWS;
+  const long long end = (a->row_end + BITNET_TILE_ROWS - 1) / BITNET_TILE_ROWS;
   const long long part = (end - begin) / Streams;
-  gemv_detail::pass<K, Streams, Prefetch>(a, begin, part, part);
+  i2s_gemv_detail::pass<K, Streams, Prefetch>(a, begin, part, part);
   if constexpr (Streams > 1) {
     const long long rest = begin + part * Streams;
-    gemv_detail::pass<K, 1, Prefetch>(a, rest, 0, end - rest);
+    i2s_gemv_detail::pass<K, 1, Prefetch>(a, rest, 0, end - rest);
   }
 }
 

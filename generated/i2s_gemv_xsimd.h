@@ -1,6 +1,6 @@
-// i2s_gemv for any xsimd architecture: int32 matrix-vector products over the t2 layout (runtime/kernels/kernel_abi.h).
+// i2s_gemv for any xsimd architecture: int32 matrix-vector products over layout t2 (runtime/kernels/layout.h).
 //
-// GENERATED from templates/i2s_gemv.h.j2 and templates/dict/xsimd.j2
+// GENERATED from templates/gemv.h.j2 and templates/dict/xsimd/i2s.j2
 // by templates/render.py. DO NOT EDIT: change the templates and run templates/render.py again.
 //
 // A line is seen as int16 lanes: lane L holds bytes 2L and 2L + 1 of row L / 2. The codes of the even and of the odd
@@ -32,13 +32,17 @@
 
 namespace bitnet_kernels::xsimd_family {
 namespace {
-namespace gemv_detail {
+namespace i2s_gemv_detail {
+
+// A line: 16 rows x kLineK weights (runtime/kernels/layout_t2.cc).
+constexpr long long kLineK = 16;
+constexpr long long kLineBytes = 64;
 
 // Four int8 activations, read at once.
 typedef int32_t Dword __attribute__((__may_alias__));
 using Words = xsimd::batch<int16_t, BITNET_XSIMD_ARCH>;
 using Dwords = xsimd::batch<int32_t, BITNET_XSIMD_ARCH>;
-constexpr int kVectors = BITNET_T2_LINE_BYTES / (2 * static_cast<int>(Words::size));
+constexpr int kVectors = kLineBytes / (2 * static_cast<int>(Words::size));
 static_assert(kVectors >= 1, "a vector is longer than a line");
 // Each line adds eight products to a sum; the largest is a code of 2 times 127.
 constexpr int kFlushLines = 16;
@@ -51,14 +55,14 @@ static_assert(kChain * kLargestProduct <= 32767, "an int16 sum of i2s_gemv could
 template <long long K, int Streams, int Prefetch>
 BITNET_INT16_BOUND(kChain, kLargestProduct)
 inline void pass(const bitnet_gemv_args* a, long long tile, long long distance, long long count) {
-  const long long lines = ((K != 0 ? K : a->k) + BITNET_T2_LINE_K - 1) / BITNET_T2_LINE_K;
+  const long long lines = ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
   const Words mask(3);
   for (long long t = 0; t < count; ++t, ++tile) {
     const uint8_t* w[Streams];
     Dwords total[Streams][kVectors];
 #pragma GCC unroll 8
     for (int s = 0; s < Streams; ++s) {
-      w[s] = a->weights + (tile + s * distance) * lines * BITNET_T2_LINE_BYTES;
+      w[s] = a->weights + (tile + s * distance) * lines * kLineBytes;
       for (int v = 0; v < kVectors; ++v) total[s][v] = Dwords(0);
     }
     for (long long first = 0; first < lines; first += kFlushLines) {
@@ -69,7 +73,7 @@ inline void pass(const bitnet_gemv_args* a, long long tile, long long distance, 
         for (int v = 0; v < kVectors; ++v) partial[s][v] = Words(0);
       }
       for (long long i = first; i < last; ++i) {
-        const Dword* x = reinterpret_cast<const Dword*>(a->x + i * BITNET_T2_LINE_K);
+        const Dword* x = reinterpret_cast<const Dword*>(a->x + i * kLineK);
         const Words x0 = xsimd::bitwise_cast<Words>(Dwords(x[0]));
         const Words even0 = (x0 << 8) >> 8;
         const Words odd0 = x0 >> 8;
@@ -84,7 +88,7 @@ inline void pass(const bitnet_gemv_args* a, long long tile, long long distance, 
         const Words odd3 = x3 >> 8;
 #pragma GCC unroll 8
         for (int s = 0; s < Streams; ++s) {
-          const uint8_t* line = w[s] + i * BITNET_T2_LINE_BYTES;
+          const uint8_t* line = w[s] + i * kLineBytes;
           if constexpr (Prefetch != 0) __builtin_prefetch(line + Prefetch, 0, 2);
 #pragma GCC unroll 4
           for (int v = 0; v < kVectors; ++v) {
@@ -107,29 +111,36 @@ inline void pass(const bitnet_gemv_args* a, long long tile, long long distance, 
     }
 #pragma GCC unroll 8
     for (int s = 0; s < Streams; ++s) {
-      int32_t* y = a->y + (tile + s * distance) * BITNET_T2_TILE_ROWS;
-      for (int v = 0; v < kVectors; ++v) (total[s][v] - Dwords(a->x_sum)).store_unaligned(y + v * Dwords::size);
+      int32_t* y = a->y + (tile + s * distance) * BITNET_TILE_ROWS;
+      for (int v = 0; v < kVectors; ++v) (total[s][v] - Dwords(a->x_sums[0])).store_unaligned(y + v * Dwords::size);
     }
   }
 }
 
-}  // namespace gemv_detail
+}  // namespace i2s_gemv_detail
+
+// Scratch that a call needs, in bytes.
+template <long long K, int Group, int Streams>
+constexpr size_t i2s_gemv_scratch_bytes() {
+  return 0;
+}
 
 // y = W x for rows a->row_begin .. a->row_end (kernel_abi.h, op gemv), exact for K <= 8000000.
 //   N, K      the matrix; K = 0 reads a->k. Rows always come from the arguments.
 //   Streams   tiles worked on side by side: the row range is cut into that many parts
 //   Prefetch  bytes ahead of each stream that are fetched into L2; 0: none. Past the end it touches nothing.
-template <long long N, long long K, int Streams, int Prefetch>
+template <long long N, long long K, int Group, int Streams, int Prefetch>
 inline void i2s_gemv(const bitnet_gemv_args* a) {
+  static_assert(Group == 0, "i2s_gemv: no K-groups");
   static_assert(N >= 0 && K >= 0 && K <= 8000000LL && Streams >= 1 && Streams <= 8 && Prefetch >= 0,
                 "i2s_gemv: parameter out of range");
-  const long long begin = a->row_begin / BITNET_T2_TILE_ROWS;
-  const long long end = (a->row_end + BITNET_T2_TILE_ROWS - 1) / BITNET_T2_TILE_ROWS;
+  const long long begin = a->row_begin / BITNET_TILE_ROWS;
+  const long long end = (a->row_end + BITNET_TILE_ROWS - 1) / BITNET_TILE_ROWS;
   const long long part = (end - begin) / Streams;
-  gemv_detail::pass<K, Streams, Prefetch>(a, begin, part, part);
+  i2s_gemv_detail::pass<K, Streams, Prefetch>(a, begin, part, part);
   if constexpr (Streams > 1) {
     const long long rest = begin + part * Streams;
-    gemv_detail::pass<K, 1, Prefetch>(a, rest, 0, end - rest);
+    i2s_gemv_detail::pass<K, 1, Prefetch>(a, rest, 0, end - rest);
   }
 }
 

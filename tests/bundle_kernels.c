@@ -24,7 +24,7 @@ IN_IMAGE void bundle_test_gemv(const bitnet_gemv_args* a) {
 
 IN_IMAGE void bundle_test_gemm(const bitnet_gemm_args* a) {  // token tile 2
   for (int64_t t = 0; t < a->tokens; ++t) {
-    const int8_t* x = a->x + t / 2 * ((a->k + 63) / 64 * 64) * 2 + t % 2 * 4;
+    const int8_t* x = a->x + t / 2 * BITNET_ACTIVATION_WIDTH(a->k) * 2 + t % 2 * 4;
     for (int64_t r = a->row_begin; r < whole_tiles(a->row_end); ++r) {
       a->y[t * a->y_stride + r] = row_dot(a->weights, x, 8, r, a->k);
     }

@@ -12,7 +12,7 @@
 #include "codegen/bundle_writer.h"
 #include "runtime/base/buffer.h"
 #include "runtime/bundle/bundle_checks.h"
-#include "runtime/kernels/t2_layout.h"
+#include "runtime/kernels/layout.h"
 #include "tests/bundle_files.h"
 #include "tools/codegen_inspect.h"
 
@@ -121,15 +121,16 @@ void flip(Bytes& bytes, std::size_t at, unsigned bit) { bytes[at] ^= static_cast
 void check_gemv(const Kernel& kernel) {
   std::vector<std::uint8_t> codes(kN * kK);
   for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::uint8_t>(i * 7 % 11 % 3);
-  Result<Buffer> weights = Buffer::allocate(t2::bytes(kN, kK));
+  Result<Buffer> weights = Buffer::allocate(matrix_bytes(Layout::kT2, kN, kK));
   Result<Buffer> x = Buffer::allocate(256);
   REQUIRE(weights.ok());
   REQUIRE(x.ok());
-  t2::pack_codes(codes.data(), 0, kN, kK, weights->as<std::uint8_t>());
+  pack_codes(Layout::kT2, codes.data(), 0, kN, kK, weights->as<std::uint8_t>());
   std::int32_t sum = 0;
   for (std::int64_t i = 0; i < kK; ++i) sum += x->as<std::int8_t>()[i] = static_cast<std::int8_t>(i * 37 % 255 - 127);
   std::vector<std::int32_t> y(48);
-  kernel(bitnet_gemv_args{weights->as<std::uint8_t>(), x->as<std::int8_t>(), y.data(), 0, kN, kN, kK, sum});
+  kernel(
+      bitnet_gemv_args{weights->as<std::uint8_t>(), x->as<std::int8_t>(), &sum, y.data(), nullptr, 0, kN, 0, kN, kK});
   for (std::int64_t r = 0; r < kN; ++r) {
     std::int32_t expected = 0;
     for (std::int64_t i = 0; i < kK; ++i) {

@@ -23,12 +23,13 @@
 namespace bitnet::codegen {
 namespace {
 
-Plan plan_of(const ModelShapes& shapes, const std::vector<std::string>& words, const char* points_text = nullptr) {
+Plan plan_of(const ModelShapes& shapes, const std::vector<std::string>& words, const char* points_text = nullptr,
+             const PlanOptions& options = {}) {
   const auto selection = select_targets(words);
   REQUIRE(selection.ok());
   const auto points = points_text != nullptr ? parse_points(points_text, "test.toml") : default_points();
   REQUIRE_MESSAGE(points.ok(), points.error().message);
-  const auto plan = make_plan(shapes, *selection, *points);
+  const auto plan = make_plan(shapes, *selection, *points, options);
   REQUIRE_MESSAGE(plan.ok(), plan.error().message);
   return *plan;
 }
@@ -226,7 +227,8 @@ TEST_CASE("targets") {
   const auto unknown = select_targets(std::vector<std::string>{"avx10"});
   REQUIRE_FALSE(unknown.ok());
   CHECK(unknown.error().code == ErrorCode::kUsage);
-  CHECK(unknown.error().message == "unknown target 'avx10' (known: native, scalar, avx2, avx512)");
+  CHECK(unknown.error().message ==
+        "unknown target 'avx10' (known: native, scalar, avx2, avx2-vnni, avx512, neon, neon-dotprod, neon-i8mm)");
   CHECK_FALSE(select_targets({}).ok());
 }
 
@@ -238,11 +240,17 @@ TEST_CASE("points: the exact shape before the general one, and messages for ever
                                    "cpu.toml");
   REQUIRE_MESSAGE(points.ok(), points.error().message);
   CHECK(points->provenance == "cpu.toml");
-  CHECK(points->choose(Isa::kAvx2, Op::kGemv, 48, 128)->streams == 4);
-  CHECK(points->choose(Isa::kAvx2, Op::kGemv, 48, 64)->streams == 2);
-  const auto missing = points->choose(Isa::kAvx2, Op::kGemm, 48, 64);
+  Kernel kernel;
+  kernel.isa = Isa::kAvx2;
+  kernel.n = 48;
+  kernel.k = 128;
+  CHECK(points->choose(kernel)->streams == 4);
+  kernel.k = 64;
+  CHECK(points->choose(kernel)->streams == 2);
+  kernel.op = Op::kGemm;
+  const auto missing = points->choose(kernel);
   REQUIRE_FALSE(missing.ok());
-  CHECK(missing.error().message.find("no point for gemm 48 x 64 on avx2") != std::string::npos);
+  CHECK(missing.error().message.find("no point for i2s gemm 48 x 64 on avx2") != std::string::npos);
 
   const auto has = [](const std::string& message, const char* part) {
     CHECK_MESSAGE(message.find(part) != std::string::npos, message);
@@ -250,10 +258,10 @@ TEST_CASE("points: the exact shape before the general one, and messages for ever
   has(error_of("[[point]\n"), "cpu.toml:1: not valid TOML");
   has(error_of(""), "no [[point]]");
   has(error_of("x = 1\n" + gemv), "cpu.toml:1: unknown key 'x'");
-  has(error_of(gemv + "unroll = 2\n"), "cpu.toml:6: unknown key 'unroll'");
-  has(error_of(gemv + "token_tile = 2\n"), "cpu.toml:6: key 'token_tile' belongs to op gemm");
+  has(error_of(gemv + "unroll = 2\n"), "cpu.toml:6: unknown key 'unroll' in gemv point");
+  has(error_of(gemv + "token_tile = 2\n"), "cpu.toml:6: unknown key 'token_tile' in gemv point (known: ");
   has(error_of(gemv + "n = 48\n"), "keys 'n' and 'k'");
-  has(error_of(gemv + gemv), "a second point");
+  has(error_of(gemv + gemv), "a second point for the same place");
   has(error_of(gemv + "n = 48\nk = 132105\n"), "key 'k': expected an integer 1..132104, found 132105");
   has(error_of("[[point]]\nisa = \"avx3\"\nop = \"gemv\"\n"), "cpu.toml:2: key 'isa': unknown target 'avx3'");
   has(error_of("[[point]]\nisa = \"avx2\"\nop = \"norm\"\n"), "cpu.toml:3: key 'op'");

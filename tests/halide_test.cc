@@ -42,7 +42,7 @@ struct TargetRow {
 
 std::vector<TargetRow> target_rows() {
   return {
-#define BITNET_TARGET(id, name, triple, llvm_features, halide_target, implies, qemu_cpu) \
+#define BITNET_TARGET(id, name, triple, llvm_features, halide_target, implies, part_of, qemu_cpu) \
   {Isa::id, name, triple, llvm_features, halide_target},
 #include "runtime/kernels/targets.def"
 #undef BITNET_TARGET

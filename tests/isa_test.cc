@@ -50,7 +50,7 @@ Kernel kernel_of(Isa isa, std::int64_t n, std::int64_t k) {
 
 TEST_CASE("names of targets, operations and formats read back") {
   for (const Isa isa : all_isas()) CHECK(parse_isa(to_string(isa)) == isa);
-  for (int i = 0; i <= static_cast<int>(Op::kHead); ++i)
+  for (int i = 0; i <= static_cast<int>(Op::kHeadScreen); ++i)
     CHECK(parse_op(to_string(static_cast<Op>(i))) == static_cast<Op>(i));
   for (int i = 0; i <= static_cast<int>(Format::kF32); ++i) {
     CHECK(parse_format(to_string(static_cast<Format>(i))) == static_cast<Format>(i));
@@ -78,13 +78,13 @@ TEST_CASE("find_kernel takes the last kernel that fits") {
                                        kernel_of(Isa::kAvx2, 64, 32), kernel_of(Isa::kAvx512, 64, 32)};
   const std::vector<Isa> all = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512};
   const std::vector<Isa> narrow = {Isa::kScalar, Isa::kAvx2};
-  CHECK(find_kernel(kernels, all, Op::kGemv, Format::kI2s, 64, 32) == &kernels[3]);
-  CHECK(find_kernel(kernels, narrow, Op::kGemv, Format::kI2s, 64, 32) == &kernels[2]);
-  CHECK(find_kernel(kernels, narrow, Op::kGemv, Format::kI2s, 64, 33) == &kernels[1]);
-  CHECK(find_kernel(kernels, std::vector<Isa>{Isa::kScalar}, Op::kGemv, Format::kI2s, 64, 32) == &kernels[0]);
-  CHECK(find_kernel(kernels, {}, Op::kGemv, Format::kI2s, 64, 32) == nullptr);
-  CHECK(find_kernel(kernels, all, Op::kGemm, Format::kI2s, 64, 32) == nullptr);
-  CHECK(find_kernel(kernels, all, Op::kGemv, Format::kI8, 64, 32) == nullptr);
+  CHECK(find_kernel(kernels, all, {Op::kGemv, Format::kI2s, 64, 32}) == &kernels[3]);
+  CHECK(find_kernel(kernels, narrow, {Op::kGemv, Format::kI2s, 64, 32}) == &kernels[2]);
+  CHECK(find_kernel(kernels, narrow, {Op::kGemv, Format::kI2s, 64, 33}) == &kernels[1]);
+  CHECK(find_kernel(kernels, std::vector<Isa>{Isa::kScalar}, {Op::kGemv, Format::kI2s, 64, 32}) == &kernels[0]);
+  CHECK(find_kernel(kernels, {}, {Op::kGemv, Format::kI2s, 64, 32}) == nullptr);
+  CHECK(find_kernel(kernels, all, {Op::kGemm, Format::kI2s, 64, 32}) == nullptr);
+  CHECK(find_kernel(kernels, all, {Op::kGemv, Format::kI8, 64, 32}) == nullptr);
 }
 
 TEST_CASE("the probe agrees with the CPU that the environment names") {

@@ -10,7 +10,7 @@
 #include <set>
 #include <vector>
 
-#include "runtime/kernels/t2_layout.h"
+#include "runtime/kernels/layout.h"
 #include "tests/kernel_tester.h"
 
 namespace bitnet::test {
@@ -190,16 +190,16 @@ TEST_CASE("t2: packing and unpacking agree, padding is weight 0") {
     for (const std::int64_t k : {1, 4, 15, 16, 17, 70}) {
       std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * k));
       for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::uint8_t>((i * 7 + i / 5) % 3);
-      std::vector<std::uint8_t> packed(t2::bytes(n, k), 0xFF);
+      std::vector<std::uint8_t> packed(matrix_bytes(Layout::kT2, n, k), 0xFF);
       // In two calls, as two threads would.
       const std::int64_t border = std::min<std::int64_t>(16, n);
-      t2::pack_codes(codes.data(), 0, border, k, packed.data());
-      if (border < n) t2::pack_codes(codes.data() + border * k, border, n, k, packed.data());
-      const std::int64_t full_k = t2::lines(k) * 16;
+      pack_codes(Layout::kT2, codes.data(), 0, border, k, packed.data());
+      if (border < n) pack_codes(Layout::kT2, codes.data() + border * k, border, n, k, packed.data());
+      const std::int64_t full_k = ceil_div<std::int64_t>(k, 16) * 16;
       std::vector<std::uint8_t> row(static_cast<std::size_t>(full_k));
-      for (std::int64_t r = 0; r < t2::tiles(n) * 16; ++r) {
+      for (std::int64_t r = 0; r < row_tiles(n) * 16; ++r) {
         // Lines are the same for every K with as many of them, so the padded row can be read back too.
-        t2::unpack_row(packed.data(), r, full_k, row.data());
+        unpack_row(Layout::kT2, packed.data(), r, full_k, row.data());
         for (std::int64_t i = 0; i < full_k; ++i) {
           const int expected = r < n && i < k ? codes[static_cast<std::size_t>(r * k + i)] : 1;
           REQUIRE(row[static_cast<std::size_t>(i)] == expected);
@@ -211,8 +211,8 @@ TEST_CASE("t2: packing and unpacking agree, padding is weight 0") {
   std::vector<std::uint8_t> codes(32, 1);
   codes[16] = 0;
   codes[16 + 6] = 2;
-  std::vector<std::uint8_t> packed(t2::bytes(2, 16));
-  t2::pack_codes(codes.data(), 0, 2, 16, packed.data());
+  std::vector<std::uint8_t> packed(matrix_bytes(Layout::kT2, 2, 16));
+  pack_codes(Layout::kT2, codes.data(), 0, 2, 16, packed.data());
   CHECK(packed[4] == 0x54);
   CHECK(packed[6] == 0x59);
   CHECK(packed[5] == 0x55);
@@ -227,8 +227,8 @@ TEST_CASE("packed activations: token-major blocks, missing tokens zero") {
       rows[static_cast<std::size_t>(t * width + i)] = static_cast<std::int8_t>(t * 40 + i);
   }
   std::vector<std::int8_t> out(4 * width, 99);
-  t2::pack_activations(rows.data(), 3, k, 2, 0, 1, out.data());
-  t2::pack_activations(rows.data(), 3, k, 2, 1, 2, out.data());
+  pack_activations(rows.data(), 3, k, 2, 0, 1, out.data());
+  pack_activations(rows.data(), 3, k, 2, 1, 2, out.data());
   for (std::int64_t t = 0; t < 4; ++t) {
     for (std::int64_t i = 0; i < width; ++i) {
       const std::int8_t found = out[static_cast<std::size_t>(t / 2 * 2 * width + i / 4 * 8 + t % 2 * 4 + i % 4)];

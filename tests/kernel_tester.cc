@@ -10,14 +10,14 @@
 #include <thread>
 
 #include "runtime/base/math.h"
-#include "runtime/kernels/t2_layout.h"
+#include "runtime/kernels/layout.h"
 #include "runtime/reference/reference.h"
 #include "tests/kernel_tester_support.h"
 
 namespace bitnet::test {
 namespace {
 
-constexpr std::int64_t kTile = BITNET_T2_TILE_ROWS;
+constexpr std::int64_t kTile = BITNET_TILE_ROWS;
 // Matrices of at least this many weights are "large": fewer kinds of values, and threads.
 constexpr std::int64_t kLarge = 1 << 18;
 
@@ -30,24 +30,31 @@ std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 // One matrix with activations and expected products.
 struct Case {
-  Case(TestPlan::Shape shape, Values values, std::int64_t tokens);
+  Case(const Kernel& kernel, TestPlan::Shape shape, Values values, std::int64_t tokens);
 
   [[nodiscard]] std::string name() const {
-    return "N=" + std::to_string(n) + " K=" + std::to_string(k) + ", values " +
+    return "N=" + std::to_string(n) + " K=" + std::to_string(k) +
+           (group != 0 ? " groups of " + std::to_string(group) : "") + ", values " +
            kValueNames[static_cast<std::size_t>(values)];
   }
+  // Where group g of a token stands in x_sums and expected.
+  [[nodiscard]] std::int64_t sum_at(std::int64_t token, std::int64_t g) const { return token * groups + g; }
 
+  Layout layout;
   std::int64_t n;
   std::int64_t k;
-  std::int64_t width;  // round_up(k, 64)
+  std::int64_t group;        // K-group of the kernel; 0: none
+  std::int64_t groups;       // sums a row
+  std::int64_t group_width;  // k of a group, the last one may be shorter
+  std::int64_t width;        // BITNET_ACTIVATION_WIDTH(k)
   std::int64_t padded_rows;
   std::int64_t tokens;
   Values values;
-  Region weights;                      // t2, 64-byte aligned, ends at the guard page
+  Region weights;                      // packed, 64-byte aligned, ends at the guard page
   const std::uint8_t* packed;          //
   std::vector<std::int8_t> x;          // [tokens][width]
-  std::vector<std::int32_t> x_sums;    // [tokens]
-  std::vector<std::int32_t> expected;  // [tokens][padded_rows]
+  std::vector<std::int32_t> x_sums;    // [tokens][groups]
+  std::vector<std::int32_t> expected;  // [tokens][groups][padded_rows]
   std::string oracle_error;            // of the oracle itself
 
  private:
@@ -98,14 +105,18 @@ std::int8_t Case::activation(std::mt19937& random, std::int64_t token) const {
   return sum;
 }
 
-Case::Case(TestPlan::Shape shape, Values the_values, std::int64_t the_tokens)
-    : n(shape.n),
+Case::Case(const Kernel& kernel, TestPlan::Shape shape, Values the_values, std::int64_t the_tokens)
+    : layout(layout_of(kernel.format)),
+      n(shape.n),
       k(shape.k),
-      width(round_up<std::int64_t>(shape.k, BITNET_ACTIVATION_PAD)),
+      group(kernel.group),
+      groups(group_count(shape.k, kernel.group)),
+      group_width(kernel.group == 0 ? shape.k : kernel.group),
+      width(BITNET_ACTIVATION_WIDTH(shape.k)),
       padded_rows(round_up(shape.n, kTile)),
       tokens(the_tokens),
       values(the_values),
-      weights(t2::bytes(shape.n, shape.k)) {
+      weights(matrix_bytes(layout, shape.n, shape.k)) {
   std::mt19937 random(static_cast<unsigned>(n * 31 + k * 7 + static_cast<int>(values)));
   std::vector<std::int8_t> w(index(n * k));
   std::vector<std::uint8_t> codes(index(n * k));
@@ -115,34 +126,37 @@ Case::Case(TestPlan::Shape shape, Values the_values, std::int64_t the_tokens)
       codes[index(r * k + i)] = static_cast<std::uint8_t>(w[index(r * k + i)] + 1);
     }
   }
-  auto* t2_bytes = weights.place<std::uint8_t>(static_cast<std::int64_t>(t2::bytes(n, k)), 64);
-  t2::pack_codes(codes.data(), 0, n, k, t2_bytes);
-  packed = t2_bytes;
+  auto* bytes = weights.place<std::uint8_t>(static_cast<std::int64_t>(matrix_bytes(layout, n, k)), 64);
+  pack_codes(layout, codes.data(), 0, n, k, bytes);
+  packed = bytes;
 
   x.assign(index(tokens * width), 0);
   std::vector<std::int16_t> x_wide(index(tokens * k));
   for (std::int64_t t = 0; t < tokens; ++t) {
-    std::int32_t sum = 0;
+    x_sums.resize(index(sum_at(t + 1, 0)));
     for (std::int64_t i = 0; i < k; ++i) {
       const std::int8_t q = activation(random, t);
       x[index(t * width + i)] = q;
       x_wide[index(t * k + i)] = q;
-      sum += q;
+      x_sums[index(sum_at(t, i / group_width))] += q;
     }
-    x_sums.push_back(sum);
   }
 
-  expected.assign(index(tokens * padded_rows), 0);
+  expected.assign(index(tokens * groups * padded_rows), 0);
   std::vector<std::int16_t> row(index(k));
   for (std::int64_t r = 0; r < n; ++r) {
     std::copy_n(w.begin() + r * k, k, row.begin());
     for (std::int64_t t = 0; t < tokens; ++t) {
-      expected[index(t * padded_rows + r)] = fast_dot(row.data(), x_wide.data() + t * k, k);
-    }
-    if (r < 2 || r == n - 1) {
-      const std::int64_t t = r % tokens;
-      const std::int32_t truth = reference::ternary_dot(w.data() + r * k, x.data() + t * width, k);
-      if (truth != expected[index(t * padded_rows + r)]) oracle_error = "the tester's own dot product is wrong";
+      for (std::int64_t g = 0; g < groups; ++g) {
+        const std::int64_t first = g * group_width;
+        const std::int64_t many = std::min(group_width, k - first);
+        const std::int32_t sum = fast_dot(row.data() + first, x_wide.data() + t * k + first, many);
+        expected[index(sum_at(t, g) * padded_rows + r)] = sum;
+        if ((r < 2 || r == n - 1) && t == r % tokens &&
+            sum != reference::ternary_dot(w.data() + r * k + first, x.data() + t * width + first, many)) {
+          oracle_error = "the tester's own dot product is wrong";
+        }
+      }
     }
   }
 }
@@ -167,9 +181,10 @@ class TernaryRun {
         case_(test_case),
         failures_(failures),
         mr_(kernel.op == Op::kGemm ? kernel.token_tile : 1),
-        stride_(test_case.padded_rows + (kernel.op == Op::kGemm ? 16 : 0)),
+        group_stride_(test_case.padded_rows + (test_case.groups > 1 ? 16 : 0)),
+        stride_(test_case.groups * group_stride_ + (kernel.op == Op::kGemm ? 16 : 0)),
         x_(index(round_up<std::int64_t>(test_case.tokens, mr_) * test_case.width)),
-        x_sums_(index(round_up<std::int64_t>(test_case.tokens, mr_)) * 4),
+        x_sums_(index(round_up<std::int64_t>(test_case.tokens, mr_) * test_case.groups) * 4),
         y_(index(test_case.tokens * stride_) * 4) {
     for (int i = 0; i < 4; ++i)
       scratch_.push_back(std::make_unique<Region>(std::max<std::size_t>(kernel.scratch_bytes, 64)));
@@ -209,17 +224,24 @@ class TernaryRun {
     const std::int64_t padded_tokens = round_up<std::int64_t>(tokens_, mr_);
     x_data_ = x_.place<std::int8_t>(padded_tokens * case_.width, 64);
     const std::int8_t* rows = case_.x.data() + first_token_ * case_.width;
-    sums_data_ = x_sums_.place<std::int32_t>(padded_tokens);
-    std::fill_n(sums_data_, padded_tokens, 0);
-    std::copy_n(case_.x_sums.begin() + first_token_, tokens_, sums_data_);
+    sums_data_ = x_sums_.place<std::int32_t>(padded_tokens * case_.groups);
+    std::fill_n(sums_data_, padded_tokens * case_.groups, 0);
+    for (std::int64_t g = 0; g < case_.groups; ++g) {
+      for (std::int64_t t = 0; t < tokens_; ++t) {
+        sums_data_[g * padded_tokens + t] = case_.x_sums[index(case_.sum_at(first_token_ + t, g))];
+      }
+    }
     if (kernel_.op == Op::kGemm) {
-      t2::pack_activations(rows, tokens_, case_.k, mr_, 0, padded_tokens / mr_, x_data_);
+      pack_activations(rows, tokens_, case_.k, mr_, 0, padded_tokens / mr_, x_data_);
     } else {
       std::copy_n(rows, case_.width, x_data_);
     }
   }
 
   bool call_range(std::pair<std::int64_t, std::int64_t> range, std::size_t part) {
+    void* scratch = kernel_.scratch_bytes == 0
+                        ? nullptr
+                        : scratch_[part]->place<std::byte>(static_cast<std::int64_t>(kernel_.scratch_bytes), 64);
     if (kernel_.op == Op::kGemv) {
       auto args = poisoned_args<bitnet_gemv_args>();
       args.weights = case_.packed;
@@ -230,7 +252,9 @@ class TernaryRun {
       // A kernel with constants ignores these: they stay poisoned.
       if (kernel_.n == 0) args.n = case_.n;
       if (kernel_.k == 0) args.k = case_.k;
-      args.x_sum = sums_data_[0];
+      args.x_sums = sums_data_;
+      args.scratch = scratch;
+      if (kernel_.group != 0) args.y_stride = group_stride_;
       return call(kernel_, args);
     }
     auto args = poisoned_args<bitnet_gemm_args>();
@@ -238,13 +262,15 @@ class TernaryRun {
     args.x = x_data_;
     args.x_sums = sums_data_;
     args.y = y_data_;
-    args.scratch = kernel_.scratch_bytes == 0
-                       ? nullptr
-                       : scratch_[part]->place<std::byte>(static_cast<std::int64_t>(kernel_.scratch_bytes), 64);
+    args.scratch = scratch;
     args.row_begin = range.first;
     args.row_end = range.second;
     args.tokens = tokens_;
     args.y_stride = stride_;
+    if (kernel_.group != 0) {
+      args.group_stride = group_stride_;
+      args.sums_stride = round_up<std::int64_t>(tokens_, mr_);
+    }
     if (kernel_.n == 0) args.n = case_.n;
     if (kernel_.k == 0) args.k = case_.k;
     return call(kernel_, args);
@@ -265,20 +291,20 @@ class TernaryRun {
 
   void check_values() {
     for (std::int64_t t = 0; t < tokens_; ++t) {
-      const std::int32_t* expected = case_.expected.data() + (first_token_ + t) * case_.padded_rows;
       const std::int32_t* found = y_data_ + t * stride_;
-      const auto [e, f] = std::mismatch(expected, expected + case_.padded_rows, found);
-      if (f != found + case_.padded_rows) {
-        const std::int64_t r = f - found;
-        return failures_.add(where_, "token " + std::to_string(t) + " row " + std::to_string(r) +
-                                         (r >= case_.n ? " (padding)" : "") + ": expected " + std::to_string(*e) +
-                                         ", found " + std::to_string(*f));
-      }
-      for (std::int64_t r = case_.padded_rows; r < stride_; ++r) {
-        if (found[r] != kPatternInt) {
-          return failures_.add(
-              where_, "token " + std::to_string(t) + ": y was written at " + std::to_string(r) + ", beyond the rows");
-        }
+      for (std::int64_t at = 0; at < stride_; ++at) {
+        const std::int64_t g = at / group_stride_;
+        const std::int64_t r = at % group_stride_;
+        const bool inside = g < case_.groups && r < case_.padded_rows;
+        const std::int32_t expected =
+            inside ? case_.expected[index(case_.sum_at(first_token_ + t, g) * case_.padded_rows + r)] : kPatternInt;
+        if (found[at] == expected) continue;
+        const std::string where = "token " + std::to_string(t) +
+                                  (case_.groups > 1 ? " group " + std::to_string(g) : std::string()) + " row " +
+                                  std::to_string(r);
+        if (!inside) return failures_.add(where_, where + ": y was written there, beyond the rows");
+        return failures_.add(where_, where + (r >= case_.n ? " (padding)" : "") + ": expected " +
+                                         std::to_string(expected) + ", found " + std::to_string(found[at]));
       }
     }
   }
@@ -297,6 +323,7 @@ class TernaryRun {
   const Case& case_;
   Failures& failures_;
   std::int64_t mr_;
+  std::int64_t group_stride_;
   std::int64_t stride_;
   Region x_;
   Region x_sums_;
@@ -313,8 +340,10 @@ class TernaryRun {
 void run_case(const Kernel& kernel, const TestPlan& plan, TestPlan::Shape shape, Values values, bool all_tokens,
               Failures& failures) {
   const bool gemm = kernel.op == Op::kGemm;
-  const std::int64_t few = gemm ? 2 * kernel.token_tile + 1 : 2;
-  const Case test_case(shape, values, gemm && all_tokens ? plan.tokens.back() : few);
+  // A small-batch kernel takes at most m tokens.
+  const std::int64_t most = kernel.m != 0 ? kernel.m : plan.tokens.back();
+  const std::int64_t few = gemm ? std::min<std::int64_t>(2 * kernel.token_tile + 1, most) : 2;
+  const Case test_case(kernel, shape, values, gemm && all_tokens ? std::max(few, most) : few);
   if (!test_case.oracle_error.empty()) return failures.add(test_case.name(), test_case.oracle_error);
   TernaryRun run(kernel, test_case, failures);
   const bool large = shape.n * shape.k >= kLarge;
@@ -327,7 +356,12 @@ void run_case(const Kernel& kernel, const TestPlan& plan, TestPlan::Shape shape,
     return;
   }
   std::vector<std::int64_t> counts = {few};
-  if (all_tokens) counts = plan.tokens;
+  if (all_tokens) {
+    counts.clear();
+    for (const std::int64_t tokens : plan.tokens) {
+      if (tokens <= most) counts.push_back(tokens);
+    }
+  }
   std::int64_t turn = shape.n + shape.k;
   for (const std::int64_t tokens : counts) {
     if (failures.full()) return;
@@ -364,7 +398,7 @@ void test_ternary(const Kernel& kernel, const TestPlan& plan, Failures& failures
 std::vector<std::string> test_kernel(const Kernel& kernel, const TestPlan& plan) {
   Failures failures(kernel, plan);
   const FaultGuard guard;
-  if (kernel.op == Op::kGemv || kernel.op == Op::kGemm) {
+  if (is_ternary(kernel.op)) {
     test_ternary(kernel, plan, failures);
   } else {
     test_dense(kernel, plan, failures);

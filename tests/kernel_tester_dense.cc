@@ -184,7 +184,7 @@ void test_attention(const Kernel& kernel, const AttentionShape& shape, FloatKind
   Region key_region(index(kv_count) * sizeof(std::uint16_t));
   Region value_region(index(kv_count) * sizeof(std::uint16_t));
   Region y_region(index(heads * head_dim) * sizeof(float));
-  const std::int64_t scratch_count = heads * (BITNET_ATTENTION_CHUNK + head_dim);
+  const std::int64_t scratch_count = BITNET_ATTENTION_SCRATCH(heads, head_dim);
   Region scratch_region(index(scratch_count) * sizeof(float) + 64);
 
   auto* q = q_region.place<float>(heads * head_dim);
@@ -204,14 +204,22 @@ void test_attention(const Kernel& kernel, const AttentionShape& shape, FloatKind
 
   auto args = poisoned_args<bitnet_attention_args>();
   args.q = q;
-  args.key = key;
-  args.value = value;
+  std::vector<const void*> key_pages;
+  std::vector<const void*> value_pages;
+  for (std::int64_t j = 0; j < length; j += BITNET_ATTENTION_CHUNK) {
+    key_pages.push_back(key + j * stride);
+    value_pages.push_back(value + j * stride);
+  }
+  args.key_pages = key_pages.data();
+  args.value_pages = value_pages.data();
   args.y = y_region.place<float>(heads * head_dim);
   args.scratch = scratch_region.place<float>(scratch_count, 64);
   args.heads = heads;
   args.head_dim = head_dim;
-  args.length = length;
-  args.kv_stride = stride;
+  args.tokens = 1;
+  args.past = length - 1;
+  args.q_stride = heads * head_dim;
+  args.y_stride = heads * head_dim;
   args.scale = scale;
   if (!call(kernel, args)) return failures.add(where, kFault);
   if (!same_floats(expected.data(), args.y, heads * head_dim, where, failures)) return;
@@ -227,8 +235,7 @@ void test_attentions(const Kernel& kernel, const TestPlan& plan, Failures& failu
       for (const std::int64_t length : plan.lengths) {
         if (failures.full()) return;
         const FloatKind kind = kinds[turn++ % std::size(kinds)];
-        test_attention(kernel, {heads, head_dim, length, head_dim * (1 + static_cast<std::int64_t>(turn % 3))}, kind,
-                       failures);
+        test_attention(kernel, {heads, head_dim, length, head_dim}, kind, failures);
       }
     }
   }

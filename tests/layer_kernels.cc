@@ -9,7 +9,7 @@
 #include "runtime/base/half.h"
 #include "runtime/base/math.h"
 #include "runtime/kernels/kernel_abi.h"
-#include "runtime/kernels/t2_layout.h"
+#include "runtime/kernels/layout.h"
 #include "runtime/model/rope.h"
 
 namespace bitnet::test {
@@ -35,7 +35,7 @@ Quantized empty_rows(std::int64_t tokens, std::int64_t k) {
   Quantized rows;
   rows.tokens = tokens;
   rows.k = k;
-  rows.padded = round_up<std::int64_t>(k, BITNET_ACTIVATION_PAD);
+  rows.padded = BITNET_ACTIVATION_WIDTH(k);
   rows.q = allocate(static_cast<std::size_t>(tokens * rows.padded));
   rows.scales.resize(static_cast<std::size_t>(tokens));
   rows.sums.resize(static_cast<std::size_t>(tokens));
@@ -151,8 +151,8 @@ std::optional<std::string> make_bundle(const TempFolder& folder, const std::stri
 }
 
 const Kernel& KernelChoice::find(Op op, Format format, std::int64_t n, std::int64_t k) const {
-  const Kernel* kernel = find_kernel(first, usable, op, format, n, k);
-  if (kernel == nullptr) kernel = find_kernel(builtin_kernels(), usable, op, format, n, k);
+  const Kernel* kernel = find_kernel(first, usable, {op, format, n, k});
+  if (kernel == nullptr) kernel = find_kernel(builtin_kernels(), usable, {op, format, n, k});
   REQUIRE_MESSAGE(kernel != nullptr, label);
   return *kernel;
 }
@@ -267,12 +267,12 @@ std::vector<std::int32_t> Layer::integer_product(FusedMatrix::Role role, const Q
   const std::int64_t n = matrix.n;
   const std::int64_t k = matrix.k;
   REQUIRE(x.k == k);
-  const std::int64_t stride = round_up<std::int64_t>(n, BITNET_T2_TILE_ROWS);
+  const std::int64_t stride = round_up<std::int64_t>(n, BITNET_TILE_ROWS);
   const Kernel& gemv = kernels_.find(Op::kGemv, Format::kI2s, n, k);
   const Kernel& gemm = kernels_.find(Op::kGemm, Format::kI2s, n, k);
   const std::int64_t tile = gemm.token_tile;
   const std::int64_t rows = round_up(x.tokens, tile);
-  const Buffer weights = allocate(t2::bytes(n, k));
+  const Buffer weights = allocate(matrix_bytes(Layout::kT2, n, k));
   REQUIRE(pack_product(matrix, 0, n, weights.as<std::uint8_t>()) == 0);
   const Buffer packed = allocate(static_cast<std::size_t>(rows * x.padded));
   const Buffer one = allocate(static_cast<std::size_t>(stride) * 4);
@@ -280,13 +280,13 @@ std::vector<std::int32_t> Layer::integer_product(FusedMatrix::Role role, const Q
   const Buffer scratch = allocate(gemm.scratch_bytes + 64);
   std::vector<std::int32_t> sums = x.sums;
   sums.resize(static_cast<std::size_t>(rows));
-  t2::pack_activations(x.q.as<std::int8_t>(), x.tokens, k, gemm.token_tile, 0, rows / tile, packed.as<std::int8_t>());
+  pack_activations(x.q.as<std::int8_t>(), x.tokens, k, gemm.token_tile, 0, rows / tile, packed.as<std::int8_t>());
   gemm(bitnet_gemm_args{weights.as<std::uint8_t>(), packed.as<std::int8_t>(), sums.data(), all.as<std::int32_t>(),
-                        scratch.data(), 0, n, x.tokens, stride, n, k});
+                        scratch.data(), 0, n, x.tokens, stride, 0, 0, n, k});
   std::vector<std::int32_t> y;
   for (std::int64_t t = 0; t < x.tokens; ++t) {
     gemv(bitnet_gemv_args{weights.as<std::uint8_t>(), x.q.as<std::int8_t>(static_cast<std::size_t>(t * x.padded)),
-                          one.as<std::int32_t>(), 0, n, n, k, x.sums[static_cast<std::size_t>(t)]});
+                          &x.sums[static_cast<std::size_t>(t)], one.as<std::int32_t>(), nullptr, 0, n, 0, n, k});
     const std::int32_t* row = all.as<std::int32_t>() + t * stride;
     REQUIRE(std::memcmp(one.data(), row, static_cast<std::size_t>(n) * 4) == 0);
     y.insert(y.end(), row, row + n);
@@ -340,7 +340,7 @@ Floats Layer::attention(Floats q, const Floats& k, const Floats& v, const std::v
   const std::int64_t tokens = row_count(k, kv_width);
   const Kernel& kernel = kernels_.find(Op::kAttention, Format::kF16, 0, dim);
   round_to_half(q);
-  const Buffer scratch = allocate(static_cast<std::size_t>(group * (BITNET_ATTENTION_CHUNK + dim)) * 4);
+  const Buffer scratch = allocate(static_cast<std::size_t>(BITNET_ATTENTION_SCRATCH(group, dim)) * 4);
   Floats y(q.size());
   // Keys and values share one stride, so both are given in the same arrangement: those of one head without gaps.
   std::vector<std::uint16_t> keys(static_cast<std::size_t>(tokens * dim));
@@ -352,10 +352,17 @@ Floats Layer::attention(Floats q, const Floats& k, const Floats& v, const std::v
     } else {
       std::copy_n(values->begin() + head * tokens * dim, tokens * dim, rows.begin());
     }
+    std::vector<const void*> key_pages;
+    std::vector<const void*> value_pages;
+    for (std::int64_t j = 0; j < tokens; j += BITNET_ATTENTION_CHUNK) {
+      key_pages.push_back(keys.data() + j * dim);
+      value_pages.push_back(rows.data() + j * dim);
+    }
     for (std::int64_t t = 0; t < tokens; ++t) {
       const std::int64_t first = (t * config_.heads + head * group) * dim;
-      kernel(bitnet_attention_args{q.data() + first, keys.data(), rows.data(), y.data() + first, scratch.as<float>(),
-                                   group, dim, t + 1, dim, 1.0F / std::sqrt(static_cast<float>(dim))});
+      kernel(bitnet_attention_args{q.data() + first, key_pages.data(), value_pages.data(), y.data() + first,
+                                   scratch.as<float>(), group, dim, 1, t, group * dim, group * dim,
+                                   1.0F / std::sqrt(static_cast<float>(dim))});
     }
   }
   return y;

@@ -14,7 +14,7 @@
 
 #include "runtime/base/half.h"
 #include "runtime/base/thread_pool.h"
-#include "runtime/kernels/t2_layout.h"
+#include "runtime/kernels/layout.h"
 #include "runtime/model/rope.h"
 #include "tests/assets.h"
 #include "tests/model_files.h"
@@ -57,8 +57,8 @@ std::vector<std::uint8_t> random_codes(std::int64_t count, int highest, std::uin
 
 void check_packed(const FusedMatrix& product, const std::vector<std::uint8_t>& stacked, const std::uint8_t* packed) {
   std::vector<std::uint8_t> row(static_cast<std::size_t>(product.k));
-  for (std::int64_t r = 0; r < t2::tiles(product.n) * 16; ++r) {
-    t2::unpack_row(packed, r, product.k, row.data());
+  for (std::int64_t r = 0; r < row_tiles(product.n) * 16; ++r) {
+    unpack_row(Layout::kT2, packed, r, product.k, row.data());
     for (std::int64_t k = 0; k < product.k; ++k) {
       std::uint8_t expected = 1;
       if (r < product.n) expected = stacked[static_cast<std::size_t>(r * product.k + k)];
@@ -70,10 +70,10 @@ void check_packed(const FusedMatrix& product, const std::vector<std::uint8_t>& s
     }
   }
   // Padding of k: the last line holds code 1 beyond K.
-  const std::int64_t tail = t2::lines(product.k) * 16 - product.k;
-  for (std::int64_t r = 0; r < t2::tiles(product.n) * 16; ++r) {
-    const std::uint8_t* line = packed + static_cast<std::size_t>(r / 16) * t2::tile_bytes(product.k) +
-                               static_cast<std::size_t>(t2::lines(product.k) - 1) * 64;
+  const std::int64_t tail = ceil_div<std::int64_t>(product.k, 16) * 16 - product.k;
+  for (std::int64_t r = 0; r < row_tiles(product.n) * 16; ++r) {
+    const std::uint8_t* line = packed + static_cast<std::size_t>(r / 16) * tile_bytes(Layout::kT2, product.k) +
+                               static_cast<std::size_t>(ceil_div<std::int64_t>(product.k, 16) - 1) * 64;
     for (std::int64_t i = 16 - tail; i < 16; ++i) {
       CHECK((line[4 * (r % 16) + i % 4] >> (2 * (i / 4)) & 3) == 1);
     }
@@ -105,13 +105,13 @@ TEST_CASE("pack_product: any stack of parts, any K, any row split, codes 3 count
         stacked.insert(stacked.end(), codes.begin(), codes.end());
       }
       INFO("N ", product.n, ", K ", shape.k);
-      std::vector<std::uint8_t> whole(t2::bytes(product.n, shape.k) + 64, 0xAB);
+      std::vector<std::uint8_t> whole(matrix_bytes(Layout::kT2, product.n, shape.k) + 64, 0xAB);
       CHECK(pack_product(product, 0, product.n, whole.data()) == threes);
       check_packed(product, stacked, whole.data());
       for (std::size_t i = whole.size() - 64; i < whole.size(); ++i) REQUIRE(whole[i] == 0xAB);
 
       for (std::int64_t row = 0; row < product.n; row += 16) {
-        std::vector<std::uint8_t> tile(t2::tile_bytes(product.k));
+        std::vector<std::uint8_t> tile(tile_bytes(Layout::kT2, product.k));
         (void)pack_tile(product, row, tile.data());
         REQUIRE(std::memcmp(tile.data(), whole.data() + static_cast<std::size_t>(row / 16) * tile.size(),
                             tile.size()) == 0);
@@ -148,11 +148,11 @@ TEST_CASE("pack_product and i2s_scale: a matrix packed by another program") {
   product.n = 4;
   product.k = 512;
   product.parts = {&tensor};
-  std::vector<std::uint8_t> packed(t2::bytes(4, 512));
+  std::vector<std::uint8_t> packed(matrix_bytes(Layout::kT2, 4, 512));
   CHECK(pack_product(product, 0, 4, packed.data()) == 0);
   std::vector<std::uint8_t> row(512);
   for (std::int64_t r = 0; r < 4; ++r) {
-    t2::unpack_row(packed.data(), r, 512, row.data());
+    unpack_row(Layout::kT2, packed.data(), r, 512, row.data());
     for (std::size_t k = 0; k < 512; ++k) {
       REQUIRE((static_cast<float>(row[k]) - 1.0F) * 0.75F == input[static_cast<std::size_t>(r) * 512 + k]);
     }

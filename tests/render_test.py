@@ -52,12 +52,12 @@ class RenderCheck(unittest.TestCase):
         self.refused("i2s_gemv_sse9.h is extra")
 
     def test_changed_template(self):
-        path = self.root / "templates" / "dict" / "avx512.j2"
+        path = self.root / "templates" / "dict" / "avx512" / "i2s.j2"
         path.write_text(path.read_text().replace("set1_epi8(0x0C)", "set1_epi8(0x0D)"))
         self.refused("i2s_gemv_avx512.h differs")
 
     def test_undefined_name_is_an_error(self):
-        path = self.root / "templates" / "i2s_gemv.h.j2"
+        path = self.root / "templates" / "gemv.h.j2"
         path.write_text(path.read_text().replace("{{ op.title }}", "{{ op.tittle }}"))
         result = self.render("--check")
         self.assertEqual(result.returncode, 1)

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "runtime/bundle/bundle.h"
-#include "runtime/kernels/t2_layout.h"
+#include "runtime/kernels/layout.h"
 #include "runtime/reference/reference.h"
 
 namespace bitnet {
@@ -27,7 +27,7 @@ enum class Fault {
 };
 std::vector<std::uint8_t> codes_of(const std::uint8_t* weights, std::int64_t row, std::int64_t k) {
   std::vector<std::uint8_t> codes(static_cast<std::size_t>(k));
-  t2::unpack_row(weights, row, k, codes.data());
+  unpack_row(Layout::kT2, weights, row, k, codes.data());
   return codes;
 }
 
@@ -47,7 +47,7 @@ template <Fault kFault>
 void gemv(const bitnet_gemv_args* a) {
   const std::int64_t end = round_up<std::int64_t>(a->row_end, 16);
   for (std::int64_t r = a->row_begin; r < end; ++r) {
-    a->y[r] = dot<kFault>(a->weights, r, a->k, [&](std::int64_t i) { return a->x[i]; }, a->x_sum);
+    a->y[r] = dot<kFault>(a->weights, r, a->k, [&](std::int64_t i) { return a->x[i]; }, a->x_sums[0]);
   }
   if (kFault == Fault::kLastRow && a->row_end == a->n) a->y[a->n - 1] += 1;
   if (kFault == Fault::kBeyond) a->y[end] = 0;
@@ -177,8 +177,17 @@ void silu_gate(const bitnet_gate_args* a) {
 }
 template <int kOff>
 void attention(const bitnet_attention_args* a) {
-  reference::attention(a->q, a->key, a->value, a->heads, a->head_dim, a->length, a->kv_stride, a->scale, a->y);
-  if (kOff == 1 && a->length > 256) a->y[a->heads * a->head_dim - 1] += 1;
+  std::vector<std::uint16_t> key;
+  std::vector<std::uint16_t> value;
+  for (std::int64_t j = 0; j <= a->past; ++j) {
+    const std::int64_t at = j % BITNET_ATTENTION_CHUNK * a->head_dim;
+    const auto* k = static_cast<const std::uint16_t*>(a->key_pages[j / BITNET_ATTENTION_CHUNK]) + at;
+    const auto* v = static_cast<const std::uint16_t*>(a->value_pages[j / BITNET_ATTENTION_CHUNK]) + at;
+    key.insert(key.end(), k, k + a->head_dim);
+    value.insert(value.end(), v, v + a->head_dim);
+  }
+  reference::attention(a->q, key.data(), value.data(), a->heads, a->head_dim, a->past + 1, a->head_dim, a->scale, a->y);
+  if (kOff == 1 && a->past >= 256) a->y[a->heads * a->head_dim - 1] += 1;
 }
 template <int kOff>
 void head_f16(const bitnet_head_args* a) {

@@ -20,7 +20,7 @@
 #include "runtime/base/sha256.h"
 #include "runtime/base/thread_pool.h"
 #include "runtime/gguf/gguf.h"
-#include "runtime/kernels/t2_layout.h"
+#include "runtime/kernels/layout.h"
 #include "runtime/model/config.h"
 #include "tools/codegen_commands.h"
 #include "tools/output.h"
@@ -109,12 +109,12 @@ class PackedWeights {
   Status pack(std::size_t index) {
     if (index == held_) return {};
     const FusedMatrix& product = tensors_.layers[index / 4].products[index % 4];
-    packed_bytes_ = t2::bytes(product.n, product.k);
+    packed_bytes_ = matrix_bytes(Layout::kT2, product.n, product.k);
     if (packed_.size() < packed_bytes_) {
       BITNET_ASSIGN_OR_RETURN(packed_, Buffer::allocate(packed_bytes_));
     }
     std::atomic<std::uint64_t> undefined{0};
-    pool_->parallel_for(product.n, BITNET_T2_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int) {
+    pool_->parallel_for(product.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int) {
       undefined += pack_product(product, begin, end, packed_.as<std::uint8_t>());
     });
     undefined_[index] = undefined;  // a product is packed more than once: hashed, then written

@@ -19,7 +19,8 @@
 // All padding (before the data, between and after tensors) is zero; the file ends padded to the alignment.
 //
 // bitnet.kernels = {"images": [{"isa": "avx512", "tensor": "image.avx512", "sha256": hex}],
-//   "kernels": [{"name", "op", "format", "layout": "t2"|"", "n", "k", "token_tile", "tokens": [min, max], "isa",
+//   "kernels": [{"name", "op", "format", "layout": "t2"|"t5"|"tl1"|"tl2"|"", "n", "k", "group", "m",
+//                "token_tile", "tokens": [min, max], "isa",
 //                "technique", "offset", "row_granularity", "scratch_bytes", "features"}]}
 // An image is flat: byte i belongs at address base + i, base page-aligned; it needs no relocation, imports nothing and
 // has no writable data. "offset" is the kernel's entry point in it.
@@ -39,7 +40,7 @@
 
 namespace bitnet {
 
-inline constexpr std::uint32_t kBundleVersion = 1;
+inline constexpr std::uint32_t kBundleVersion = 2;
 inline constexpr std::uint32_t kBundleAlignment = 65536;
 inline constexpr std::string_view kBundleArchitecture = "bitnet-kernels";
 inline constexpr std::size_t kPackedHashBlock = std::size_t{1} << 20;

@@ -9,6 +9,7 @@
 #include "runtime/bundle/bundle.h"
 #include "runtime/bundle/bundle_checks.h"
 #include "runtime/kernels/kernel_abi.h"
+#include "runtime/kernels/layout.h"
 
 namespace bitnet {
 namespace {
@@ -20,6 +21,7 @@ constexpr std::int64_t kMaxN = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kMaxK = 8'388'607;  // exactness bound of kernel_abi.h
 constexpr std::int64_t kMaxTokens = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kMaxTokenTile = 256;
+constexpr std::int64_t kMaxGroup = 256;
 constexpr std::int64_t kMaxScratch = std::int64_t{1} << 28;
 constexpr std::int64_t kMaxOffset = std::int64_t{1} << 40;
 
@@ -102,8 +104,8 @@ Result<ImageRecord> Reader::image(const Json& object, const std::string& where) 
 
 Result<KernelRecord> Reader::kernel(const Json& object, const std::string& where) const {
   BITNET_RETURN_IF_ERROR(shape(object, where,
-                               {"name", "op", "format", "layout", "n", "k", "token_tile", "tokens", "isa", "technique",
-                                "offset", "row_granularity", "scratch_bytes", "features"}));
+                               {"name", "op", "format", "layout", "n", "k", "group", "m", "token_tile", "tokens", "isa",
+                                "technique", "offset", "row_granularity", "scratch_bytes", "features"}));
   const auto number = [&](const char* field, std::int64_t low, std::int64_t high) {
     return integer(object[field], where + "." + field, low, high);
   };
@@ -115,6 +117,10 @@ Result<KernelRecord> Reader::kernel(const Json& object, const std::string& where
   BITNET_ASSIGN_OR_RETURN(record.layout, string(object, where, "layout"));
   BITNET_ASSIGN_OR_RETURN(kernel.n, number("n", 0, kMaxN));
   BITNET_ASSIGN_OR_RETURN(kernel.k, number("k", 0, kMaxK));
+  BITNET_ASSIGN_OR_RETURN(const std::int64_t group, number("group", 0, kMaxGroup));
+  BITNET_ASSIGN_OR_RETURN(const std::int64_t m, number("m", 0, kMaxTokenTile));
+  kernel.group = static_cast<std::int32_t>(group);
+  kernel.m = static_cast<std::int32_t>(m);
   BITNET_ASSIGN_OR_RETURN(const std::int64_t tile, number("token_tile", 1, kMaxTokenTile));
   kernel.token_tile = static_cast<std::int32_t>(tile);
   const Json& tokens = object["tokens"];
@@ -134,12 +140,12 @@ Result<KernelRecord> Reader::kernel(const Json& object, const std::string& where
   kernel.scratch_bytes = static_cast<std::size_t>(scratch);
   BITNET_ASSIGN_OR_RETURN(record.features, string(object, where, "features"));
 
-  const bool ternary = kernel.op == Op::kGemv || kernel.op == Op::kGemm;
-  if (ternary != (kernel.format == Format::kI2s)) {
+  const bool ternary = is_ternary(kernel.op);
+  if (!is_valid(kernel.op, kernel.format)) {
     return fail(where + ".format", "'" + std::string(to_string(kernel.format)) + "' does not go with op '" +
                                        std::string(to_string(kernel.op)) + "'");
   }
-  const std::string layout = ternary ? "t2" : "";
+  const std::string layout(ternary ? info(layout_of(kernel.format)).name : "");
   if (record.layout != layout) {
     return fail(where + ".layout", "expected '" + layout + "', found '" + record.layout + "'");
   }
@@ -147,8 +153,16 @@ Result<KernelRecord> Reader::kernel(const Json& object, const std::string& where
     return fail(where + ".token_tile", "expected 1 for op '" + std::string(to_string(kernel.op)) + "', found " +
                                            std::to_string(kernel.token_tile));
   }
+  const bool group_exists = kernel.group == 64 || kernel.group == 128 || kernel.group == 256;
+  if (kernel.group != 0 && (!group_exists || !ternary || !info(layout_of(kernel.format)).k_groups)) {
+    return fail(where + ".group", "expected 0, or 64, 128 or 256 for a ternary op on a layout with K-groups, found " +
+                                      std::to_string(kernel.group));
+  }
+  if (kernel.m != 0 && (kernel.op != Op::kGemm || kernel.m != kernel.token_tile)) {
+    return fail(where + ".m", "expected 0, or the token tile of a gemm, found " + std::to_string(kernel.m));
+  }
   // 0 would pass as a multiple, and a loop that steps by it never ends.
-  if (ternary && (record.row_granularity < BITNET_T2_TILE_ROWS || record.row_granularity % BITNET_T2_TILE_ROWS != 0)) {
+  if (ternary && (record.row_granularity < BITNET_TILE_ROWS || record.row_granularity % BITNET_TILE_ROWS != 0)) {
     return fail(where + ".row_granularity",
                 "expected a multiple of 16 that is at least 16, found " + std::to_string(record.row_granularity));
   }
@@ -193,6 +207,8 @@ std::string to_json(const KernelTable& table) {
     row["layout"] = record.layout;
     row["n"] = kernel.n;
     row["k"] = kernel.k;
+    row["group"] = kernel.group;
+    row["m"] = kernel.m;
     row["token_tile"] = kernel.token_tile;
     row["tokens"] = {record.tokens_min, record.tokens_max};
     row["isa"] = to_string(kernel.isa);

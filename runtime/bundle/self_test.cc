@@ -15,14 +15,14 @@
 #include <vector>
 
 #include "runtime/bundle/bundle.h"
-#include "runtime/kernels/t2_layout.h"
+#include "runtime/kernels/layout.h"
 #include "runtime/reference/reference.h"
 
 namespace bitnet {
 namespace self_test_detail {
 namespace {
 
-constexpr std::int64_t kTile = BITNET_T2_TILE_ROWS;
+constexpr std::int64_t kTile = BITNET_TILE_ROWS;
 // Templates work on up to 8 tiles side by side (i2s_gemv streams, i2s_gemm row tiles); one more makes a remainder.
 constexpr std::int64_t kHeadTiles = 9;
 constexpr std::int64_t kRows = (kHeadTiles + 1) * kTile;
@@ -84,10 +84,10 @@ class TernaryCase {
 Result<TernaryCase> TernaryCase::create(std::int64_t k, std::int64_t tokens) {
   TernaryCase test;
   test.k_ = k;
-  test.width_ = round_up<std::int64_t>(k, BITNET_ACTIVATION_PAD);
+  test.width_ = BITNET_ACTIVATION_WIDTH(k);
   test.tokens_ = tokens;
-  BITNET_ASSIGN_OR_RETURN(test.packed_, Buffer::allocate(t2::bytes(kRows, k)));
-  BITNET_ASSIGN_OR_RETURN(test.partial_tail_, Buffer::allocate(t2::tile_bytes(k)));
+  BITNET_ASSIGN_OR_RETURN(test.packed_, Buffer::allocate(matrix_bytes(Layout::kT2, kRows, k)));
+  BITNET_ASSIGN_OR_RETURN(test.partial_tail_, Buffer::allocate(tile_bytes(Layout::kT2, k)));
   BITNET_ASSIGN_OR_RETURN(test.x_, Buffer::allocate(static_cast<std::size_t>(tokens * test.width_)));
   // A block holds token_tile tokens and token_tile + 1 tokens are the most: two blocks are enough.
   BITNET_ASSIGN_OR_RETURN(test.packed_x_, Buffer::allocate(static_cast<std::size_t>(2 * tokens * test.width_)));
@@ -121,7 +121,7 @@ void TernaryCase::make_weights() {
       wide_w_[at] = static_cast<std::int16_t>(codes_[at] - 1);
     }
   }
-  t2::pack_codes(codes_.data(), 0, kRows, k_, packed_.as<std::uint8_t>());
+  pack_codes(Layout::kT2, codes_.data(), 0, kRows, k_, packed_.as<std::uint8_t>());
 }
 
 // Tokens in turn: random, all +127, random among +-127, all -127.
@@ -206,17 +206,19 @@ Status TernaryCase::run(const Kernel& kernel, const Call& call, std::int64_t n, 
   if (kernel.scratch_bytes != 0) std::memset(scratch.data(), 0xA5, kernel.scratch_bytes);
 
   const std::uint8_t* weights =
-      base_before(call.weights, call.row_begin / kTile * static_cast<std::int64_t>(t2::tile_bytes(k_)));
+      base_before(call.weights, call.row_begin / kTile * static_cast<std::int64_t>(tile_bytes(Layout::kT2, k_)));
   std::int32_t* y_base = base_before(y, call.row_begin);
   if (kernel.op == Op::kGemv) {
     kernel(bitnet_gemv_args{.weights = weights,
                             .x = x_.as<std::int8_t>(static_cast<std::size_t>(call.token * width_)),
+                            .x_sums = &x_sums_[static_cast<std::size_t>(call.token)],
                             .y = y_base,
+                            .scratch = kernel.scratch_bytes == 0 ? nullptr : scratch.data(),
                             .row_begin = call.row_begin,
                             .row_end = call.row_end,
+                            .y_stride = 0,
                             .n = n,
-                            .k = k_,
-                            .x_sum = x_sums_[static_cast<std::size_t>(call.token)]});
+                            .k = k_});
   } else {
     std::vector<std::int32_t> sums(static_cast<std::size_t>(round_up<std::int64_t>(call.tokens, kernel.token_tile)));
     std::copy_n(x_sums_.begin(), call.tokens, sums.begin());
@@ -229,6 +231,8 @@ Status TernaryCase::run(const Kernel& kernel, const Call& call, std::int64_t n, 
                             .row_end = call.row_end,
                             .tokens = call.tokens,
                             .y_stride = stride,
+                            .group_stride = 0,
+                            .sums_stride = 0,
                             .n = n,
                             .k = k_});
   }
@@ -237,13 +241,13 @@ Status TernaryCase::run(const Kernel& kernel, const Call& call, std::int64_t n, 
 
 Status TernaryCase::test(const Kernel& kernel, Buffer& scratch) {
   const std::int64_t n = kernel.n != 0 ? kernel.n : kAnyN;
-  const std::int64_t tiles = t2::tiles(n);
+  const std::int64_t tiles = row_tiles(n);
   const std::int64_t head_rows = std::min(kHeadTiles, tiles - 1) * kTile;
   const std::int64_t tail_begin = (tiles - 1) * kTile;
   const std::int64_t tail_first = kHeadTiles * kTile;
-  const auto* tail = packed_.as<std::uint8_t>(static_cast<std::size_t>(kHeadTiles) * t2::tile_bytes(k_));
+  const auto* tail = packed_.as<std::uint8_t>(static_cast<std::size_t>(kHeadTiles) * tile_bytes(Layout::kT2, k_));
   if (n % kTile != 0) {  // the rows beyond n are padding there
-    t2::pack_codes(codes_.data() + tail_first * k_, 0, n - tail_begin, k_, partial_tail_.as<std::uint8_t>());
+    pack_codes(Layout::kT2, codes_.data() + tail_first * k_, 0, n - tail_begin, k_, partial_tail_.as<std::uint8_t>());
     tail = partial_tail_.as<std::uint8_t>();
   }
   const auto both = [&](std::int64_t tokens, std::int64_t token) -> Status {
@@ -258,8 +262,8 @@ Status TernaryCase::test(const Kernel& kernel, Buffer& scratch) {
   }
   const std::int64_t tile = kernel.token_tile;
   for (const std::int64_t tokens : {std::int64_t{1}, tile, tile + 1}) {
-    t2::pack_activations(x_.as<std::int8_t>(), tokens, k_, kernel.token_tile, 0, ceil_div(tokens, tile),
-                         packed_x_.as<std::int8_t>());
+    pack_activations(x_.as<std::int8_t>(), tokens, k_, kernel.token_tile, 0, ceil_div(tokens, tile),
+                     packed_x_.as<std::int8_t>());
     BITNET_RETURN_IF_ERROR(both(tokens, 0));
   }
   return {};

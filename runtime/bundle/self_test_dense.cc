@@ -151,15 +151,14 @@ Status test_gate(const Kernel& kernel, std::int64_t k) {
   return {};
 }
 
-// Two heads over three chunks, the last one short, and a stride that is not the head's width.
+// Two heads over three chunks, the last one short.
 Status test_attention(const Kernel& kernel, std::int64_t head_dim) {
   constexpr std::int64_t kHeads = 2;
-  const std::int64_t stride = head_dim + 16;
   const float scale = 0.125F;
   BITNET_ASSIGN_OR_RETURN(const Row<float> q, Row<float>::create(kHeads * head_dim));
-  BITNET_ASSIGN_OR_RETURN(const Row<float> scratch, Row<float>::create(kHeads * (BITNET_ATTENTION_CHUNK + head_dim)));
+  BITNET_ASSIGN_OR_RETURN(const Row<float> scratch, Row<float>::create(BITNET_ATTENTION_SCRATCH(kHeads, head_dim)));
   const std::int64_t longest = 2 * BITNET_ATTENTION_CHUNK + 5;
-  std::vector<std::uint16_t> key(static_cast<std::size_t>(longest * stride));
+  std::vector<std::uint16_t> key(static_cast<std::size_t>(longest * head_dim));
   std::vector<std::uint16_t> value(key.size());
   Random random(0xA77);
   for (std::int64_t i = 0; i < kHeads * head_dim; ++i) q[i] = half_to_float(float_to_half(3.0F * random.symmetric()));
@@ -167,19 +166,28 @@ Status test_attention(const Kernel& kernel, std::int64_t head_dim) {
     key[i] = float_to_half(3.0F * random.symmetric());
     value[i] = float_to_half(random.symmetric());
   }
+  std::vector<const void*> key_pages;
+  std::vector<const void*> value_pages;
+  for (std::int64_t j = 0; j < longest; j += BITNET_ATTENTION_CHUNK) {
+    key_pages.push_back(key.data() + j * head_dim);
+    value_pages.push_back(value.data() + j * head_dim);
+  }
   for (const std::int64_t length : {std::int64_t{1}, std::int64_t{BITNET_ATTENTION_CHUNK}, longest}) {
     BITNET_ASSIGN_OR_RETURN(const Row<float> y, Row<float>::create(kHeads * head_dim));
     std::vector<float> expected(static_cast<std::size_t>(kHeads * head_dim));
-    reference::attention(q.data(), key.data(), value.data(), kHeads, head_dim, length, stride, scale, expected.data());
+    reference::attention(q.data(), key.data(), value.data(), kHeads, head_dim, length, head_dim, scale,
+                         expected.data());
     kernel(bitnet_attention_args{.q = q.data(),
-                                 .key = key.data(),
-                                 .value = value.data(),
+                                 .key_pages = key_pages.data(),
+                                 .value_pages = value_pages.data(),
                                  .y = y.data(),
                                  .scratch = scratch.data(),
                                  .heads = kHeads,
                                  .head_dim = head_dim,
-                                 .length = length,
-                                 .kv_stride = stride,
+                                 .tokens = 1,
+                                 .past = length - 1,
+                                 .q_stride = kHeads * head_dim,
+                                 .y_stride = kHeads * head_dim,
                                  .scale = scale});
     const std::string input = "of " + std::to_string(length) + " positions";
     BITNET_RETURN_IF_ERROR(y.compare(kernel, "y", input.c_str(), expected));
@@ -219,7 +227,7 @@ Status test_head(const Kernel& kernel, std::int64_t k) {
 Status test_dense(const Kernel& kernel) {
   const std::int64_t k = kernel.k != 0 ? kernel.k : kAnyK;
   const bool format_fits = kernel.op == Op::kHead ? kernel.format == Format::kF16 || kernel.format == Format::kF32
-                                                  : kernel.format != Format::kI2s;
+                                                  : is_valid(kernel.op, kernel.format);
   if (!format_fits) {
     return Error{ErrorCode::kVerification, "self-test: kernel " + kernel.name() +
                                                " has a format that its operation "
@@ -238,8 +246,7 @@ Status test_dense(const Kernel& kernel) {
       return test_attention(kernel, kernel.k != 0 ? kernel.k : 64);
     case Op::kHead:
       return test_head(kernel, k);
-    case Op::kGemv:
-    case Op::kGemm:
+    default:
       break;
   }
   return Error{ErrorCode::kFailure, "self-test: no test for kernel " + kernel.name()};

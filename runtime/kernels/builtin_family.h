@@ -14,10 +14,10 @@ namespace bitnet::builtin {
 namespace {
 
 void gemv(const bitnet_gemv_args* a) noexcept {
-  bitnet_kernels::xsimd_family::i2s_gemv<0, 0, BITNET_GEMV_STREAMS, 1024>(a);
+  bitnet_kernels::xsimd_family::i2s_gemv<0, 0, 0, BITNET_GEMV_STREAMS, 1024>(a);
 }
 void gemm(const bitnet_gemm_args* a) noexcept {
-  bitnet_kernels::xsimd_family::i2s_gemm<0, 0, BITNET_GEMM_TOKENS, BITNET_GEMM_TILES>(a);
+  bitnet_kernels::xsimd_family::i2s_gemm<0, 0, 0, BITNET_GEMM_TOKENS, BITNET_GEMM_TILES>(a);
 }
 static_assert(bitnet_kernels::xsimd_family::i2s_gemm_scratch_bytes_for<BITNET_GEMM_TOKENS, BITNET_GEMM_TILES>(1
                                                                                                               << 20) ==

@@ -159,23 +159,25 @@ template <int Heads>
 
 // Query heads first .. first + Heads - 1. p: [Heads][256], o: [Heads][head_dim], both scratch.
 template <int Heads>
-void attend(const bitnet_attention_args* a, std::int64_t first) noexcept {
+void attend(const bitnet_attention_args* a, std::int64_t token, std::int64_t first) noexcept {
   const std::int64_t head_dim = a->head_dim;
-  const float* q = a->q + first * head_dim;
-  float* y = a->y + first * head_dim;
+  const float* q = a->q + token * a->q_stride + first * head_dim;
+  float* y = a->y + token * a->y_stride + first * head_dim;
+  const std::int64_t length = a->past + token + 1;
   float* p = a->scratch;
   float* o = a->scratch + a->heads * kChunk;
   float m[Heads] = {};
   float l[Heads] = {};
-  for (std::int64_t begin = 0; begin < a->length; begin += kChunk) {
-    const std::int64_t count = a->length - begin < kChunk ? a->length - begin : kChunk;
-    const std::uint16_t* key = a->key + begin * a->kv_stride;
+  for (std::int64_t begin = 0; begin < length; begin += kChunk) {
+    const std::int64_t count = length - begin < kChunk ? length - begin : kChunk;
+    const auto* key = static_cast<const std::uint16_t*>(a->key_pages[begin / kChunk]);
+    const auto* value = static_cast<const std::uint16_t*>(a->value_pages[begin / kChunk]);
     float m_c[Heads];
     for (std::int64_t j = 0; j < count; ++j) {
       Lanes sums[Heads];
       for (int g = 0; g < Heads; ++g) sums[g] = Lanes::broadcast(0.0F);
       for_blocks(head_dim, [&](std::int64_t d, auto extent) {
-        const Lanes row = load(key + j * a->kv_stride + d, extent);
+        const Lanes row = load(key + j * head_dim + d, extent);
         for (int g = 0; g < Heads; ++g) sums[g] = sums[g] + load(q + g * head_dim + d, extent) * row;
       });
       for (int g = 0; g < Heads; ++g) {
@@ -196,14 +198,14 @@ void attend(const bitnet_attention_args* a, std::int64_t first) noexcept {
       l_c[g] = tree(sums);
     }
     if (begin == 0) {
-      weigh_values<Heads>(p, a->value, count, head_dim, a->kv_stride, y);
+      weigh_values<Heads>(p, value, count, head_dim, head_dim, y);
       for (int g = 0; g < Heads; ++g) {
         m[g] = m_c[g];
         l[g] = l_c[g];
       }
       continue;
     }
-    weigh_values<Heads>(p, a->value + begin * a->kv_stride, count, head_dim, a->kv_stride, o);
+    weigh_values<Heads>(p, value, count, head_dim, head_dim, o);
     for (int g = 0; g < Heads; ++g) {
       const float top = m_c[g] > m[g] ? m_c[g] : m[g];
       const float old_share = exp(m[g] - top);
@@ -228,15 +230,17 @@ void attend(const bitnet_attention_args* a, std::int64_t first) noexcept {
 }
 
 void attention(const bitnet_attention_args* a) noexcept {
-  std::int64_t first = 0;
-  for (; first + kHeadGroup <= a->heads; first += kHeadGroup) attend<kHeadGroup>(a, first);
-  if constexpr (kHeadGroup == 4) {
-    if (first + 2 <= a->heads) {
-      attend<2>(a, first);
-      first += 2;
+  for (std::int64_t token = 0; token < a->tokens; ++token) {
+    std::int64_t first = 0;
+    for (; first + kHeadGroup <= a->heads; first += kHeadGroup) attend<kHeadGroup>(a, token, first);
+    if constexpr (kHeadGroup == 4) {
+      if (first + 2 <= a->heads) {
+        attend<2>(a, token, first);
+        first += 2;
+      }
     }
+    if (first < a->heads) attend<1>(a, token, first);
   }
-  if (first < a->heads) attend<1>(a, first);
 }
 
 }  // namespace

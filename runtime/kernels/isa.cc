@@ -172,8 +172,9 @@ bool probe(Isa isa) {
       return claims_avx2(leaves) && guarded(run_avx2);
     case Isa::kAvx512:
       return claims_avx512(leaves) && guarded(run_avx512);
+    default:
+      return false;
   }
-  return false;
 }
 
 #else

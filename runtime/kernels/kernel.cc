@@ -13,7 +13,7 @@ struct IsaRow {
   std::string_view name;
 };
 constexpr IsaRow kIsas[] = {
-#define BITNET_TARGET(id, name, triple, llvm_features, halide_target, implies, qemu_cpu) {Isa::id, name},
+#define BITNET_TARGET(id, name, triple, llvm_features, halide_target, implies, part_of, qemu_cpu) {Isa::id, name},
 #include "runtime/kernels/targets.def"
 #undef BITNET_TARGET
 };
@@ -25,10 +25,10 @@ constexpr auto kAllIsas = [] {
 }();
 
 // In the order of the enumerators.
-constexpr std::string_view kOps[] = {"gemv",       "gemm",      "quantize",  "norm", "norm_quantize",
-                                     "relu2_gate", "silu_gate", "attention", "head"};
-constexpr std::string_view kFormats[] = {"i2s", "i8", "f16", "f32"};
-static_assert(std::size(kOps) == static_cast<std::size_t>(Op::kHead) + 1);
+constexpr std::string_view kOps[] = {"gemv",      "gemm",    "epilogue",   "quantize",  "norm", "norm_quantize", "rope",
+                                     "attention", "softmax", "relu2_gate", "silu_gate", "head", "head_screen"};
+constexpr std::string_view kFormats[] = {"i2s", "t5", "tl1", "tl2", "i8", "f16", "bf16", "f32"};
+static_assert(std::size(kOps) == static_cast<std::size_t>(Op::kHeadScreen) + 1);
 static_assert(std::size(kFormats) == static_cast<std::size_t>(Format::kF32) + 1);
 
 template <typename Enum>
@@ -53,29 +53,62 @@ std::optional<Isa> parse_isa(std::string_view name) {
 std::optional<Op> parse_op(std::string_view name) { return parse<Op>(kOps, name); }
 std::optional<Format> parse_format(std::string_view name) { return parse<Format>(kFormats, name); }
 
+std::string identifier(Isa isa) {
+  std::string text(to_string(isa));
+  std::replace(text.begin(), text.end(), '-', '_');
+  return text;
+}
+
+bool is_valid(Op op, Format format) {
+  switch (op) {
+    case Op::kGemv:
+    case Op::kGemm:
+      return is_ternary(format);
+    case Op::kQuantize:
+    case Op::kNormQuantize:
+    case Op::kHeadScreen:
+      return format == Format::kI8;
+    case Op::kAttention:
+      return format == Format::kF16 || format == Format::kI8;
+    case Op::kHead:
+      return format == Format::kF16 || format == Format::kBf16 || format == Format::kF32;
+    case Op::kEpilogue:
+    case Op::kNorm:
+    case Op::kRope:
+    case Op::kSoftmax:
+    case Op::kRelu2Gate:
+    case Op::kSiluGate:
+      return format == Format::kF32;
+  }
+  return false;
+}
+
 std::span<const Isa> all_isas() { return kAllIsas; }
 
 std::string Kernel::name() const {
   std::string text(to_string(format));
   text.append("_").append(to_string(op));
-  if (n != 0 || k != 0) {
-    text += '_';
-    if (n != 0) text.append("n").append(std::to_string(n));
-    if (k != 0) text.append("k").append(std::to_string(k));
-  }
-  text.append("_").append(to_string(isa));
+  if (n != 0 || k != 0 || group != 0 || m != 0) text += '_';
+  if (n != 0) text.append("n").append(std::to_string(n));
+  if (k != 0) text.append("k").append(std::to_string(k));
+  if (group != 0) text.append("g").append(std::to_string(group));
+  if (m != 0) text.append("m").append(std::to_string(m));
+  text.append("_").append(identifier(isa));
   if (!technique.empty()) text.append("_").append(technique);
   return text;
 }
 
-const Kernel* find_kernel(std::span<const Kernel> kernels, std::span<const Isa> usable, Op op, Format format,
-                          std::int64_t n, std::int64_t k) {
-  const auto fits = [&](const Kernel& kernel) {
-    return kernel.op == op && kernel.format == format && (kernel.n == 0 || kernel.n == n) &&
-           (kernel.k == 0 || kernel.k == k) && std::find(usable.begin(), usable.end(), kernel.isa) != usable.end();
-  };
-  const auto last = std::find_if(kernels.rbegin(), kernels.rend(), fits);
-  return last == kernels.rend() ? nullptr : &*last;
+const Kernel* find_kernel(std::span<const Kernel> kernels, std::span<const Isa> usable, const KernelRequest& request) {
+  const Kernel* best = nullptr;
+  for (const Kernel& kernel : kernels) {
+    const bool fits = kernel.op == request.op && kernel.format == request.format &&
+                      (kernel.n == 0 || kernel.n == request.n) && (kernel.k == 0 || kernel.k == request.k) &&
+                      kernel.group == request.group &&
+                      (request.tokens == 0 ? kernel.m == 0 : kernel.m >= request.tokens) &&
+                      std::find(usable.begin(), usable.end(), kernel.isa) != usable.end();
+    if (fits && (best == nullptr || kernel.m <= best->m)) best = &kernel;
+  }
+  return best;
 }
 
 std::vector<Isa> executable_isas() {

@@ -13,32 +13,44 @@
 namespace bitnet {
 
 enum class Isa : std::uint8_t {
-#define BITNET_TARGET(id, name, triple, llvm_features, halide_target, implies, qemu_cpu) id,
+#define BITNET_TARGET(id, name, triple, llvm_features, halide_target, implies, part_of, qemu_cpu) id,
 #include "runtime/kernels/targets.def"
 #undef BITNET_TARGET
 };
 
+// In the order of kOps in kernel.cc.
 enum class Op : std::uint8_t {
   kGemv,
   kGemm,
+  kEpilogue,
   kQuantize,
   kNorm,
   kNormQuantize,
+  kRope,
+  kAttention,
+  kSoftmax,
   kRelu2Gate,
   kSiluGate,
-  kAttention,
   kHead,
+  kHeadScreen,
 };
 
-// Format of the operand that gives a kernel its prefix: ternary weights (i2s = layout t2), int8 output, float rows.
-//   gemv, gemm                            i2s
-//   quantize, norm_quantize               i8
-//   norm, relu2_gate, silu_gate           f32
-//   attention (keys and values)           f16
-//   head (weight rows)                    f16, f32
-enum class Format : std::uint8_t { kI2s, kI8, kF16, kF32 };
+// Format of the operand that gives a kernel its prefix: packed ternary weights, int8 output, float rows.
+//   gemv, gemm                                          i2s (layout t2), t5, tl1, tl2
+//   quantize, norm_quantize (output), head_screen (rows)  i8
+//   norm, rope, softmax, relu2_gate, silu_gate, epilogue  f32
+//   attention (keys and values)                         f16, i8
+//   head (weight rows)                                  f16, bf16, f32
+enum class Format : std::uint8_t { kI2s, kT5, kTl1, kTl2, kI8, kF16, kBf16, kF32 };
+
+[[nodiscard]] constexpr bool is_ternary(Op op) { return op == Op::kGemv || op == Op::kGemm; }
+[[nodiscard]] constexpr bool is_ternary(Format format) { return format <= Format::kTl2; }
+// Whether kernels of `op` on `format` can exist: the table above.
+[[nodiscard]] bool is_valid(Op op, Format format);
 
 [[nodiscard]] std::string_view to_string(Isa isa);
+// The target's name as part of a C identifier: "neon_dotprod". In kernel names, file names and namespaces.
+[[nodiscard]] std::string identifier(Isa isa);
 [[nodiscard]] std::string_view to_string(Op op);
 [[nodiscard]] std::string_view to_string(Format format);
 [[nodiscard]] std::optional<Isa> parse_isa(std::string_view name);
@@ -55,13 +67,15 @@ struct Kernel {
   Op op = Op::kGemv;
   std::int64_t n = 0;           // outputs; 0 = any (N is read from the arguments) or not applicable
   std::int64_t k = 0;           // inputs; 0 = any
+  std::int32_t group = 0;       // ternary: K-group of 64, 128 or 256; 0 = one sum over K
+  std::int32_t m = 0;           // gemm: the most tokens of a call (small-batch kernels); 0 = any number
   std::int32_t token_tile = 1;  // gemm: tokens per tile (MR) of the packed activations
   Isa isa = Isa::kScalar;
   std::string technique;          // "" (template), "xsimd", "halide", "static" ...
-  std::size_t scratch_bytes = 0;  // private scratch per call of a gemm kernel, 64-byte aligned
+  std::size_t scratch_bytes = 0;  // private scratch per call of a ternary kernel, 64-byte aligned
   void* function = nullptr;       // void (*)(const bitnet_<op>_args*)
 
-  // NAME := <fmt>_<op>[_n<N>k<K>]_<isa>[_<technique>]; n and k are left out where they are 0. Printed, never parsed.
+  // NAME := <fmt>_<op>[_n<N>k<K>g<G>m<M>]_<isa>[_<technique>]; what is 0 is left out. Printed, never parsed.
   [[nodiscard]] std::string name() const;
 
   template <typename Args>
@@ -73,10 +87,19 @@ struct Kernel {
 // The kernels compiled into the runtime, in ascending order of preference, whether or not this CPU executes them.
 [[nodiscard]] std::span<const Kernel> builtin_kernels();
 
-// The last kernel of `kernels` that does `op` on `format`, fits n and k (0 in the kernel fits all) and runs on a target
-// of `usable`; nullptr if none.
-[[nodiscard]] const Kernel* find_kernel(std::span<const Kernel> kernels, std::span<const Isa> usable, Op op,
-                                        Format format, std::int64_t n, std::int64_t k);
+// What a caller needs done.
+struct KernelRequest {
+  Op op = Op::kGemv;
+  Format format = Format::kI2s;
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+  std::int32_t group = 0;
+  std::int32_t tokens = 0;  // gemm: a small-batch kernel that takes this many (its m >= tokens); 0: one with m = 0
+};
+// The last kernel of `kernels` that does what is asked for, fits n and k (0 in the kernel fits all) and runs on a
+// target of `usable`; among small-batch kernels the smallest m that suffices goes first. nullptr if none.
+[[nodiscard]] const Kernel* find_kernel(std::span<const Kernel> kernels, std::span<const Isa> usable,
+                                        const KernelRequest& request);
 
 // The targets that this CPU executes, ascending in preference, restricted by BITNET_FORCE_ISA (a target's name: that
 // target and those below it; unknown or not executable: the list is empty, never a silent replacement, and the caller

@@ -1,14 +1,17 @@
-// The binary contract between the runtime and every kernel, ABI version 1.
+// The binary contract between the runtime and every kernel, ABI version 2.
 //
 //   void NAME(const bitnet_<op>_args*)    noexcept, no allocation, no locks, no errors, no globals
 //
 // The file is C, includes nothing but <stdint.h>, and is also embedded into bitnet-codegen, where clang compiles the
 // generated kernels against it. A change of any layout or meaning below raises BITNET_KERNEL_ABI_VERSION.
 //
-// Layout t2 (2 bits a weight). Weights W [N][K] in {-1, 0, +1} are stored as codes t+1 in {0, 1, 2}. A tile is 16 rows,
-// contiguous: ceil(K/16) lines of 64 bytes. Line i holds 16 rows x 16 k: byte 4r+j, bits 2p+1:2p, is the code of row r,
-// k = 16i + 4p + j (r 0..15, j 0..3, p 0..3). Rows beyond N and k beyond K are padded with code 1 (weight 0).
-// A matrix is ceil(N/16) tiles, tile after tile, base 64-byte aligned.
+// Weights W [N][K] in {-1, 0, +1} are stored as codes t+1 in {0, 1, 2}, packed in one of the layouts of
+// runtime/kernels/layout.h (t2, t5, tl1, tl2), which defines their bytes. In every layout a tile is 16 rows,
+// contiguous; a matrix is ceil(N/16) tiles, tile after tile, base 64-byte aligned; rows beyond N and k beyond K hold
+// weight 0.
+//
+// K-groups (G = 64, 128 or 256; kernels with a `g` in their name): a product is one exact int32 sum per group of G
+// consecutive k (the last group may be shorter), ceil(K/G) sums a row. G = 0, no groups, is one sum over all of K.
 //
 // Float meaning, the same on every CPU: every product and every sum is rounded separately (no fused multiply-add, so
 // that CPUs without FMA give the same bits). A reduction over an index i keeps 16 running sums over i mod 16, each in
@@ -18,43 +21,52 @@
 
 #include <stdint.h>
 
-#define BITNET_KERNEL_ABI_VERSION 1
+#define BITNET_KERNEL_ABI_VERSION 2
 
-#define BITNET_T2_TILE_ROWS 16
-#define BITNET_T2_LINE_K 16
-#define BITNET_T2_LINE_BYTES 64
-// Quantised activation rows are zero-padded to a multiple of this many bytes.
-#define BITNET_ACTIVATION_PAD 64
-// Positions per chunk of attention; chunks start at absolute positions that are multiples of it.
+// Rows of a tile, in every layout; row ranges begin at multiples of it.
+#define BITNET_TILE_ROWS 16
+// Bytes of a row of quantised activations of length k, zero beyond k: whole 64-byte units, and one more, so that
+// layouts whose lines do not divide 64 may read past the last k.
+#define BITNET_ACTIVATION_WIDTH(k) (((k) + 63) / 64 * 64 + 64)
+// Positions per chunk of attention and per page of the key/value cache; both start at absolute positions that are
+// multiples of it.
 #define BITNET_ATTENTION_CHUNK 256
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-// op gemv: y[r] = sum_k W[r][k] * x[k], exact int32, for rows row_begin <= r < row_end.
-//   weights  t2 tiles of the whole matrix (row 0 first), 64-byte aligned
-//   x        [round_up(K, 64)] int8 in [-127, 127], zero beyond K, 64-byte aligned
-//   x_sum    sum_k x[k]
-//   y        [round_up(N, 16)] int32 of the whole matrix; only whole tiles of the rows are written (pad rows get 0)
+// op gemv: y[g][r] = sum over k of group g of W[r][k] * x[k], exact int32, for rows row_begin <= r < row_end.
+//   weights  packed tiles of the whole matrix (row 0 first), 64-byte aligned
+//   x        [BITNET_ACTIVATION_WIDTH(K)] int8 in [-127, 127], zero beyond K, 64-byte aligned
+//   x_sums   [groups] sum of x over the k of each group; without groups one sum
+//   y        [groups][y_stride] int32, y_stride >= round_up(N, 16); only whole tiles of the rows are written (pad rows
+//            get 0); without groups y_stride is not read
+//   scratch  scratch_bytes of the kernel table, 64-byte aligned, private to the call (NULL if 0)
 //   row_begin multiple of 16; row_end multiple of 16 or N
 // |y| <= 127 K, |codes . x| <= 254 K: exact in int32 for K < 8.4 million.
 typedef struct bitnet_gemv_args {
   const uint8_t* weights;
   const int8_t* x;
+  const int32_t* x_sums;
   int32_t* y;
+  void* scratch;
   int64_t row_begin;
   int64_t row_end;
+  int64_t y_stride;
   int64_t n;  // N and K of the matrix; a kernel with constant N, K ignores them
   int64_t k;
-  int32_t x_sum;
 } bitnet_gemv_args;
 
-// op gemm: y[t][r] = sum_k W[r][k] * x[t][k] for tokens 0 <= t < tokens and rows as above.
-//   x        packed activations [ceil(tokens/MR)][round_up(K, 64)/4][MR][4] int8, 64-byte aligned, zero in all padding;
-//            MR is the kernel's token tile (its column in the kernel table)
-//   x_sums   [round_up(tokens, MR)] int32, zero beyond tokens
-//   y        [tokens][y_stride] int32; y_stride >= round_up(N, 16); whole row tiles of tokens < `tokens` are written
+// op gemm: y[t][g][r] = sum over k of group g of W[r][k] * x[t][k] for tokens 0 <= t < tokens and rows as above. A
+// kernel with an `m` in its name takes at most m tokens, which is also its token tile.
+//   x        packed activations [ceil(tokens/MR)][BITNET_ACTIVATION_WIDTH(K)/4][MR][4] int8, 64-byte aligned, zero in
+//   all
+//            padding; MR is the kernel's token tile (its column in the kernel table)
+//   x_sums   [groups][sums_stride] int32 (sums_stride >= round_up(tokens, MR); not read without groups), zero beyond
+//            tokens
+//   y        int32 at y[t * y_stride + g * group_stride + r], strides >= round_up(N, 16), group_stride not read without
+//            groups; whole row tiles of tokens < `tokens` are written
 //   scratch  scratch_bytes of the kernel table, 64-byte aligned, private to the call (NULL if 0)
 typedef struct bitnet_gemm_args {
   const uint8_t* weights;
@@ -66,9 +78,32 @@ typedef struct bitnet_gemm_args {
   int64_t row_end;
   int64_t tokens;
   int64_t y_stride;
+  int64_t group_stride;
+  int64_t sums_stride;
   int64_t n;
   int64_t k;
 } bitnet_gemm_args;
+
+// op epilogue: v = acc[0][r] * (scale / s), then v = v + acc[g][r] * (scale / s) for g = 1, 2, ... in this order, each
+// quotient, product and sum rounded; y[r] = v, or y[r] = y[r] + v with `add`.
+//   acc     [groups][acc_stride] int32, |acc| < 2^24 so that the conversion to float is exact
+//   scales  the weights' scale: BITNET_SCALE_TENSOR [1]; BITNET_SCALE_ROW [rows]; BITNET_SCALE_GROUP
+//           [groups][scale_stride], one per row and group
+typedef struct bitnet_epilogue_args {
+  const int32_t* acc;
+  const float* scales;
+  float* y;  // [rows]
+  int64_t rows;
+  int64_t groups;  // 1 without K-groups
+  int64_t acc_stride;
+  int64_t scale_stride;
+  float activation_scale;  // s
+  int32_t scale_kind;      // BITNET_SCALE_*
+  int32_t add;             // 0 or 1
+} bitnet_epilogue_args;
+#define BITNET_SCALE_TENSOR 0
+#define BITNET_SCALE_ROW 1
+#define BITNET_SCALE_GROUP 2
 
 // op quantize: scale = 127 / max(max_i |x[i]|, 1e-5f); q[i] = round_half_even(x[i] * scale) in [-127, 127];
 // q_sum = sum q. q: [k]; the caller keeps the padding beyond k zero. x finite.
@@ -111,38 +146,87 @@ typedef struct bitnet_gate_args {
   int64_t k;
 } bitnet_gate_args;
 
-// op attention: one key/value head, the `heads` query heads that share it, one query position that sees positions
-// 0 .. length-1.
-//   q    [heads][head_dim] float, already rounded to float16 values
-//   key, value  [length] rows of head_dim float16 (IEEE bits), kv_stride elements apart
-//   y    [heads][head_dim] float
-// For each chunk c of 256 absolute positions: s_j = (q . k_j, 16-lane sum over d) * scale; m_c = max_j s_j;
-// p_j = exp(s_j - m_c); l_c = 16-lane sum of p_j over j mod 16; o_c[d] = sum_j p_j * v_j[d] in position order from +0.
+// op softmax: m = max x, p[i] = exp(x[i] - m), l = 16-lane sum of p, y[i] = p[i] / l. y may be x.
+typedef struct bitnet_softmax_args {
+  const float* x;  // [k]
+  float* y;        // [k]
+  int64_t k;
+} bitnet_softmax_args;
+
+// op rope: rotates pairs (a, b) of each row in place by angle i: a' = a * cos_i - b * sin_i, b' = a * sin_i + b *
+// cos_i, every product and sum rounded. NEOX pairs elements i and i + rope_dim/2, NORM elements 2i and 2i + 1, i <
+// rope_dim/2; elements from rope_dim on stay.
+typedef struct bitnet_rope_args {
+  float* x;              // [rows][stride]
+  const float* cosines;  // [rope_dim/2]
+  const float* sines;    // [rope_dim/2]
+  int64_t rows;          // heads
+  int64_t stride;        // elements between rows, >= rope_dim
+  int64_t rope_dim;      // even
+  int32_t kind;          // BITNET_ROPE_*
+} bitnet_rope_args;
+#define BITNET_ROPE_NEOX 0
+#define BITNET_ROPE_NORM 1
+
+// op attention: one key/value head, the `heads` query heads that share it, `tokens` query positions; token t sees
+// positions 0 .. past + t.
+//   q    float at q[t * q_stride + h * head_dim + d], already rounded to float16 values
+//   key_pages, value_pages  [ceil((past + tokens) / 256)] pages; page c holds positions 256 c .. 256 c + 255 of this
+//   head:
+//        format f16: [256][head_dim] float16 (IEEE bits)
+//        format i8:  [256][head_dim] int8, behind them [256] float factors: value = int8 * factor; 64-byte aligned
+//        nothing is read of positions that no token sees
+//   y    float at y[t * y_stride + h * head_dim + d]
+// For each chunk c of 256 absolute positions (the last one ends with the last position seen):
+// s_j = (q . k_j, 16-lane sum over d) * scale; m_c = max_j s_j; p_j = exp(s_j - m_c); l_c = 16-lane sum of p_j over
+// j mod 16; o_c[d] = sum_j p_j * v_j[d] in position order from +0. Format i8: s_j = (q . k8_j * factor_j) * scale and
+// o_c[d] = sum_j (p_j * factor_j) * v8_j[d], int8 converted exactly.
 // Merge in order, the first chunk as it is: m' = max(m, m_c), a = exp(m - m'), b = exp(m_c - m'),
 // l = l * a + l_c * b, o[d] = o[d] * a + o_c[d] * b. Last, y[d] = o[d] / l.
-//   scratch  [heads * (256 + head_dim)] float, 64-byte aligned
+//   scratch  [BITNET_ATTENTION_SCRATCH(heads, head_dim)] float, 64-byte aligned
 typedef struct bitnet_attention_args {
   const float* q;
-  const uint16_t* key;
-  const uint16_t* value;
+  const void* const* key_pages;
+  const void* const* value_pages;
   float* y;
   float* scratch;
   int64_t heads;
   int64_t head_dim;
-  int64_t length;
-  int64_t kv_stride;
+  int64_t tokens;
+  int64_t past;
+  int64_t q_stride;
+  int64_t y_stride;
   float scale;
 } bitnet_attention_args;
+// Query rows (token x head) that a kernel may work on side by side.
+#define BITNET_ATTENTION_ROWS 16
+#define BITNET_ATTENTION_SCRATCH(heads, head_dim)                        \
+  (((heads) > BITNET_ATTENTION_ROWS ? (heads) : BITNET_ATTENTION_ROWS) * \
+   (BITNET_ATTENTION_CHUNK + 2 * (((head_dim) + 15) / 16 * 16) + 32))
 
-// op head: y[r] = sum_k W[r][k] * x[k] (16-lane sum), float16 or float32 rows, for rows row_begin <= r < row_end.
+// op head: y[r] = sum_k W[r][k] * x[k] (16-lane sum) for rows row_begin <= r < row_end; float16, bfloat16 or float32
+// rows, converted exactly.
 typedef struct bitnet_head_args {
-  const void* weights;  // [n][k] float16 (IEEE bits) or float32, row-major; the kernel's format says which
+  const void* weights;  // [n][k] float16 or bfloat16 (bits) or float32, row-major; the kernel's format says which
   const float* x;       // [k]
   float* y;             // [n]
   int64_t row_begin;
   int64_t row_end;
   int64_t k;
 } bitnet_head_args;
+
+// op head_screen: y[r] = float(sum_k W[r][k] * x[k]) * (row_scales[r] / x_scale), the sum exact (int64, converted to
+// float by rounding to nearest even), for rows row_begin <= r < row_end.
+typedef struct bitnet_head_screen_args {
+  const int8_t* weights;    // [n][k] in [-127, 127], row-major
+  const int16_t* x;         // [k] in [-32767, 32767]
+  const float* row_scales;  // [n]
+  float* y;                 // [n]
+  int64_t row_begin;
+  int64_t row_end;
+  int64_t k;
+  float x_scale;
+} bitnet_head_screen_args;
 
 #ifdef __cplusplus
 }

@@ -88,7 +88,7 @@ struct PackedLayout {
 // ranges.
 [[nodiscard]] std::uint64_t pack_product(const FusedMatrix& product, std::int64_t row_begin, std::int64_t row_end,
                                          std::uint8_t* out);
-// The same for the one tile of rows [tile_row, tile_row + 16), written to `out` itself (t2::tile_bytes(k)).
+// The same for the one tile of rows [tile_row, tile_row + 16), written to `out` itself (tile_bytes(Layout::kT2, k)).
 [[nodiscard]] std::uint64_t pack_tile(const FusedMatrix& product, std::int64_t tile_row, std::uint8_t* out);
 // Scale of one I2_S tensor: the float32 behind its codes.
 [[nodiscard]] float i2s_scale(const gguf::Tensor& tensor);

@@ -5,7 +5,7 @@
 #include <mutex>
 
 #include "runtime/base/math.h"
-#include "runtime/kernels/t2_layout.h"
+#include "runtime/kernels/layout.h"
 #include "runtime/model/graph.h"
 #include "runtime/model/node_dump.h"
 
@@ -39,13 +39,13 @@ Status Graph::allocate() {
   };
   q_width = config.heads * config.head_dim;
   for (const ProductShape& shape : model.products) y_width = std::max(y_width, shape.n);
-  y_width = round_up<std::int64_t>(y_width, BITNET_T2_TILE_ROWS);
+  y_width = round_up<std::int64_t>(y_width, BITNET_TILE_ROWS);
 
   std::int64_t token_tile = 1;
   std::size_t scratch_bytes =
-      sizeof(float) *
-      static_cast<std::size_t>(std::max({config.hidden, q_width, config.ffn,
-                                         config.heads / config.kv_heads * (BITNET_ATTENTION_CHUNK + config.head_dim)}));
+      sizeof(float) * static_cast<std::size_t>(std::max<std::int64_t>(
+                          {config.hidden, q_width, config.ffn,
+                           BITNET_ATTENTION_SCRATCH(config.heads / config.kv_heads, config.head_dim)}));
   for (const ChosenKernel& kernel : model.kernels.all()) {
     if (kernel.kernel.op != Op::kGemm) continue;
     token_tile = std::max<std::int64_t>(token_tile, kernel.kernel.token_tile);
@@ -56,7 +56,7 @@ Status Graph::allocate() {
 
   std::int64_t widest = 0;
   for (const Width width : {kHidden, kAttention, kFfn}) {
-    const std::int64_t padded = round_up<std::int64_t>(width_of(width), BITNET_ACTIVATION_PAD);
+    const std::int64_t padded = BITNET_ACTIVATION_WIDTH(width_of(width));
     widest = std::max(widest, padded);
     BITNET_RETURN_IF_ERROR(take(q8[width], batch * padded));
   }
@@ -77,6 +77,13 @@ Status Graph::allocate() {
       return Error{ErrorCode::kMemory, "the key/value cache of " + std::to_string(context) + " positions needs " +
                                            std::to_string(kv_bytes()) +
                                            " bytes; ask for a smaller context: " + taken.error().message};
+    }
+  }
+  for (std::uint16_t* cache : {keys, values}) {
+    for (std::int64_t head = 0; head < config.layers * config.kv_heads; ++head) {
+      for (std::int64_t page = 0; page < page_count(); ++page) {
+        pages.push_back(cache + (head * context + page * BITNET_ATTENTION_CHUNK) * config.head_dim);
+      }
     }
   }
   for (int thread = 0; thread < pool.size(); ++thread) {

@@ -11,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "runtime/base/math.h"
 #include "runtime/kernels/kernel_abi.h"
 #include "runtime/model/model_state.h"
 
@@ -47,6 +48,7 @@ struct Graph {
   float* cosines = nullptr;          // [context][rope_dim / 2]
   float* sines = nullptr;            // the same shape
   std::int64_t angles = 0;           // positions whose cosines and sines are filled
+  std::vector<const void*> pages;    // of keys, then of values: [layer][kv_head][pages of a head]
   std::vector<std::byte*> scratch;   // one block per thread, 64-byte aligned
   std::vector<Buffer> buffers;       // owner of all of these
   std::array<std::uint64_t, kStepCount> calls{};
@@ -85,6 +87,13 @@ struct Graph {
   }
   [[nodiscard]] std::uint16_t* value_rows(std::int64_t layer, std::int64_t kv_head) const {
     return values + (layer * config.kv_heads + kv_head) * context * config.head_dim;
+  }
+  [[nodiscard]] std::int64_t page_count() const { return ceil_div<std::int64_t>(context, BITNET_ATTENTION_CHUNK); }
+  [[nodiscard]] const void* const* key_pages(std::int64_t layer, std::int64_t kv_head) const {
+    return pages.data() + (layer * config.kv_heads + kv_head) * page_count();
+  }
+  [[nodiscard]] const void* const* value_pages(std::int64_t layer, std::int64_t kv_head) const {
+    return key_pages(config.layers + layer, kv_head);
   }
   [[nodiscard]] std::int64_t width_of(Width width) const {
     return width == kHidden ? config.hidden : width == kAttention ? q_width : config.ffn;

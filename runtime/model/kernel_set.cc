@@ -9,9 +9,9 @@ Result<KernelSet> KernelSet::choose(const ModelConfig& config, const ModelTensor
   KernelSet set;
   const auto pick = [&](Step step, Op op, Format format, std::int64_t n, std::int64_t k) -> Status {
     ChosenKernel& chosen = set.steps_[static_cast<std::size_t>(step)];
-    const Kernel* kernel = find_kernel(bundle, usable, op, format, n, k);
+    const Kernel* kernel = find_kernel(bundle, usable, {op, format, n, k});
     chosen.from_bundle = kernel != nullptr;
-    if (kernel == nullptr) kernel = find_kernel(builtin_kernels(), usable, op, format, n, k);
+    if (kernel == nullptr) kernel = find_kernel(builtin_kernels(), usable, {op, format, n, k});
     if (kernel == nullptr) {
       return Error{ErrorCode::kFailure, "no kernel for " + std::string(to_string(format)) + "_" +
                                             std::string(to_string(op)) + " with N = " + std::to_string(n) +

@@ -12,7 +12,7 @@
 #include <numeric>
 
 #include "runtime/base/math.h"
-#include "runtime/kernels/t2_layout.h"
+#include "runtime/kernels/layout.h"
 #include "runtime/model/model_state.h"
 
 namespace bitnet {
@@ -128,7 +128,7 @@ Status check_origin(const Model::State& state, const PackedLayout& layout) {
     const std::int64_t index = sample / kSamples;
     const FusedMatrix& product =
         state.tensors.layers[static_cast<std::size_t>(index / 4)].products[static_cast<std::size_t>(index % 4)];
-    row = (t2::tiles(product.n) - 1) * (sample % kSamples) / (kSamples - 1) * BITNET_T2_TILE_ROWS;
+    row = (row_tiles(product.n) - 1) * (sample % kSamples) / (kSamples - 1) * BITNET_TILE_ROWS;
     return product;
   };
   state.pool->parallel_for(products * kSamples, 1, [&](std::int64_t begin, std::int64_t end, int) {
@@ -136,12 +136,12 @@ Status check_origin(const Model::State& state, const PackedLayout& layout) {
     for (std::int64_t sample = begin; sample < end; ++sample) {
       std::int64_t row = 0;
       const FusedMatrix& product = find(sample, row);
-      tile.resize(t2::tile_bytes(product.k));
+      tile.resize(tile_bytes(Layout::kT2, product.k));
       (void)pack_tile(product, row, tile.data());
       const std::int64_t index = sample / kSamples;
       const std::byte* copy = state.packed.data() +
                               layout.offsets[static_cast<std::size_t>(index / 4)][static_cast<std::size_t>(index % 4)] +
-                              static_cast<std::size_t>(row / BITNET_T2_TILE_ROWS) * tile.size();
+                              static_cast<std::size_t>(row / BITNET_TILE_ROWS) * tile.size();
       if (std::memcmp(tile.data(), copy, tile.size()) == 0) continue;
       std::int64_t seen = first_bad.load();
       while (sample < seen && !first_bad.compare_exchange_weak(seen, sample)) {
@@ -163,7 +163,7 @@ Status check_origin(const Model::State& state, const PackedLayout& layout) {
   return packed_error(state, "packed from another model than " + state.file.path() + ": layer " +
                                  std::to_string(first_bad / kSamples / 4) + ", product " +
                                  kNames[static_cast<std::size_t>(product.role)] + ", rows " + std::to_string(row) +
-                                 ".." + std::to_string(std::min(row + BITNET_T2_TILE_ROWS, product.n) - 1) +
+                                 ".." + std::to_string(std::min(row + BITNET_TILE_ROWS, product.n) - 1) +
                                  " are not this model's");
 }
 

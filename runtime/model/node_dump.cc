@@ -33,7 +33,7 @@ Rows gather(const Graph& graph, const float* from, std::int64_t stride, std::int
 // A built-in kernel for a shape that the graph itself has no step for.
 const Kernel* builtin(Graph& graph, Op op, Format format, std::int64_t n, std::int64_t k) {
   const std::vector<Isa> usable = executable_isas();
-  const Kernel* kernel = find_kernel(builtin_kernels(), usable, op, format, n, k);
+  const Kernel* kernel = find_kernel(builtin_kernels(), usable, {op, format, n, k});
   if (kernel == nullptr) {
     graph.dump->fail("no built-in kernel " + std::string(to_string(format)) + "_" + std::string(to_string(op)) +
                      " for K = " + std::to_string(k) + ", which the dump needs");
@@ -169,6 +169,8 @@ void dump_attention(Graph& graph, const LayerWeights& layer) {
   Rows weighted(config.heads * n, dim);          // [head][token][dim]
   // The probabilities are the attention over one-hot values: element d of block b belongs to position b * dim + d.
   std::vector<std::uint16_t> one_hot(static_cast<std::size_t>(length * dim));
+  std::vector<const void*> one_hot_pages;
+  for (std::int64_t j = 0; j < length; j += BITNET_ATTENTION_CHUNK) one_hot_pages.push_back(one_hot.data() + j * dim);
   std::vector<float> block(static_cast<std::size_t>(dim));
   auto* work = reinterpret_cast<float*>(graph.scratch[0]);
   for (std::int64_t first = 0; first < length; first += dim) {
@@ -178,8 +180,9 @@ void dump_attention(Graph& graph, const LayerWeights& layer) {
     }
     for (std::int64_t head = 0; head < config.heads; ++head) {
       for (std::int64_t t = 0; t < n; ++t) {
-        attention(bitnet_attention_args{graph.y + t * graph.y_width + head * dim, graph.key_rows(0, head / group),
-                                        one_hot.data(), block.data(), work, 1, dim, graph.past + t + 1, dim, scale});
+        attention(bitnet_attention_args{graph.y + t * graph.y_width + head * dim, graph.key_pages(0, head / group),
+                                        one_hot_pages.data(), block.data(), work, 1, dim, 1, graph.past + t, dim, dim,
+                                        scale});
         std::copy_n(block.data(), std::min(dim, length - first), probabilities[head * n + t] + first);
       }
     }

@@ -15,7 +15,7 @@
 #include <cstring>
 #include <vector>
 
-#include "runtime/kernels/t2_layout.h"
+#include "runtime/kernels/layout.h"
 #include "runtime/model/config.h"
 
 namespace bitnet {
@@ -23,9 +23,10 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "the packer reads and writes little-endian words");
 
-constexpr std::int64_t kGroup = 128;                // weights
-constexpr std::int64_t kGroupBytes = 32;            // of I2_S
-constexpr std::int64_t kGroupLines = 8;             // of t2
+constexpr std::int64_t kGroup = 128;      // weights
+constexpr std::int64_t kGroupBytes = 32;  // of I2_S
+constexpr std::int64_t kGroupLines = 8;   // of t2
+constexpr std::int64_t kLineBytes = 64;
 constexpr std::uint64_t kPad = 0x5555555555555555;  // code 1 everywhere
 
 // A row of a part of the stacked product; `codes` is null for the pad rows behind the last part.
@@ -102,7 +103,7 @@ std::uint64_t pack_group(const Row* rows, std::uint8_t* lines) {
   constexpr std::int64_t kFields = kKind == Groups::kLastHalf ? 2 : 4;
   std::uint64_t illegal = 0;
   for (std::int64_t half = 0; half < 2; ++half) {
-    for (std::int64_t r = 0; r < BITNET_T2_TILE_ROWS; r += 2) {
+    for (std::int64_t r = 0; r < BITNET_TILE_ROWS; r += 2) {
       const Row& low = rows[r];
       const Row& high = rows[r + 1];
       const std::uint8_t* low_at = low.group + half * 16;
@@ -123,7 +124,7 @@ std::uint64_t pack_group(const Row* rows, std::uint8_t* lines) {
           (ac_low & kPairs) | (bd_low & kPairs) << 2,
       };
       for (std::int64_t f = 0; f < kFields; ++f) {
-        std::memcpy(lines + (2 * f + half) * BITNET_T2_LINE_BYTES + 4 * r, &fields[f], 8);
+        std::memcpy(lines + (2 * f + half) * kLineBytes + 4 * r, &fields[f], 8);
       }
     }
   }
@@ -132,21 +133,21 @@ std::uint64_t pack_group(const Row* rows, std::uint8_t* lines) {
 
 // One tile with K a multiple of 64.
 std::uint64_t pack_groups(const FusedMatrix& product, std::int64_t row, std::uint8_t* out) {
-  Row rows[BITNET_T2_TILE_ROWS];
+  Row rows[BITNET_TILE_ROWS];
   bool any_offset = false;
-  for (std::int64_t r = 0; r < BITNET_T2_TILE_ROWS; ++r) {
+  for (std::int64_t r = 0; r < BITNET_TILE_ROWS; ++r) {
     rows[r] = locate(product, row + r);
     any_offset |= rows[r].offset;
   }
   const std::int64_t groups = product.k / kGroup;
   std::uint64_t illegal = 0;
   for (std::int64_t group = 0; group < groups; ++group) {
-    std::uint8_t* lines = out + group * kGroupLines * BITNET_T2_LINE_BYTES;
+    std::uint8_t* lines = out + group * kGroupLines * kLineBytes;
     illegal += any_offset ? pack_group<Groups::kAny>(rows, lines) : pack_group<Groups::kAligned>(rows, lines);
     for (Row& r : rows) r.group += r.step;
   }
   if (product.k % kGroup != 0) {
-    illegal += pack_group<Groups::kLastHalf>(rows, out + groups * kGroupLines * BITNET_T2_LINE_BYTES);
+    illegal += pack_group<Groups::kLastHalf>(rows, out + groups * kGroupLines * kLineBytes);
   }
   return illegal;
 }
@@ -177,14 +178,14 @@ std::uint64_t decode(const std::uint8_t* codes, std::int64_t flat, std::int64_t 
 std::uint64_t pack_decoded(const FusedMatrix& product, std::int64_t tile_row, std::vector<std::uint8_t>& codes,
                            std::uint8_t* out) {
   const std::int64_t k = product.k;
-  const std::int64_t rows = std::min<std::int64_t>(BITNET_T2_TILE_ROWS, product.n - tile_row);
-  codes.resize(static_cast<std::size_t>(k * BITNET_T2_TILE_ROWS));
+  const std::int64_t rows = std::min<std::int64_t>(BITNET_TILE_ROWS, product.n - tile_row);
+  codes.resize(static_cast<std::size_t>(k * BITNET_TILE_ROWS));
   std::uint64_t illegal = 0;
   for (std::int64_t r = 0; r < rows; ++r) {
     const RowSource source = find_row(product, tile_row + r);
     illegal += decode(source.codes, source.row * k, k, codes.data() + r * k);
   }
-  t2::pack_codes(codes.data(), 0, rows, k, out);
+  pack_codes(Layout::kT2, codes.data(), 0, rows, k, out);
   return illegal;
 }
 
@@ -205,9 +206,9 @@ std::uint64_t pack_product(const FusedMatrix& product, std::int64_t row_begin, s
                            std::uint8_t* out) {
   std::vector<std::uint8_t> codes;
   std::uint64_t illegal = 0;
-  for (std::int64_t row = row_begin; row < row_end; row += BITNET_T2_TILE_ROWS) {
-    const auto tile = static_cast<std::size_t>(row / BITNET_T2_TILE_ROWS);
-    illegal += pack_any(product, row, codes, out + tile * t2::tile_bytes(product.k));
+  for (std::int64_t row = row_begin; row < row_end; row += BITNET_TILE_ROWS) {
+    const auto tile = static_cast<std::size_t>(row / BITNET_TILE_ROWS);
+    illegal += pack_any(product, row, codes, out + tile * tile_bytes(Layout::kT2, product.k));
   }
   return illegal;
 }

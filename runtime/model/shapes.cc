@@ -6,7 +6,7 @@
 
 #include "runtime/base/math.h"
 #include "runtime/base/sha256.h"
-#include "runtime/kernels/t2_layout.h"
+#include "runtime/kernels/layout.h"
 #include "runtime/model/config.h"
 
 namespace bitnet {
@@ -49,7 +49,7 @@ PackedLayout packed_layout(const ModelTensors& tensors) {
     auto& offsets = layout.offsets.emplace_back();
     for (std::size_t p = 0; p < layer.products.size(); ++p) {
       offsets[p] = layout.bytes;
-      layout.bytes += round_up<std::size_t>(t2::bytes(layer.products[p].n, layer.products[p].k), 64);
+      layout.bytes += round_up<std::size_t>(matrix_bytes(Layout::kT2, layer.products[p].n, layer.products[p].k), 64);
     }
   }
   return layout;

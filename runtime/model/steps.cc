@@ -5,7 +5,7 @@
 
 #include "runtime/base/half.h"
 #include "runtime/base/math.h"
-#include "runtime/kernels/t2_layout.h"
+#include "runtime/kernels/layout.h"
 #include "runtime/model/graph.h"
 #include "runtime/model/rope.h"
 
@@ -61,7 +61,7 @@ void Graph::norm_quantize(Width width, const float* in, const float* gain) {
   const Kernel& kernel = chosen(step).kernel;
   const std::int64_t k = width_of(width);
   const std::int64_t stride = width == kFfn ? y_width : k;
-  const std::int64_t padded = round_up<std::int64_t>(k, BITNET_ACTIVATION_PAD);
+  const std::int64_t padded = BITNET_ACTIVATION_WIDTH(k);
   pool.parallel_for(tokens, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
     auto* work = reinterpret_cast<float*>(scratch[static_cast<std::size_t>(thread)]);
     for (std::int64_t t = begin; t < end; ++t) {
@@ -82,8 +82,8 @@ void Graph::product(FusedMatrix::Role role, const LayerWeights& layer, Output ou
 
   if (tokens == 1) {
     const Kernel& gemv = chosen(gemv_step(role)).kernel;
-    pool.parallel_for(shape.n, BITNET_T2_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int) {
-      gemv(bitnet_gemv_args{weights.weights, rows, acc, begin, end, shape.n, shape.k, sum8[0]});
+    pool.parallel_for(shape.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int) {
+      gemv(bitnet_gemv_args{weights.weights, rows, sum8, acc, nullptr, begin, end, 0, shape.n, shape.k});
       epilogue(shape, weights.scales, s8[0], acc, out, begin, end, output);
     });
     count(gemv_step(role), 1);
@@ -94,20 +94,20 @@ void Graph::product(FusedMatrix::Role role, const LayerWeights& layer, Output ou
   const std::int64_t tile = gemm.token_tile;
   const std::int64_t blocks = ceil_div<std::int64_t>(tokens, tile);
   pool.parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end, int) {
-    t2::pack_activations(rows, tokens, shape.k, gemm.token_tile, begin, end, packed);
+    pack_activations(rows, tokens, shape.k, gemm.token_tile, begin, end, packed);
   });
   std::fill(sum8 + tokens, sum8 + blocks * tile, 0);
-  const std::int64_t padded = round_up<std::int64_t>(shape.k, BITNET_ACTIVATION_PAD);
+  const std::int64_t padded = BITNET_ACTIVATION_WIDTH(shape.k);
   const std::int64_t chunk = std::max<std::int64_t>(kGemmTokens / tile, 1) * tile;
   // Rows whose integer products of one chunk stay in cache until the epilogue has read them.
   constexpr std::int64_t kRows = 256;
-  pool.parallel_for(shape.n, BITNET_T2_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int thread) {
+  pool.parallel_for(shape.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int thread) {
     for (std::int64_t t = 0; t < tokens; t += chunk) {
       const std::int64_t many = std::min(chunk, tokens - t);
       for (std::int64_t row = begin; row < end; row += kRows) {
         const std::int64_t row_end = std::min(row + kRows, end);
         gemm(bitnet_gemm_args{weights.weights, packed + t * padded, sum8 + t, acc,
-                              scratch[static_cast<std::size_t>(thread)], row, row_end, many, y_width, shape.n,
+                              scratch[static_cast<std::size_t>(thread)], row, row_end, many, y_width, 0, 0, shape.n,
                               shape.k});
         for (std::int64_t i = 0; i < many; ++i) {
           epilogue(shape, weights.scales, s8[t + i], acc + i * y_width, out + (t + i) * out_stride, row, row_end,
@@ -154,9 +154,9 @@ void Graph::attend(std::int64_t layer) {
     for (std::int64_t unit = thread; unit < units; unit += pool.size()) {
       const std::int64_t head = unit / tokens;
       const std::int64_t t = unit % tokens;
-      kernel(bitnet_attention_args{y + t * y_width + head * group * dim, key_rows(layer, head), value_rows(layer, head),
-                                   attended + t * q_width + head * group * dim, work, group, dim, past + t + 1, dim,
-                                   scale});
+      kernel(bitnet_attention_args{y + t * y_width + head * group * dim, key_pages(layer, head),
+                                   value_pages(layer, head), attended + t * q_width + head * group * dim, work, group,
+                                   dim, 1, past + t, q_width, q_width, scale});
     }
   });
   count(Step::kAttention, units);
