@@ -60,6 +60,46 @@ while read -r kind group name major; do
   fi
 done < <(grep -v '^#' "$list")
 
+# Libraries for the cross compiler, from the machine's own package sources read as arm64: apt keeps its lists and state in
+# a folder of ours, and the packages are unpacked, never installed. A stamp holds the list that was unpacked.
+sysroot_arm64() {
+  local folder="$root/build/sysroot-arm64" wanted names apt log name major version
+  wanted=$(awk -v groups="$groups" '$1 == "arm64" && index(groups, " " $2 " ") { print $3, $4 }' "$list")
+  if [ -z "$wanted" ] || { [ -f "$folder/.installed" ] && [ "$(cat "$folder/.installed")" = "$wanted" ]; }; then
+    return
+  fi
+  names=$(cut -d ' ' -f 1 <<<"$wanted")
+  echo "install_deps: unpacking Debian packages for arm64 into build/sysroot-arm64: ${names//$'\n'/ }" >&2
+  rm -rf "$folder"
+  mkdir -p "$folder/.apt/lists/partial" "$folder/.apt/cache/archives/partial" "$folder/.apt/packages"
+  : >"$folder/.apt/status"
+  log=$(mktemp)
+  apt=(-q -oAPT::Architecture=arm64 -oAPT::Architectures=arm64 -oAcquire::Languages=none -oAPT::Sandbox::User=
+    "-oDir::State::Lists=$folder/.apt/lists" "-oDir::State::status=$folder/.apt/status"
+    "-oDir::Cache=$folder/.apt/cache")
+  # shellcheck disable=SC2086  # one word a package
+  if ! { apt-get "${apt[@]}" update && cd "$folder/.apt/packages" && apt-get "${apt[@]}" download $names; } \
+    >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    echo "install_deps: apt-get could not fetch arm64 packages; the full log is $log" >&2
+    exit 1
+  fi
+  cd "$root"
+  rm -f "$log"
+  while read -r name major; do
+    version=$(dpkg-deb --field "$folder/.apt/packages/${name}"_*.deb Version)
+    version=${version#*:}
+    if [[ $version != "$major"[.-]* ]]; then
+      echo "install_deps: $name for arm64 is version $version, expected $major.x; this project is tested on Debian 12" >&2
+      exit 1
+    fi
+    dpkg-deb --extract "$folder/.apt/packages/${name}"_*.deb "$folder"
+  done <<<"$wanted"
+  rm -rf "$folder/.apt"
+  printf '%s\n' "$wanted" >"$folder/.installed"
+}
+sysroot_arm64
+
 # venv FOLDER GROUPS OPTION...: an environment with the PyPI packages of the groups. A stamp holds the list they were
 # installed from; one that has more than is wanted now will do. Without a stamp, as after an interruption, it is made anew.
 venv() {

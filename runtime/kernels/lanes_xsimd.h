@@ -57,8 +57,16 @@ template <typename Fn>
 [[gnu::always_inline]] inline Lanes operator*(const Lanes& a, const Lanes& b) {
   return map(a, b, [](Reg x, Reg y) { return x * y; });
 }
+// Rounded as IEEE 754 has it: xsimd's own division on NEON multiplies by an estimate of the reciprocal.
+[[gnu::always_inline]] inline Reg divide(Reg x, Reg y) {
+#if defined(__aarch64__)
+  return Reg(vdivq_f32(x, y));
+#else
+  return x / y;
+#endif
+}
 [[gnu::always_inline]] inline Lanes operator/(const Lanes& a, const Lanes& b) {
-  return map(a, b, [](Reg x, Reg y) { return x / y; });
+  return map(a, b, [](Reg x, Reg y) { return divide(x, y); });
 }
 
 // How much of a block of 16 exists: all of it, or the first `count` elements.
