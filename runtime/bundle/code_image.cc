@@ -38,6 +38,8 @@ Result<CodeImage> CodeImage::load(std::span<const std::byte> image, std::span<co
     return Error{ErrorCode::kFailure, name + ": this system does not allow executable memory (mprotect: " +
                                           std::strerror(errno) + "); use --bundle none"};
   }
+  // Where the instruction cache does not follow writes by itself (AArch64); nothing on x86.
+  __builtin___clear_cache(static_cast<char*>(base), static_cast<char*>(base) + bytes);
   return result;
 }
 
