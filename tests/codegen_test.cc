@@ -6,7 +6,10 @@
 #include <cstdlib>
 #include <filesystem>
 #include <map>
+#include <random>
+#include <sstream>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "codegen/compile.h"
@@ -34,7 +37,7 @@ Plan plan_of(const ModelShapes& shapes, const std::vector<std::string>& words, c
   return *plan;
 }
 
-const std::vector<std::string> kAllTargets = {"scalar", "avx2", "avx512"};
+const std::vector<std::string> kAllTargets = {"scalar", "avx2", "avx512"};  // and their parts
 const ModelShapes kSmall = {{{48, 128}, {96, 64}}, {64, 128}};
 
 // The fused products of the models that the project promises, then every kind of tail.
@@ -55,36 +58,91 @@ const ModelShapes kTails = {{{1, 16},
                              {160, 1040}},
                             {1, 7, 16, 17, 63, 100, 8640}};
 
-// Runs the tester over every kernel of `bundle` that this CPU executes; the failures, all together.
+// The other shapes of the models that people run. N only sets how often the row loop runs, so those above 96 rows are
+// cut to five tiles and a part of one; BITNET_TEST_FULL takes all rows.
+ModelShapes other_models() {
+  const std::pair<std::int64_t, std::vector<std::int64_t>> by_k[] = {{3200, {3200, 8640, 9600}},
+                                                                     {8640, {3200}},
+                                                                     {4096, {1024, 4096, 6144, 14336, 28672}},
+                                                                     {14336, {4096}},
+                                                                     {2048, {256, 1024, 2048, 8192, 13312}},
+                                                                     {8192, {2048}},
+                                                                     {3072, {1024, 3072, 9216, 23040}},
+                                                                     {9216, {3072}},
+                                                                     {23040, {3072}},
+                                                                     {13312, {2048}},
+                                                                     {1024, {1024, 2048, 3072}},
+                                                                     {640, {256, 1024, 2048}}};
+  const char* full = std::getenv("BITNET_TEST_FULL");
+  const bool whole = full != nullptr && *full != '\0';
+  ModelShapes shapes;
+  for (const auto& [k, rows] : by_k) {
+    for (const std::int64_t n : whole ? rows : std::vector<std::int64_t>{rows.front() < 96 ? rows.front() : 88}) {
+      shapes.ternary.push_back({n, k});
+    }
+    shapes.norm_quantize.push_back(k);
+  }
+  return shapes;
+}
+
+// Shapes that nobody chose, from a seed that is printed; BITNET_TEST_SEED repeats one.
+ModelShapes random_shapes() {
+  const char* given = std::getenv("BITNET_TEST_SEED");
+  const unsigned seed = given != nullptr && *given != '\0' ? static_cast<unsigned>(std::strtoul(given, nullptr, 10))
+                                                           : std::random_device{}();
+  std::printf("random shapes: BITNET_TEST_SEED=%u\n", seed);
+  std::mt19937 random(seed);
+  ModelShapes shapes;
+  for (int i = 0; i < 6; ++i) {
+    const std::int64_t n = 1 + static_cast<std::int64_t>(random() % 200);
+    // Few or many lines, mostly with a tail.
+    const std::int64_t k = 1 + static_cast<std::int64_t>(random() % (i % 2 == 0 ? 150 : 3000));
+    const bool again = std::ranges::any_of(shapes.ternary, [&](const KernelShape& s) { return s.n == n && s.k == k; });
+    if (!again) shapes.ternary.push_back({n, k});
+  }
+  return shapes;
+}
+
+// Runs the tester over every kernel of `bundle` that this CPU executes; the failures, all together. Kernels of one
+// shape follow each other, so that they share the tester's problems.
 std::vector<std::string> test_bundle(const CompiledBundle& bundle) {
   std::vector<std::string> failures;
-  const test::TestPlan plan = test::plan_from_environment();
+  std::vector<CodeImage> codes;
+  std::vector<Kernel> kernels;
   for (const BundleImage& image : bundle.images) {
     const std::string isa(to_string(image.isa));
+    std::size_t count = 0;
+    for (const KernelRecord& record : bundle.table.kernels) count += record.kernel.isa == image.isa ? 1 : 0;
     if (!probe_isa(image.isa)) {
-      std::printf("SKIPPED: image %s: this CPU does not execute it\n", isa.c_str());
+      std::printf("image %-12s %3zu kernels NOT RUN: this CPU does not execute it\n", isa.c_str(), count);
       continue;
     }
-    const auto code = CodeImage::load(image.bytes, sha256(image.bytes), "image." + isa);
+    std::printf("image %-12s %3zu kernels run natively\n", isa.c_str(), count);
+    auto code = CodeImage::load(image.bytes, sha256(image.bytes), "image." + isa);
     REQUIRE_MESSAGE(code.ok(), code.error().message);
-    std::size_t count = 0;
     for (const KernelRecord& record : bundle.table.kernels) {
       if (record.kernel.isa != image.isa) continue;
-      Kernel kernel = record.kernel;
-      kernel.function = code->at(record.offset);
-      for (std::string& failure : test::test_kernel(kernel, plan)) failures.push_back(std::move(failure));
-      ++count;
+      kernels.push_back(record.kernel);
+      kernels.back().function = code->at(record.offset);
     }
-    std::printf("image %-8s %zu kernels, %zu failures so far\n", isa.c_str(), count, failures.size());
-    std::fflush(stdout);
+    codes.push_back(std::move(*code));
   }
+  std::ranges::stable_sort(kernels, {}, [](const Kernel& k) { return std::tuple(k.k, k.n, k.group); });
+  test::KernelTester tester(test::plan_from_environment());
+  for (const Kernel& kernel : kernels) {
+    for (std::string& failure : tester.test(kernel)) failures.push_back(std::move(failure));
+  }
+  std::fflush(stdout);
   return failures;
 }
 
-void expect_exact(const ModelShapes& shapes, const char* points = nullptr) {
-  const auto bundle = compile(plan_of(shapes, kAllTargets, points));
+// Every family that a target has, beside each other.
+void expect_exact(const ModelShapes& shapes, std::int32_t group = 0) {
+  PlanOptions options;
+  options.every_format = true;
+  options.group = group;
+  const auto bundle = compile(plan_of(shapes, kAllTargets, nullptr, options));
   REQUIRE_MESSAGE(bundle.ok(), bundle.error().message);
-  CHECK(bundle->images.size() == kAllTargets.size());
   for (const std::string& failure : test_bundle(*bundle)) FAIL_CHECK(failure);
 }
 
@@ -111,14 +169,91 @@ TEST_CASE("bundle kernels of large equal the scalar reference") { expect_exact(k
 TEST_CASE("bundle kernels of tiny equal the scalar reference") { expect_exact(kTiny); }
 TEST_CASE("bundle kernels of synth's tiny equal the scalar reference") { expect_exact(kSynthTiny); }
 TEST_CASE("bundle kernels with every tail equal the scalar reference") { expect_exact(kTails); }
+TEST_CASE("bundle kernels of other models equal the scalar reference") { expect_exact(other_models()); }
+TEST_CASE("bundle kernels of random shapes equal the scalar reference") { expect_exact(random_shapes()); }
+TEST_CASE("bundle kernels with K-groups equal the scalar reference") {
+  for (const std::int32_t group : {64, 128, 256}) {
+    expect_exact({{{88, 256}, {17, 100}, {33, 640}, {160, 1040}, {40, 8640}}, {}}, group);
+  }
+}
+
+TEST_CASE("the required cells exist, the others are refused by name") {
+  const std::map<std::string, std::string> required = {
+      {"i2s", "scalar avx2 avx2-vnni avx512 neon neon-dotprod"},
+      {"t5", "scalar avx512"},
+      {"tl1", "scalar avx2 neon neon-dotprod"},
+      {"tl2", "scalar avx2 avx512"},
+  };
+  const auto points = default_points();
+  REQUIRE_MESSAGE(points.ok(), points.error().message);
+  for (const auto& [name, cells] : required) {
+    const Format format = *parse_format(name);
+    for (const Target& target : targets()) {
+      if (!target.part_of.empty()) continue;
+      CAPTURE(name);
+      CAPTURE(target.name);
+      const auto selection = select_targets(std::vector<std::string>{std::string(target.name)});
+      REQUIRE(selection.ok());
+      PlanOptions options;
+      options.format = format;
+      const auto plan = make_plan(kSmall, *selection, *points, options);
+      std::istringstream words(cells);
+      bool wanted = false;
+      for (std::string word; words >> word;) wanted |= word == target.name;
+      if (wanted) CHECK_MESSAGE(plan.ok(), plan.error().message);
+      if (plan.ok()) continue;
+      CHECK_MESSAGE(plan.error().message.find("format " + name + " has no kernels for target " +
+                                              std::string(target.name) + " (targets that have it: ") == 0,
+                    plan.error().message);
+    }
+  }
+}
+
+TEST_CASE("K-groups: t5 and tl2 are never chosen, and the reason is given") {
+  const auto selection = select_targets(std::vector<std::string>{"scalar", "avx512"});
+  const auto points = default_points();
+  REQUIRE((selection.ok() && points.ok()));
+  for (const Format format : {Format::kT5, Format::kTl2}) {
+    PlanOptions options;
+    options.format = format;
+    options.group = 128;
+    const auto refused = make_plan(kSmall, *selection, *points, options);
+    REQUIRE_FALSE(refused.ok());
+    CHECK(refused.error().message.find("cannot serve K-groups of 128: a line of") != std::string::npos);
+  }
+  PlanOptions options;
+  options.every_format = true;
+  options.group = 128;
+  const auto plan = make_plan(kSmall, *selection, *points, options);
+  REQUIRE_MESSAGE(plan.ok(), plan.error().message);
+  for (const ImagePlan& image : plan->images) {
+    for (const KernelSpec& spec : image.kernels) {
+      if (!is_ternary(spec.kernel.op)) continue;
+      CHECK((spec.kernel.format == Format::kI2s || spec.kernel.format == Format::kTl1));
+      CHECK(spec.kernel.group == 128);
+    }
+  }
+  options.group = 96;
+  CHECK_FALSE(make_plan(kSmall, *selection, *points, options).ok());
+}
 
 TEST_CASE("other points than the defaults are as exact") {
   std::string points;
-  for (const char* isa : {"scalar", "avx2", "avx512"}) {
-    points += std::string("[[point]]\nisa = \"") + isa + "\"\nop = \"gemv\"\nstreams = 3\nprefetch = 0\n" +
-              "[[point]]\nisa = \"" + isa + "\"\nop = \"gemm\"\ntoken_tile = 5\nrow_tiles = 2\n";
+  for (const char* isa : {"scalar", "avx2", "avx512", "avx512-vbmi"}) {
+    for (const char* format : {"i2s", "t5", "tl1", "tl2"}) {
+      const std::string place = std::string("[[point]]\nisa = \"") + isa + "\"\nformat = \"" + format + "\"\n";
+      points += place + "op = \"gemv\"\nstreams = 3\nprefetch = 0\n";
+      points += place + "op = \"gemm\"\ntoken_tile = 5\nrow_tiles = 2\n";
+      for (const char* m : {"2", "4", "8"}) {
+        points += place + "op = \"gemm\"\nm = " + m + "\nstreams = 3\nprefetch = 512\n";
+      }
+    }
   }
-  expect_exact({{{17, 64}, {40, 100}, {160, 1040}}, {}}, points.c_str());
+  PlanOptions options;
+  options.every_format = true;
+  const auto bundle = compile(plan_of({{{17, 64}, {40, 100}, {160, 1040}}, {}}, kAllTargets, points.c_str(), options));
+  REQUIRE_MESSAGE(bundle.ok(), bundle.error().message);
+  for (const std::string& failure : test_bundle(*bundle)) FAIL_CHECK(failure);
 }
 
 TEST_CASE("a broken kernel is caught by the self-test and by the tester") {
@@ -194,14 +329,23 @@ TEST_CASE("the kernel table states what was compiled") {
   REQUIRE_MESSAGE(bundle.ok(), bundle.error().message);
   REQUIRE(bundle->images.size() == 2);  // avx512 brings avx2 along
   CHECK(bundle->images[0].isa == Isa::kAvx2);
-  REQUIRE(bundle->table.kernels.size() == 2 * 6);
+  for (const BundleImage& image : bundle->images) {
+    for (const KernelShape& shape : kSmall.ternary) {
+      for (const auto& [op, m] :
+           {std::pair{Op::kGemv, 0}, {Op::kGemm, 0}, {Op::kGemm, 2}, {Op::kGemm, 4}, {Op::kGemm, 8}}) {
+        const auto found = std::ranges::count_if(bundle->table.kernels, [&](const KernelRecord& record) {
+          const Kernel& kernel = record.kernel;
+          return kernel.isa == image.isa && kernel.op == op && kernel.m == m && kernel.n == shape.n &&
+                 kernel.k == shape.k && kernel.format == Format::kI2s;
+        });
+        CHECK(found == 1);
+      }
+    }
+  }
   for (const KernelRecord& record : bundle->table.kernels) {
     CHECK(record.name == record.kernel.name());
-    if (record.kernel.op != Op::kGemm) CHECK(record.kernel.scratch_bytes == 0);
-    if (record.kernel.op == Op::kGemm && record.kernel.isa == Isa::kAvx2) {
-      // One expanded tile: a byte a weight, 16 rows (generated/i2s_gemm_avx2.h).
-      CHECK(record.kernel.scratch_bytes == static_cast<std::size_t>(record.kernel.k) * 16);
-    }
+    if (!is_ternary(record.kernel.op)) CHECK(record.kernel.scratch_bytes == 0);
+    CHECK(record.layout == (is_ternary(record.kernel.op) ? "t2" : ""));
   }
   bool has_unit = false;
   bool has_header = false;

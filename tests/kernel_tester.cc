@@ -1,6 +1,4 @@
-// Plans, and the ternary operations. The expected products come from a plain int16 loop, which the compiler turns into
-// multiply-adds and which is itself compared with the scalar reference on rows of every case; they are computed once
-// per case and serve all token counts and row splits.
+// Plans, and the ternary operations: every token count and row split over problems that all kernels of a shape share.
 #include "tests/kernel_tester.h"
 
 #include <algorithm>
@@ -11,8 +9,8 @@
 
 #include "runtime/base/math.h"
 #include "runtime/kernels/layout.h"
-#include "runtime/reference/reference.h"
 #include "tests/kernel_tester_support.h"
+#include "tests/ternary_problem.h"
 
 namespace bitnet::test {
 namespace {
@@ -21,145 +19,7 @@ constexpr std::int64_t kTile = BITNET_TILE_ROWS;
 // Matrices of at least this many weights are "large": fewer kinds of values, and threads.
 constexpr std::int64_t kLarge = 1 << 18;
 
-enum class Values { kRandom, kExtreme, kAlternating, kSparse, kZero, kConstant };
-constexpr Values kAllValues[] = {Values::kRandom, Values::kExtreme, Values::kAlternating,
-                                 Values::kSparse, Values::kZero,    Values::kConstant};
-constexpr const char* kValueNames[] = {"random", "all 127 x all +-1", "+-127 x +-1", "sparse", "zero", "constant"};
-
 std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
-
-// One matrix with activations and expected products.
-struct Case {
-  Case(const Kernel& kernel, TestPlan::Shape shape, Values values, std::int64_t tokens);
-
-  [[nodiscard]] std::string name() const {
-    return "N=" + std::to_string(n) + " K=" + std::to_string(k) +
-           (group != 0 ? " groups of " + std::to_string(group) : "") + ", values " +
-           kValueNames[static_cast<std::size_t>(values)];
-  }
-  // Where group g of a token stands in x_sums and expected.
-  [[nodiscard]] std::int64_t sum_at(std::int64_t token, std::int64_t g) const { return token * groups + g; }
-
-  Layout layout;
-  std::int64_t n;
-  std::int64_t k;
-  std::int64_t group;        // K-group of the kernel; 0: none
-  std::int64_t groups;       // sums a row
-  std::int64_t group_width;  // k of a group, the last one may be shorter
-  std::int64_t width;        // BITNET_ACTIVATION_WIDTH(k)
-  std::int64_t padded_rows;
-  std::int64_t tokens;
-  Values values;
-  Region weights;                      // packed, 64-byte aligned, ends at the guard page
-  const std::uint8_t* packed;          //
-  std::vector<std::int8_t> x;          // [tokens][width]
-  std::vector<std::int32_t> x_sums;    // [tokens][groups]
-  std::vector<std::int32_t> expected;  // [tokens][groups][padded_rows]
-  std::string oracle_error;            // of the oracle itself
-
- private:
-  std::int8_t weight(std::mt19937& random, std::int64_t row) const;
-  std::int8_t activation(std::mt19937& random, std::int64_t token) const;
-};
-
-std::int8_t Case::weight(std::mt19937& random, std::int64_t row) const {
-  switch (values) {
-    case Values::kRandom:
-      return static_cast<std::int8_t>(static_cast<int>(random() % 3) - 1);
-    case Values::kExtreme:
-      return row % 2 == 0 ? 1 : -1;
-    case Values::kAlternating:
-      return (random() & 1) != 0 ? 1 : -1;
-    case Values::kSparse:
-      return random() % 50 == 0 ? ((random() & 1) != 0 ? 1 : -1) : 0;
-    case Values::kZero:
-      return 0;
-    case Values::kConstant:
-      return static_cast<std::int8_t>(row % 3 - 1);
-  }
-  return 0;
-}
-
-std::int8_t Case::activation(std::mt19937& random, std::int64_t token) const {
-  switch (values) {
-    case Values::kRandom:
-      return static_cast<std::int8_t>(static_cast<int>(random() % 255) - 127);
-    case Values::kExtreme:
-      return token % 2 == 0 ? 127 : -127;
-    case Values::kAlternating:
-      return (random() & 1) != 0 ? 127 : -127;
-    case Values::kSparse:
-      return random() % 20 == 0 ? static_cast<std::int8_t>(static_cast<int>(random() % 255) - 127) : std::int8_t{0};
-    case Values::kZero:
-      return token % 2 == 0 ? 0 : 127;
-    case Values::kConstant:
-      return static_cast<std::int8_t>(token % 255 - 127);
-  }
-  return 0;
-}
-
-// noinline: one vectorised copy.
-[[gnu::noinline]] std::int32_t fast_dot(const std::int16_t* w, const std::int16_t* x, std::int64_t k) {
-  std::int32_t sum = 0;
-  for (std::int64_t i = 0; i < k; ++i) sum += w[i] * x[i];
-  return sum;
-}
-
-Case::Case(const Kernel& kernel, TestPlan::Shape shape, Values the_values, std::int64_t the_tokens)
-    : layout(layout_of(kernel.format)),
-      n(shape.n),
-      k(shape.k),
-      group(kernel.group),
-      groups(group_count(shape.k, kernel.group)),
-      group_width(kernel.group == 0 ? shape.k : kernel.group),
-      width(BITNET_ACTIVATION_WIDTH(shape.k)),
-      padded_rows(round_up(shape.n, kTile)),
-      tokens(the_tokens),
-      values(the_values),
-      weights(matrix_bytes(layout, shape.n, shape.k)) {
-  std::mt19937 random(static_cast<unsigned>(n * 31 + k * 7 + static_cast<int>(values)));
-  std::vector<std::int8_t> w(index(n * k));
-  std::vector<std::uint8_t> codes(index(n * k));
-  for (std::int64_t r = 0; r < n; ++r) {
-    for (std::int64_t i = 0; i < k; ++i) {
-      w[index(r * k + i)] = weight(random, r);
-      codes[index(r * k + i)] = static_cast<std::uint8_t>(w[index(r * k + i)] + 1);
-    }
-  }
-  auto* bytes = weights.place<std::uint8_t>(static_cast<std::int64_t>(matrix_bytes(layout, n, k)), 64);
-  pack_codes(layout, codes.data(), 0, n, k, bytes);
-  packed = bytes;
-
-  x.assign(index(tokens * width), 0);
-  std::vector<std::int16_t> x_wide(index(tokens * k));
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    x_sums.resize(index(sum_at(t + 1, 0)));
-    for (std::int64_t i = 0; i < k; ++i) {
-      const std::int8_t q = activation(random, t);
-      x[index(t * width + i)] = q;
-      x_wide[index(t * k + i)] = q;
-      x_sums[index(sum_at(t, i / group_width))] += q;
-    }
-  }
-
-  expected.assign(index(tokens * groups * padded_rows), 0);
-  std::vector<std::int16_t> row(index(k));
-  for (std::int64_t r = 0; r < n; ++r) {
-    std::copy_n(w.begin() + r * k, k, row.begin());
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      for (std::int64_t g = 0; g < groups; ++g) {
-        const std::int64_t first = g * group_width;
-        const std::int64_t many = std::min(group_width, k - first);
-        const std::int32_t sum = fast_dot(row.data() + first, x_wide.data() + t * k + first, many);
-        expected[index(sum_at(t, g) * padded_rows + r)] = sum;
-        if ((r < 2 || r == n - 1) && t == r % tokens &&
-            sum != reference::ternary_dot(w.data() + r * k + first, x.data() + t * width + first, many)) {
-          oracle_error = "the tester's own dot product is wrong";
-        }
-      }
-    }
-  }
-}
 
 // Row ranges that cut N into `parts`, at multiples of 16.
 std::vector<std::pair<std::int64_t, std::int64_t>> split(std::int64_t n, std::int64_t parts) {
@@ -176,16 +36,17 @@ std::vector<std::pair<std::int64_t, std::int64_t>> split(std::int64_t n, std::in
 // Runs one token count of a case; a gemv has one token and no stride.
 class TernaryRun {
  public:
-  TernaryRun(const Kernel& kernel, const Case& test_case, Failures& failures)
+  TernaryRun(const Kernel& kernel, TernaryProblem& problem, std::int64_t most_tokens, Failures& failures)
       : kernel_(kernel),
-        case_(test_case),
+        problem_(problem),
+        packed_(problem.packed(layout_of(kernel.format))),
         failures_(failures),
         mr_(kernel.op == Op::kGemm ? kernel.token_tile : 1),
-        group_stride_(test_case.padded_rows + (test_case.groups > 1 ? 16 : 0)),
-        stride_(test_case.groups * group_stride_ + (kernel.op == Op::kGemm ? 16 : 0)),
-        x_(index(round_up<std::int64_t>(test_case.tokens, mr_) * test_case.width)),
-        x_sums_(index(round_up<std::int64_t>(test_case.tokens, mr_) * test_case.groups) * 4),
-        y_(index(test_case.tokens * stride_) * 4) {
+        group_stride_(problem.padded_rows + (problem.groups > 1 ? 16 : 0)),
+        stride_(problem.groups * group_stride_ + (kernel.op == Op::kGemm ? 16 : 0)),
+        x_(index(round_up<std::int64_t>(most_tokens, mr_) * problem.width)),
+        x_sums_(index(round_up<std::int64_t>(most_tokens, mr_) * problem.groups) * 4),
+        y_(index(most_tokens * stride_) * 4) {
     for (int i = 0; i < 4; ++i)
       scratch_.push_back(std::make_unique<Region>(std::max<std::size_t>(kernel.scratch_bytes, 64)));
   }
@@ -194,11 +55,11 @@ class TernaryRun {
   void run(std::int64_t first_token, std::int64_t tokens, std::int64_t parts, bool threaded) {
     tokens_ = tokens;
     first_token_ = first_token;
-    where_ = case_.name() + ", tokens " + std::to_string(tokens) + ", row ranges " + std::to_string(parts) +
+    where_ = problem_.name() + ", tokens " + std::to_string(tokens) + ", row ranges " + std::to_string(parts) +
              (threaded ? " in threads" : "");
     make_inputs();
     y_data_ = y_.place<std::int32_t>(tokens * stride_, 64);
-    const auto ranges = split(case_.n, parts);
+    const auto ranges = split(problem_.n, parts);
     std::vector<char> fine(ranges.size(), 1);
     if (threaded) {
       std::vector<std::thread> pool;
@@ -222,19 +83,19 @@ class TernaryRun {
  private:
   void make_inputs() {
     const std::int64_t padded_tokens = round_up<std::int64_t>(tokens_, mr_);
-    x_data_ = x_.place<std::int8_t>(padded_tokens * case_.width, 64);
-    const std::int8_t* rows = case_.x.data() + first_token_ * case_.width;
-    sums_data_ = x_sums_.place<std::int32_t>(padded_tokens * case_.groups);
-    std::fill_n(sums_data_, padded_tokens * case_.groups, 0);
-    for (std::int64_t g = 0; g < case_.groups; ++g) {
+    x_data_ = x_.place<std::int8_t>(padded_tokens * problem_.width, 64);
+    const std::int8_t* rows = problem_.x(first_token_);
+    sums_data_ = x_sums_.place<std::int32_t>(padded_tokens * problem_.groups);
+    std::fill_n(sums_data_, padded_tokens * problem_.groups, 0);
+    for (std::int64_t g = 0; g < problem_.groups; ++g) {
       for (std::int64_t t = 0; t < tokens_; ++t) {
-        sums_data_[g * padded_tokens + t] = case_.x_sums[index(case_.sum_at(first_token_ + t, g))];
+        sums_data_[g * padded_tokens + t] = problem_.x_sum(first_token_ + t, g);
       }
     }
     if (kernel_.op == Op::kGemm) {
-      pack_activations(rows, tokens_, case_.k, mr_, 0, padded_tokens / mr_, x_data_);
+      pack_activations(rows, tokens_, problem_.k, mr_, 0, padded_tokens / mr_, x_data_);
     } else {
-      std::copy_n(rows, case_.width, x_data_);
+      std::copy_n(rows, problem_.width, x_data_);
     }
   }
 
@@ -244,21 +105,21 @@ class TernaryRun {
                         : scratch_[part]->place<std::byte>(static_cast<std::int64_t>(kernel_.scratch_bytes), 64);
     if (kernel_.op == Op::kGemv) {
       auto args = poisoned_args<bitnet_gemv_args>();
-      args.weights = case_.packed;
+      args.weights = packed_;
       args.x = x_data_;
       args.y = y_data_;
       args.row_begin = range.first;
       args.row_end = range.second;
       // A kernel with constants ignores these: they stay poisoned.
-      if (kernel_.n == 0) args.n = case_.n;
-      if (kernel_.k == 0) args.k = case_.k;
+      if (kernel_.n == 0) args.n = problem_.n;
+      if (kernel_.k == 0) args.k = problem_.k;
       args.x_sums = sums_data_;
       args.scratch = scratch;
       if (kernel_.group != 0) args.y_stride = group_stride_;
       return call(kernel_, args);
     }
     auto args = poisoned_args<bitnet_gemm_args>();
-    args.weights = case_.packed;
+    args.weights = packed_;
     args.x = x_data_;
     args.x_sums = sums_data_;
     args.y = y_data_;
@@ -271,8 +132,8 @@ class TernaryRun {
       args.group_stride = group_stride_;
       args.sums_stride = round_up<std::int64_t>(tokens_, mr_);
     }
-    if (kernel_.n == 0) args.n = case_.n;
-    if (kernel_.k == 0) args.k = case_.k;
+    if (kernel_.n == 0) args.n = problem_.n;
+    if (kernel_.k == 0) args.k = problem_.k;
     return call(kernel_, args);
   }
 
@@ -295,15 +156,14 @@ class TernaryRun {
       for (std::int64_t at = 0; at < stride_; ++at) {
         const std::int64_t g = at / group_stride_;
         const std::int64_t r = at % group_stride_;
-        const bool inside = g < case_.groups && r < case_.padded_rows;
-        const std::int32_t expected =
-            inside ? case_.expected[index(case_.sum_at(first_token_ + t, g) * case_.padded_rows + r)] : kPatternInt;
+        const bool inside = g < problem_.groups && r < problem_.padded_rows;
+        const std::int32_t expected = inside ? problem_.expected(first_token_ + t, g)[r] : kPatternInt;
         if (found[at] == expected) continue;
         const std::string where = "token " + std::to_string(t) +
-                                  (case_.groups > 1 ? " group " + std::to_string(g) : std::string()) + " row " +
+                                  (problem_.groups > 1 ? " group " + std::to_string(g) : std::string()) + " row " +
                                   std::to_string(r);
         if (!inside) return failures_.add(where_, where + ": y was written there, beyond the rows");
-        return failures_.add(where_, where + (r >= case_.n ? " (padding)" : "") + ": expected " +
+        return failures_.add(where_, where + (r >= problem_.n ? " (padding)" : "") + ": expected " +
                                          std::to_string(expected) + ", found " + std::to_string(found[at]));
       }
     }
@@ -320,7 +180,8 @@ class TernaryRun {
   }
 
   const Kernel& kernel_;
-  const Case& case_;
+  const TernaryProblem& problem_;
+  const std::uint8_t* packed_;
   Failures& failures_;
   std::int64_t mr_;
   std::int64_t group_stride_;
@@ -337,15 +198,19 @@ class TernaryRun {
   std::int32_t* y_data_ = nullptr;
 };
 
-void run_case(const Kernel& kernel, const TestPlan& plan, TestPlan::Shape shape, Values values, bool all_tokens,
-              Failures& failures) {
+// Tokens of a problem whose values are not random: two tiles of the widest GEMM and one more.
+constexpr std::int64_t kFewTokens = 33;
+
+void run_problem(const Kernel& kernel, const TestPlan& plan, TestPlan::Shape shape, Values values, bool all_tokens,
+                 ProblemCache& cache, Failures& failures) {
   const bool gemm = kernel.op == Op::kGemm;
   // A small-batch kernel takes at most m tokens.
   const std::int64_t most = kernel.m != 0 ? kernel.m : plan.tokens.back();
   const std::int64_t few = gemm ? std::min<std::int64_t>(2 * kernel.token_tile + 1, most) : 2;
-  const Case test_case(kernel, shape, values, gemm && all_tokens ? std::max(few, most) : few);
-  if (!test_case.oracle_error.empty()) return failures.add(test_case.name(), test_case.oracle_error);
-  TernaryRun run(kernel, test_case, failures);
+  TernaryProblem& problem =
+      cache.get(shape, kernel.group, values, all_tokens ? std::max(kFewTokens, plan.tokens.back()) : kFewTokens);
+  if (!problem.oracle_error().empty()) return failures.add(problem.name(), problem.oracle_error());
+  TernaryRun run(kernel, problem, gemm && all_tokens ? std::max(few, most) : few, failures);
   const bool large = shape.n * shape.k >= kLarge;
   if (!gemm) {
     for (std::int64_t parts = 1; parts <= 4; ++parts) {
@@ -372,7 +237,7 @@ void run_case(const Kernel& kernel, const TestPlan& plan, TestPlan::Shape shape,
 
 }  // namespace
 
-void test_ternary(const Kernel& kernel, const TestPlan& plan, Failures& failures) {
+void test_ternary(const Kernel& kernel, const TestPlan& plan, ProblemCache& cache, Failures& failures) {
   std::vector<TestPlan::Shape> shapes = plan.shapes;
   if (kernel.n != 0 || kernel.k != 0) shapes = {{kernel.n, kernel.k}};
   std::size_t turn = 0;
@@ -384,26 +249,38 @@ void test_ternary(const Kernel& kernel, const TestPlan& plan, Failures& failures
         if (failures.full()) return;
         if (large && values != Values::kRandom && values != Values::kExtreme && values != Values::kAlternating)
           continue;
-        run_case(kernel, plan, shape, values, values == Values::kRandom, failures);
+        run_problem(kernel, plan, shape, values, values == Values::kRandom, cache, failures);
       }
     } else {
       // The tails take turns with the kinds of values; each runs all token counts.
       if (failures.full()) return;
-      run_case(kernel, plan, shape, kAllValues[turn % std::size(kAllValues)], true, failures);
+      run_problem(kernel, plan, shape, kAllValues[turn % std::size(kAllValues)], true, cache, failures);
       ++turn;
     }
   }
 }
 
-std::vector<std::string> test_kernel(const Kernel& kernel, const TestPlan& plan) {
-  Failures failures(kernel, plan);
+struct KernelTester::State {
+  TestPlan plan;
+  ProblemCache cache;
+};
+
+KernelTester::KernelTester(TestPlan plan) : state_(std::make_unique<State>()) { state_->plan = std::move(plan); }
+KernelTester::~KernelTester() = default;
+
+std::vector<std::string> KernelTester::test(const Kernel& kernel) {
+  Failures failures(kernel, state_->plan);
   const FaultGuard guard;
   if (is_ternary(kernel.op)) {
-    test_ternary(kernel, plan, failures);
+    test_ternary(kernel, state_->plan, state_->cache, failures);
   } else {
-    test_dense(kernel, plan, failures);
+    test_dense(kernel, state_->plan, failures);
   }
   return failures.take();
+}
+
+std::vector<std::string> test_kernel(const Kernel& kernel, const TestPlan& plan) {
+  return KernelTester(plan).test(kernel);
 }
 
 TestPlan full_plan() {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -39,9 +40,22 @@ struct TestPlan {
 [[nodiscard]] TestPlan quick_plan();
 [[nodiscard]] TestPlan plan_from_environment();
 
-// Empty if the kernel is right. Each message names the kernel, shape, token, row or index, the expected and the found
-// value. The CPU must execute the kernel's target. Not to be called from two threads at once: it installs handlers for
-// SIGSEGV and SIGBUS while it runs.
+// Tests kernels one after the other. Kernels of one shape share their problems, so ask for them in the order of shapes.
+// Not to be used from two threads at once: it installs handlers for SIGSEGV and SIGBUS while it tests.
+class KernelTester {
+ public:
+  explicit KernelTester(TestPlan plan);
+  ~KernelTester();
+  // Empty if the kernel is right. Each message names the kernel, shape, token, row or index, the expected and the found
+  // value. The CPU must execute the kernel's target.
+  [[nodiscard]] std::vector<std::string> test(const Kernel& kernel);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// One kernel on its own.
 [[nodiscard]] std::vector<std::string> test_kernel(const Kernel& kernel, const TestPlan& plan);
 
 }  // namespace bitnet::test
