@@ -35,9 +35,10 @@ namespace bitnet_kernels::xsimd_family {
 namespace {
 namespace i2s_gemm_detail {
 
-// A line: 16 rows x kLineK weights (runtime/kernels/layout_t2.cc).
+// A line: 16 rows x kLineK weights (runtime/kernels/layout_t2.cc), which meet kFours times 4 activations.
 constexpr long long kLineK = 16;
 constexpr long long kLineBytes = 64;
+constexpr int kFours = kLineK / 4;
 
 // Four int8 activations, read at once.
 typedef int32_t Dword __attribute__((__may_alias__));
@@ -67,87 +68,100 @@ constexpr long long block_bytes([[maybe_unused]] const bitnet_gemm_args* a) {
 }
 
 // Tokens `token` .. + TokenTile - 1 times `Tiles` row tiles from `tile` on; x is the block's packed activations.
-template <long long K, int TokenTile, int Tiles>
+template <long long K, int Group, int TokenTile, int Tiles>
 BITNET_INT16_BOUND(kChain, kLargestProduct)
 inline void block(const bitnet_gemm_args* a, const int8_t* x, long long token, long long tile) {
   const long long lines = line_count<K>(a);
+  const long long group_lines = Group == 0 ? lines : Group / kLineK;
+  const long long groups = Group == 0 ? 1 : (lines + group_lines - 1) / group_lines;
   const Words mask(3);
   const uint8_t* w = a->weights + tile * lines * kLineBytes;
-  Dwords total[TokenTile][Tiles][kVectors];
-#pragma GCC unroll 32
-  for (int m = 0; m < TokenTile; ++m) {
-#pragma GCC unroll 8
-    for (int n = 0; n < Tiles; ++n) {
-      for (int v = 0; v < kVectors; ++v) total[m][n][v] = Dwords(0);
-    }
-  }
-  for (long long first = 0; first < lines; first += kFlushLines) {
-    const long long last = first + kFlushLines < lines ? first + kFlushLines : lines;
-    Words partial[TokenTile][Tiles][kVectors];
+  for (long long g = 0; g < groups; ++g) {
+    const long long begin = g * group_lines;
+    const long long end = Group == 0 || begin + group_lines > lines ? lines : begin + group_lines;
+    Dwords total[TokenTile][Tiles][kVectors];
 #pragma GCC unroll 32
     for (int m = 0; m < TokenTile; ++m) {
 #pragma GCC unroll 8
       for (int n = 0; n < Tiles; ++n) {
-        for (int v = 0; v < kVectors; ++v) partial[m][n][v] = Words(0);
+        for (int v = 0; v < kVectors; ++v) total[m][n][v] = Dwords(0);
       }
     }
-    for (long long i = first; i < last; ++i) {
-#pragma GCC unroll 4
-      for (int p = 0; p < 4; ++p) {  // k = 16 i + 4 p .. + 3
-        Words even[Tiles][kVectors];
-        Words odd[Tiles][kVectors];
+    for (long long first = begin; first < end; first += kFlushLines) {
+      const long long last = first + kFlushLines < end ? first + kFlushLines : end;
+      Words partial[TokenTile][Tiles][kVectors];
+#pragma GCC unroll 32
+      for (int m = 0; m < TokenTile; ++m) {
 #pragma GCC unroll 8
         for (int n = 0; n < Tiles; ++n) {
-          const int16_t* line = reinterpret_cast<const int16_t*>(w + (n * lines + i) * kLineBytes);
-#pragma GCC unroll 4
-          for (int v = 0; v < kVectors; ++v) {
-            const Words codes = Words::load_aligned(line + v * Words::size);
-            even[n][v] = (codes >> (2 * p)) & mask;
-            odd[n][v] = (codes >> (8 + 2 * p)) & mask;
-          }
+          for (int v = 0; v < kVectors; ++v) partial[m][n][v] = Words(0);
         }
-#pragma GCC unroll 32
-        for (int m = 0; m < TokenTile; ++m) {
-          const int32_t four = reinterpret_cast<const Dword*>(x)[(4 * i + p) * TokenTile + m];
-          const Words xm = xsimd::bitwise_cast<Words>(Dwords(four));
-          const Words x_even = (xm << 8) >> 8;
-          const Words x_odd = xm >> 8;
+      }
+      for (long long i = first; i < last; ++i) {
+        const int16_t* packed[Tiles];
+#pragma GCC unroll 8
+        for (int n = 0; n < Tiles; ++n) {
+          const uint8_t* line = w + (n * lines + i) * kLineBytes;
+          packed[n] = reinterpret_cast<const int16_t*>(line);
+        }
+#pragma GCC unroll 4
+        for (int p = 0; p < kFours; ++p) {  // k = kLineK i + 4 p .. + 3
+          Words even[Tiles][kVectors];
+          Words odd[Tiles][kVectors];
 #pragma GCC unroll 8
           for (int n = 0; n < Tiles; ++n) {
 #pragma GCC unroll 4
-            for (int v = 0; v < kVectors; ++v) partial[m][n][v] += even[n][v] * x_even + odd[n][v] * x_odd;
+            for (int v = 0; v < kVectors; ++v) {
+              const Words codes = Words::load_aligned(packed[n] + v * Words::size);
+              even[n][v] = (codes >> (2 * p)) & mask;
+              odd[n][v] = (codes >> (8 + 2 * p)) & mask;
+            }
+          }
+#pragma GCC unroll 32
+          for (int m = 0; m < TokenTile; ++m) {
+            const int8_t* four = x + ((kFours * i + p) * TokenTile + m) * 4;
+            const Words xm = xsimd::bitwise_cast<Words>(Dwords(*reinterpret_cast<const Dword*>(four)));
+            const Words x_even = (xm << 8) >> 8;
+            const Words x_odd = xm >> 8;
+#pragma GCC unroll 8
+            for (int n = 0; n < Tiles; ++n) {
+#pragma GCC unroll 4
+              for (int v = 0; v < kVectors; ++v) partial[m][n][v] += even[n][v] * x_even + odd[n][v] * x_odd;
+            }
+          }
+        }
+      }
+#pragma GCC unroll 32
+      for (int m = 0; m < TokenTile; ++m) {
+#pragma GCC unroll 8
+        for (int n = 0; n < Tiles; ++n) {
+          for (int v = 0; v < kVectors; ++v) {
+            const Dwords pairs = xsimd::bitwise_cast<Dwords>(partial[m][n][v]);
+            total[m][n][v] += ((pairs << 16) >> 16) + (pairs >> 16);
           }
         }
       }
     }
+    const int32_t* x_sums = a->x_sums + (Group == 0 ? 0 : g * a->sums_stride);
+    int32_t* sums = a->y + (Group == 0 ? 0 : g * a->group_stride);
 #pragma GCC unroll 32
     for (int m = 0; m < TokenTile; ++m) {
+      if (token + m >= a->tokens) break;
+      const int32_t x_sum = x_sums[token + m];
 #pragma GCC unroll 8
       for (int n = 0; n < Tiles; ++n) {
-        for (int v = 0; v < kVectors; ++v) {
-          const Dwords pairs = xsimd::bitwise_cast<Dwords>(partial[m][n][v]);
-          total[m][n][v] += ((pairs << 16) >> 16) + (pairs >> 16);
-        }
+        int32_t* y = sums + (token + m) * a->y_stride + (tile + n) * BITNET_TILE_ROWS;
+        for (int v = 0; v < kVectors; ++v) (total[m][n][v] - Dwords(x_sum)).store_unaligned(y + v * Dwords::size);
       }
-    }
-  }
-#pragma GCC unroll 32
-  for (int m = 0; m < TokenTile; ++m) {
-    if (token + m >= a->tokens) break;
-    const Dwords x_sum(a->x_sums[token + m]);
-#pragma GCC unroll 8
-    for (int n = 0; n < Tiles; ++n) {
-      int32_t* y = a->y + (token + m) * a->y_stride + (tile + n) * BITNET_TILE_ROWS;
-      for (int v = 0; v < kVectors; ++v) (total[m][n][v] - x_sum).store_unaligned(y + v * Dwords::size);
     }
   }
 }
 
 // Token blocks first_block .. last_block - 1 times `Tiles` row tiles from `tile` on.
-template <long long K, int TokenTile, int Tiles>
+template <long long K, int Group, int TokenTile, int Tiles>
 inline void row(const bitnet_gemm_args* a, long long first_block, long long last_block, long long tile) {
   for (long long b = first_block; b < last_block; ++b) {
-    block<K, TokenTile, Tiles>(a, a->x + b * block_bytes<K, TokenTile>(a), b * TokenTile, tile);
+    block<K, Group, TokenTile, Tiles>(a, a->x + b * block_bytes<K, TokenTile>(a), b * TokenTile, tile);
   }
 }
 
@@ -167,26 +181,29 @@ constexpr size_t i2s_gemm_scratch_bytes() {
 
 // Y = X W^T for rows a->row_begin .. a->row_end and all tokens (kernel_abi.h, op gemm); K <= 8000000.
 //   N, K       the matrix; K = 0 reads a->k. Rows always come from the arguments.
+//   Group      k of a K-group, whole lines; 0: one sum over K
 //   TokenTile  tokens of a packed block (MR)
 //   RowTiles   row tiles that share a load of the activations
 template <long long N, long long K, int Group, int TokenTile, int RowTiles>
 inline void i2s_gemm(const bitnet_gemm_args* a) {
-  static_assert(Group == 0, "i2s_gemm: no K-groups");
+  namespace detail = i2s_gemm_detail;
+  static_assert(Group == 0 || ((Group == 64 || Group == 128 || Group == 256) && Group % detail::kLineK == 0),
+                "i2s_gemm: no K-groups of this size");
   static_assert(N >= 0 && K >= 0 && K <= 8000000LL, "i2s_gemm: matrix size out of range");
   static_assert(TokenTile >= 1 && TokenTile <= 32 && RowTiles >= 1 && RowTiles <= 8, "i2s_gemm: tile out of range");
   const long long begin = a->row_begin / BITNET_TILE_ROWS;
   const long long end = (a->row_end + BITNET_TILE_ROWS - 1) / BITNET_TILE_ROWS;
   const long long blocks = (a->tokens + TokenTile - 1) / TokenTile;
-  const long long fitting = i2s_gemm_detail::kActivationBytes / i2s_gemm_detail::block_bytes<K, TokenTile>(a);
-  const long long group = fitting > 1 ? fitting : 1;
-  for (long long first = 0; first < blocks; first += group) {
-    const long long last = first + group < blocks ? first + group : blocks;
+  const long long fitting = detail::kActivationBytes / detail::block_bytes<K, TokenTile>(a);
+  const long long together = fitting > 1 ? fitting : 1;
+  for (long long first = 0; first < blocks; first += together) {
+    const long long last = first + together < blocks ? first + together : blocks;
     long long tile = begin;
     for (; tile + RowTiles <= end; tile += RowTiles) {
-      i2s_gemm_detail::row<K, TokenTile, RowTiles>(a, first, last, tile);
+      detail::row<K, Group, TokenTile, RowTiles>(a, first, last, tile);
     }
     for (; tile < end; ++tile) {
-      i2s_gemm_detail::row<K, TokenTile, 1>(a, first, last, tile);
+      detail::row<K, Group, TokenTile, 1>(a, first, last, tile);
     }
   }
 }

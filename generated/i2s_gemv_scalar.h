@@ -18,51 +18,66 @@ namespace bitnet_kernels::scalar_family {
 namespace {
 namespace i2s_gemv_detail {
 
-// A line: 16 rows x kLineK weights (runtime/kernels/layout_t2.cc).
+// A line: 16 rows x kLineK weights (runtime/kernels/layout_t2.cc), which meet kFours times 4 activations.
 constexpr long long kLineK = 16;
 constexpr long long kLineBytes = 64;
+[[maybe_unused]] constexpr int kFours = kLineK / 4;
 
 constexpr int kRows = BITNET_TILE_ROWS;
 
+template <long long K>
+constexpr long long line_count([[maybe_unused]] const bitnet_gemv_args* a) {
+  return ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
+}
+
 // Tiles tile .. tile + count - 1 and, with several streams, the same number of tiles `distance`, 2 * `distance`, ...
 // further on. Streams are read side by side: far-apart addresses keep more memory requests in flight than one stream.
-template <long long K, int Streams, int Prefetch>
+template <long long K, int Group, int Streams, int Prefetch>
 inline void pass(const bitnet_gemv_args* a, long long tile, long long distance, long long count) {
-  const long long lines = ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
+  const long long lines = line_count<K>(a);
+  const long long group_lines = Group == 0 ? lines : Group / kLineK;
+  const long long groups = Group == 0 ? 1 : (lines + group_lines - 1) / group_lines;
   for (long long t = 0; t < count; ++t, ++tile) {
     const uint8_t* w[Streams];
-    int32_t total[Streams][kRows];
 #pragma GCC unroll 8
-    for (int s = 0; s < Streams; ++s) {
-      w[s] = a->weights + (tile + s * distance) * lines * kLineBytes;
-      for (int r = 0; r < kRows; ++r) total[s][r] = 0;
-    }
-    for (long long i = 0; i < lines; ++i) {
-      const int8_t* x = a->x + i * kLineK;
+    for (int s = 0; s < Streams; ++s) w[s] = a->weights + (tile + s * distance) * lines * kLineBytes;
+    for (long long g = 0; g < groups; ++g) {
+      const long long begin = g * group_lines;
+      const long long end = Group == 0 || begin + group_lines > lines ? lines : begin + group_lines;
+      int32_t total[Streams][kRows];
 #pragma GCC unroll 8
       for (int s = 0; s < Streams; ++s) {
-        const uint8_t* line = w[s] + i * kLineBytes;
-        if constexpr (Prefetch != 0) __builtin_prefetch(line + Prefetch, 0, 2);
-        for (int r = 0; r < kRows; ++r) {
-          for (int j = 0; j < 4; ++j) {
-            const int byte = line[4 * r + j];
-            total[s][r] += (byte & 3) * x[j] + ((byte >> 2) & 3) * x[4 + j];
-            total[s][r] += ((byte >> 4) & 3) * x[8 + j] + (byte >> 6) * x[12 + j];
+        for (int r = 0; r < kRows; ++r) total[s][r] = 0;
+      }
+      for (long long i = begin; i < end; ++i) {
+        const int8_t* x = a->x + i * kLineK;
+#pragma GCC unroll 8
+        for (int s = 0; s < Streams; ++s) {
+          const uint8_t* line = w[s] + i * kLineBytes;
+          if constexpr (Prefetch != 0) __builtin_prefetch(line + Prefetch, 0, 2);
+          for (int r = 0; r < kRows; ++r) {
+            for (int j = 0; j < 4; ++j) {
+              const int byte = line[4 * r + j];
+              total[s][r] += (byte & 3) * x[j] + ((byte >> 2) & 3) * x[4 + j];
+              total[s][r] += ((byte >> 4) & 3) * x[8 + j] + (byte >> 6) * x[12 + j];
+            }
           }
         }
       }
-    }
+      const int32_t x_sum = a->x_sums[g];
+      int32_t* sums = a->y + (Group == 0 ? 0 : g * a->y_stride);
 #pragma GCC unroll 8
-    for (int s = 0; s < Streams; ++s) {
-      int32_t* y = a->y + (tile + s * distance) * BITNET_TILE_ROWS;
-      for (int r = 0; r < kRows; ++r) y[r] = total[s][r] - a->x_sums[0];
+      for (int s = 0; s < Streams; ++s) {
+        int32_t* y = sums + (tile + s * distance) * BITNET_TILE_ROWS;
+        for (int r = 0; r < kRows; ++r) y[r] = total[s][r] - x_sum;
+      }
     }
   }
 }
 
 }  // namespace i2s_gemv_detail
 
-// Scratch that a call needs, in bytes.
+// Scratch that a call needs, in bytes: none.
 template <long long K, int Group, int Streams>
 constexpr size_t i2s_gemv_scratch_bytes() {
   return 0;
@@ -70,20 +85,23 @@ constexpr size_t i2s_gemv_scratch_bytes() {
 
 // y = W x for rows a->row_begin .. a->row_end (kernel_abi.h, op gemv), exact for K <= 8000000.
 //   N, K      the matrix; K = 0 reads a->k. Rows always come from the arguments.
+//   Group     k of a K-group, whole lines; 0: one sum over K
 //   Streams   tiles worked on side by side: the row range is cut into that many parts
 //   Prefetch  bytes ahead of each stream that are fetched into L2; 0: none. Past the end it touches nothing.
 template <long long N, long long K, int Group, int Streams, int Prefetch>
 inline void i2s_gemv(const bitnet_gemv_args* a) {
-  static_assert(Group == 0, "i2s_gemv: no K-groups");
+  namespace detail = i2s_gemv_detail;
+  static_assert(Group == 0 || ((Group == 64 || Group == 128 || Group == 256) && Group % detail::kLineK == 0),
+                "i2s_gemv: no K-groups of this size");
   static_assert(N >= 0 && K >= 0 && K <= 8000000LL && Streams >= 1 && Streams <= 8 && Prefetch >= 0,
                 "i2s_gemv: parameter out of range");
   const long long begin = a->row_begin / BITNET_TILE_ROWS;
   const long long end = (a->row_end + BITNET_TILE_ROWS - 1) / BITNET_TILE_ROWS;
   const long long part = (end - begin) / Streams;
-  i2s_gemv_detail::pass<K, Streams, Prefetch>(a, begin, part, part);
+  detail::pass<K, Group, Streams, Prefetch>(a, begin, part, part);
   if constexpr (Streams > 1) {
     const long long rest = begin + part * Streams;
-    i2s_gemv_detail::pass<K, 1, Prefetch>(a, rest, 0, end - rest);
+    detail::pass<K, Group, 1, Prefetch>(a, rest, 0, end - rest);
   }
 }
 

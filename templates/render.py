@@ -19,11 +19,21 @@ import jinja2
 
 # family: {operation: skeleton}; <family>_<operation>_<target>.h is what is rendered.
 FAMILIES = {
-    "i2s": {"gemv": "gemv", "gemm": "gemm"},
-    "t5": {"gemv": "gemv", "gemm": "gemm"},
+    "i2s": {"gemv": "gemv", "gemm": "gemm", "batch": "batch"},
+    "t5": {"gemv": "gemv", "gemm": "gemm", "batch": "batch"},
     "tl1": {"gemv": "lut_gemv", "gemm": "lut_gemm"},
     "tl2": {"gemv": "lut_gemv", "gemm": "lut_gemm"},
+    # "": the header that includes the others.
+    "dense": {
+        "": "dense",
+        "lanes": "dense_lanes",
+        "rows": "dense_rows",
+        "attention": "dense_attention",
+        "head": "dense_head",
+    },
 }
+# The runtime's built-in kernels have no small batches.
+UNUSED = {("xsimd", "batch")}
 LIST = "families.cmake"
 # Files of generated/ that a person writes.
 HAND_WRITTEN = {"CMakeLists.txt"}
@@ -74,7 +84,9 @@ def render_family(env, templates, family, operation, skeleton):
     """{file name: text} of one operation of one family, for every target that has it."""
     files = {}
     for isa in dictionaries(templates, family):
-        name = f"{family}_{operation}_{isa}.h"
+        if (isa, operation) in UNUSED:
+            continue
+        name = "_".join(filter(None, [family, operation, isa])) + ".h"
         dictionary = f"dict/{isa}/{family}.j2"
         text = tidy(
             env.get_template(f"{skeleton}.h.j2").render(
