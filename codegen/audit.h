@@ -22,7 +22,8 @@ namespace bitnet::codegen {
 [[nodiscard]] Status audit_image(const ElfImage& image, const Target& target, std::span<const std::string> kernels,
                                  std::span<const std::string> constants);
 
-// The machine-code rule alone, on the bytes of one code section (audit_code.cc). `address` stands in messages.
+// The machine-code rule alone, on the bytes of one code section (audit_x86.cc, audit_exact.cc). `address` stands in
+// messages.
 [[nodiscard]] Status audit_code(std::span<const std::byte> code, std::uint64_t address, const Target& target);
 
 }  // namespace bitnet::codegen

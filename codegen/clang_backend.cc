@@ -9,6 +9,7 @@
 #include <clang/CodeGen/CodeGenAction.h>
 #include <clang/Frontend/CompilerInstance.h>
 #include <clang/Frontend/CompilerInvocation.h>
+#include <clang/Frontend/MultiplexConsumer.h>
 #include <clang/Frontend/TextDiagnosticPrinter.h>
 #include <clang/Frontend/Utils.h>
 #include <llvm/Support/MemoryBuffer.h>
@@ -82,6 +83,24 @@ std::vector<std::string> arguments_for(const Target& target, const std::string& 
   return arguments;
 }
 
+// Code generation with the source audit looking on: one parse serves both.
+class AuditedEmitObject : public clang::EmitObjAction {
+ public:
+  explicit AuditedEmitObject(SourceFacts& facts) : facts_(facts) {}
+
+ protected:
+  std::unique_ptr<clang::ASTConsumer> CreateASTConsumer(clang::CompilerInstance& compiler,
+                                                        llvm::StringRef file) override {
+    std::vector<std::unique_ptr<clang::ASTConsumer>> consumers;
+    consumers.push_back(make_source_auditor(facts_));
+    consumers.push_back(EmitObjAction::CreateASTConsumer(compiler, file));
+    return std::make_unique<clang::MultiplexConsumer>(std::move(consumers));
+  }
+
+ private:
+  SourceFacts& facts_;
+};
+
 std::vector<std::string> project_headers(const std::vector<std::string>& dependencies, const std::string& source_name) {
   std::vector<std::string> headers;
   for (const std::string& dependency : dependencies) {
@@ -125,10 +144,10 @@ Result<ClangOutput> compile_with_clang(const std::string& source, const std::str
   compiler.setOutputStream(std::make_unique<llvm::raw_svector_ostream>(object));
   auto collector = std::make_shared<clang::DependencyCollector>();
   compiler.addDependencyCollector(collector);
-  clang::EmitObjAction action;
+  ClangOutput output;
+  AuditedEmitObject action(output.facts);
   if (!compiler.ExecuteAction(action)) return refused();
 
-  ClangOutput output;
   output.object.assign(object.data(), object.size());
   const auto dependencies = collector->getDependencies();
   output.headers = project_headers({dependencies.begin(), dependencies.end()}, source_name);

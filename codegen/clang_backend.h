@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "codegen/audit_source.h"
 #include "codegen/targets.h"
 #include "runtime/base/result.h"
 
@@ -13,6 +14,7 @@ namespace bitnet::codegen {
 
 struct ClangOutput {
   std::string object;                // ELF
+  SourceFacts facts;                 // for audit_source()
   std::vector<std::string> headers;  // embedded paths that the unit included, clang's own left out; ascending
 };
 

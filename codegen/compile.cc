@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "codegen/audit.h"
+#include "codegen/audit_source.h"
 #include "codegen/clang_backend.h"
 #include "codegen/elf_image.h"
 #include "codegen/embedded.h"
@@ -123,6 +124,7 @@ class Compiler {
     const std::string name(image.target->name);
     BITNET_RETURN_IF_ERROR(*work.clang);
     BITNET_RETURN_IF_ERROR(*work.halide);
+    BITNET_RETURN_IF_ERROR(audit_source(work.clang->value().facts, image));
     std::vector<std::string> kernels;
     std::vector<std::string> constants;
     for (const KernelSpec& spec : image.kernels) {

@@ -1,17 +1,15 @@
-// Machine code against the target's features. LLVM's disassembler finds where instructions begin and end (it decodes
-// every extension, whatever features it is told); which extension an instruction belongs to is read from its encoding:
-// legacy, VEX or EVEX, opcode map, mandatory prefix, opcode. The table below gives the exceptions, a default per
-// encoding the rest. Opcodes that the table does not know in the small legacy maps are refused, not let through.
-#include <llvm-c/Disassembler.h>
-#include <llvm-c/Target.h>
-
+// x86 machine code against the target's features. LLVM's disassembler finds where instructions begin and end (it
+// decodes every extension, whatever features it is told); which extension an instruction belongs to is read from its
+// encoding: legacy, VEX or EVEX, opcode map, mandatory prefix, opcode. The table below gives the exceptions, a default
+// per encoding the rest. Opcodes that the table does not know in the small legacy maps are refused, not let through.
 #include <algorithm>
 #include <array>
-#include <memory>
+#include <cstring>
 #include <set>
 #include <string>
 
-#include "codegen/audit.h"
+#include "codegen/audit_code.h"
+#include "codegen/machine_code.h"
 
 namespace bitnet::codegen {
 namespace {
@@ -213,51 +211,24 @@ std::set<std::string, std::less<>> features_of(const Target& target) {
   return features;
 }
 
-struct Disposer {
-  void operator()(void* context) const { LLVMDisasmDispose(context); }
-};
-
-std::string hex(std::uint64_t value) {
-  constexpr std::string_view kDigits = "0123456789abcdef";
-  std::string text;
-  do {
-    text.insert(text.begin(), kDigits[value & 15U]);
-    value >>= 4;
-  } while (value != 0);
-  return "0x" + text;
-}
-
 }  // namespace
 
-Status audit_code(std::span<const std::byte> code, std::uint64_t address, const Target& target) {
-  if (!target.triple.starts_with("x86_64")) {
-    return Error{ErrorCode::kVerification, "no rules for machine code of " + std::string(target.triple)};
-  }
-  LLVMInitializeX86TargetInfo();
-  LLVMInitializeX86TargetMC();
-  LLVMInitializeX86Disassembler();
-  const std::unique_ptr<void, Disposer> context(
-      LLVMCreateDisasmCPUFeatures(std::string(target.triple).c_str(), "", "", nullptr, 0, nullptr, nullptr));
-  if (context == nullptr)
-    return Error{ErrorCode::kFailure, "LLVM has no disassembler for " + std::string(target.triple)};
-
+Status audit_x86(std::span<const std::byte> code, std::uint64_t address, const Target& target) {
+  BITNET_ASSIGN_OR_RETURN(const Disassembler disassembler, Disassembler::create(target.triple, target.features));
   const auto allowed = features_of(target);
-  std::vector<std::uint8_t> bytes(code.size());
-  std::ranges::transform(code, bytes.begin(), [](std::byte b) { return std::to_integer<std::uint8_t>(b); });
-  for (std::size_t at = 0; at < bytes.size();) {
-    char text[128];
-    const std::size_t size =
-        LLVMDisasmInstruction(context.get(), bytes.data() + at, bytes.size() - at, address + at, text, sizeof text);
+  std::array<std::uint8_t, 16> bytes{};
+  for (std::size_t at = 0; at < code.size();) {
+    const auto instruction = disassembler.decode(code.subspan(at), address + at);
     const std::string where = "at " + hex(address + at) + ": ";
-    if (size == 0) return Error{ErrorCode::kVerification, where + "bytes that are no instruction"};
-    const std::string_view needed = needed_feature(decode(std::span(bytes).subspan(at, size)));
+    if (!instruction) return Error{ErrorCode::kVerification, where + "bytes that are no instruction"};
+    const std::size_t size = std::min<std::size_t>(instruction->size, bytes.size());
+    std::memcpy(bytes.data(), code.data() + at, size);
+    const std::string_view needed = needed_feature(decode(std::span(bytes).first(size)));
     if (!allowed.contains(needed)) {
-      std::string instruction(text);
-      std::ranges::replace(instruction, '\t', ' ');
-      return Error{ErrorCode::kVerification, where + "'" + instruction.substr(instruction.find_first_not_of(' ')) +
-                                                 "' needs " + std::string(needed) + ", which the target does not have"};
+      return Error{ErrorCode::kVerification, where + "'" + instruction->text() + "' needs " + std::string(needed) +
+                                                 ", which the target does not have"};
     }
-    at += size;
+    at += instruction->size;
   }
   return {};
 }

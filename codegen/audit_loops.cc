@@ -1,0 +1,172 @@
+// for (counter = first; counter < bound [&& ...]; counter += step): of several conditions joined by && one that
+// qualifies is enough, since the loop ends with it.
+#include "codegen/audit_loops.h"
+
+#include <clang/AST/ASTContext.h>
+#include <clang/AST/RecursiveASTVisitor.h>
+#include <clang/AST/Stmt.h>
+
+#include <optional>
+#include <set>
+
+namespace bitnet::codegen {
+namespace {
+
+const clang::VarDecl* variable(const clang::Expr* expression) {
+  if (expression == nullptr) return nullptr;
+  const auto* reference = llvm::dyn_cast<clang::DeclRefExpr>(expression->IgnoreParenImpCasts());
+  return reference == nullptr ? nullptr : llvm::dyn_cast<clang::VarDecl>(reference->getDecl());
+}
+
+// Variables that a statement writes to, or hands out a way to write to.
+class Writes : public clang::RecursiveASTVisitor<Writes> {
+ public:
+  bool VisitBinaryOperator(clang::BinaryOperator* expression) {
+    if (expression->isAssignmentOp()) note(expression->getLHS());
+    return true;
+  }
+  bool VisitUnaryOperator(clang::UnaryOperator* expression) {
+    if (expression->isIncrementDecrementOp() || expression->getOpcode() == clang::UO_AddrOf) {
+      note(expression->getSubExpr());
+    }
+    return true;
+  }
+  bool VisitVarDecl(clang::VarDecl* declaration) {
+    if (declaration->getType()->isReferenceType()) note(declaration->getInit());
+    return true;
+  }
+  bool VisitCallExpr(clang::CallExpr* call) {
+    const clang::FunctionDecl* callee = call->getDirectCallee();
+    for (unsigned i = 0; callee != nullptr && i < call->getNumArgs() && i < callee->getNumParams(); ++i) {
+      const clang::QualType type = callee->getParamDecl(i)->getType();
+      if (type->isReferenceType() && !type.getNonReferenceType().isConstQualified()) note(call->getArg(i));
+    }
+    return true;
+  }
+  [[nodiscard]] bool contains(const clang::VarDecl* declaration) const {
+    return written_.contains(declaration->getCanonicalDecl());
+  }
+
+ private:
+  void note(const clang::Expr* expression) {
+    if (const clang::VarDecl* found = variable(expression)) written_.insert(found->getCanonicalDecl());
+  }
+  std::set<const clang::VarDecl*> written_;
+};
+
+class Reads : public clang::RecursiveASTVisitor<Reads> {
+ public:
+  bool VisitDeclRefExpr(clang::DeclRefExpr* reference) {
+    if (const auto* found = llvm::dyn_cast<clang::VarDecl>(reference->getDecl())) variables.push_back(found);
+    return true;
+  }
+  std::vector<const clang::VarDecl*> variables;
+};
+
+std::optional<std::int64_t> constant(const clang::Expr* expression, clang::ASTContext& context) {
+  clang::Expr::EvalResult result;
+  if (expression == nullptr || expression->isValueDependent() || !expression->EvaluateAsInt(result, context)) {
+    return std::nullopt;
+  }
+  return result.Val.getInt().getExtValue();
+}
+
+// The step that the head adds to `counter`; nothing if it is no constant.
+std::optional<std::int64_t> step_of(const clang::Expr* increment, const clang::VarDecl* counter,
+                                    clang::ASTContext& context) {
+  if (increment == nullptr) return std::nullopt;
+  increment = increment->IgnoreParenImpCasts();
+  if (const auto* unary = llvm::dyn_cast<clang::UnaryOperator>(increment)) {
+    if (!unary->isIncrementDecrementOp() || variable(unary->getSubExpr()) != counter) return std::nullopt;
+    return unary->isIncrementOp() ? 1 : -1;
+  }
+  const auto* binary = llvm::dyn_cast<clang::BinaryOperator>(increment);
+  if (binary == nullptr) return std::nullopt;
+  if (binary->getOpcode() == clang::BO_Comma) {
+    const auto left = step_of(binary->getLHS(), counter, context);
+    return left ? left : step_of(binary->getRHS(), counter, context);
+  }
+  if (variable(binary->getLHS()) != counter) return std::nullopt;
+  const auto amount = constant(binary->getRHS(), context);
+  if (!amount) return std::nullopt;
+  if (binary->getOpcode() == clang::BO_AddAssign) return *amount;
+  if (binary->getOpcode() == clang::BO_SubAssign) return -*amount;
+  return std::nullopt;
+}
+
+std::optional<std::int64_t> first_value(const clang::Stmt* init, const clang::VarDecl* counter,
+                                        clang::ASTContext& context) {
+  if (const auto* declaration = llvm::dyn_cast_or_null<clang::DeclStmt>(init)) {
+    for (const clang::Decl* each : declaration->decls()) {
+      if (each == counter) return constant(counter->getInit(), context);
+    }
+  }
+  if (const auto* expression = llvm::dyn_cast_or_null<clang::BinaryOperator>(init)) {
+    if (expression->getOpcode() == clang::BO_Assign && variable(expression->getLHS()) == counter) {
+      return constant(expression->getRHS(), context);
+    }
+  }
+  return std::nullopt;
+}
+
+class Judge {
+ public:
+  Judge(const clang::ForStmt& loop, clang::ASTContext& context) : loop_(loop), context_(context) {
+    writes_.TraverseStmt(const_cast<clang::Stmt*>(loop.getBody()));
+    writes_.TraverseStmt(const_cast<clang::Expr*>(loop.getCond()));
+  }
+
+  LoopVerdict condition(const clang::Expr* expression) {
+    expression = expression->IgnoreParenImpCasts();
+    const auto* binary = llvm::dyn_cast<clang::BinaryOperator>(expression);
+    if (binary == nullptr) return {"a loop whose condition compares nothing"};
+    if (binary->getOpcode() == clang::BO_LAnd) {
+      LoopVerdict left = condition(binary->getLHS());
+      if (left.problem.empty()) return {"", false};
+      left = condition(binary->getRHS());
+      left.constant = false;
+      return left;
+    }
+    if (!binary->isComparisonOp() || binary->getOpcode() == clang::BO_EQ) {
+      return {"a loop whose condition compares nothing with a bound"};
+    }
+    LoopVerdict verdict = comparison(binary->getLHS(), binary->getOpcode(), binary->getRHS());
+    if (verdict.problem.empty()) return verdict;
+    const LoopVerdict swapped =
+        comparison(binary->getRHS(), clang::BinaryOperator::reverseComparisonOp(binary->getOpcode()), binary->getLHS());
+    return swapped.problem.empty() ? swapped : verdict;
+  }
+
+ private:
+  LoopVerdict comparison(const clang::Expr* left, clang::BinaryOperatorKind kind, const clang::Expr* bound) {
+    const clang::VarDecl* counter = variable(left);
+    if (counter == nullptr) return {"a loop whose condition does not compare a counter"};
+    const std::string name = counter->getNameAsString();
+    const auto step = step_of(loop_.getInc(), counter, context_);
+    if (!step || *step == 0) return {"a loop whose head does not move " + name + " by a constant"};
+    const bool up = kind == clang::BO_LT || kind == clang::BO_LE || (kind == clang::BO_NE && *step == 1);
+    const bool down = kind == clang::BO_GT || kind == clang::BO_GE || (kind == clang::BO_NE && *step == -1);
+    if (*step > 0 ? !up : !down) return {"a loop whose head moves " + name + " away from its bound, or past it"};
+    if (writes_.contains(counter)) return {"a loop whose body changes its counter " + name};
+    Reads reads;
+    reads.TraverseStmt(const_cast<clang::Expr*>(bound));
+    for (const clang::VarDecl* read : reads.variables) {
+      if (read == counter || writes_.contains(read))
+        return {"a loop whose body changes its bound " + read->getNameAsString()};
+    }
+    return {"", constant(bound, context_) && first_value(loop_.getInit(), counter, context_)};
+  }
+
+  const clang::ForStmt& loop_;
+  clang::ASTContext& context_;
+  Writes writes_;
+};
+
+}  // namespace
+
+LoopVerdict judge_loop(const clang::ForStmt& loop, clang::ASTContext& context) {
+  if (loop.getCond() == nullptr) return {"a loop without a condition"};
+  return Judge(loop, context).condition(loop.getCond());
+}
+
+}  // namespace bitnet::codegen
