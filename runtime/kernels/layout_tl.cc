@@ -103,8 +103,8 @@ void unpack_tl2_row(const std::uint8_t* tile, std::int64_t r, std::int64_t k, st
 
 }  // namespace
 
-const LayoutCode kTl1 = {{"tl1", kTl1LineK, kTl1LineBytes, true}, pack_tl1_tile, unpack_tl1_row};
-const LayoutCode kTl2 = {{"tl2", kTl2LineK, kTl2LineBytes, false}, pack_tl2_tile, unpack_tl2_row};
+constinit const LayoutCode kTl1 = {{"tl1", kTl1LineK, kTl1LineBytes, true}, pack_tl1_tile, unpack_tl1_row};
+constinit const LayoutCode kTl2 = {{"tl2", kTl2LineK, kTl2LineBytes, false}, pack_tl2_tile, unpack_tl2_row};
 
 static_assert(64 % kTl1LineK == 0, "K-groups are whole lines of tl1");
 static_assert(kRows == 16, "a lookup of 16 bytes serves the rows of a tile");
