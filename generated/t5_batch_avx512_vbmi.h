@@ -3,8 +3,9 @@
 // GENERATED from templates/batch.h.j2 and templates/dict/avx512_vbmi/t5.j2
 // by templates/render.py. DO NOT EDIT: change the templates and run templates/render.py again.
 //
-// A line is loaded and decoded by three byte lookups once and multiplied with the whole token tile; the activations of
-// a token are broadcast out of memory by vpdpbusd itself or, with several row tiles, once for all of them.
+// A line is loaded and decoded by three byte lookups once and multiplied with all tokens. With few sums the four fields
+// of the looked up codes are masked in place, as in t5_gemv, and each has a sum of its own; with many, where registers
+// run out, they are shifted.
 #ifndef BITNET_GENERATED_T5_BATCH_AVX512_VBMI_H_
 #define BITNET_GENERATED_T5_BATCH_AVX512_VBMI_H_
 
@@ -60,6 +61,9 @@ constexpr Tables make_tables() {
 }
 constexpr Tables kTables = make_tables();
 
+// Fields that stay in place, of `sums` sums (tokens times tiles).
+constexpr int in_place(int sums) { return sums <= 4 ? 4 : sums <= 8 ? 2 : 1; }
+
 // Packed activations beyond this leave a 32 KiB L1 cache between two tiles; they are then fetched ahead.
 constexpr long long kNearBytes = 24 * 1024;
 constexpr long long kAheadBytes = 512;
@@ -76,17 +80,17 @@ inline void pass(const bitnet_gemm_args* a, long long tile, long long distance, 
   const __m512i table_low = _mm512_load_si512(kTables.four);
   const __m512i table_high = _mm512_load_si512(kTables.four + 64);
   const __m512i table_fifth = _mm512_load_si512(kTables.fifth);
-  const __m512i mask = _mm512_set1_epi8(0x03);
+  constexpr int kFields = in_place(TokenTile * Tiles);
   for (long long t = 0; t < count; ++t, ++tile) {
     const uint8_t* w[Tiles];
 #pragma GCC unroll 8
     for (int n = 0; n < Tiles; ++n) w[n] = a->weights + (tile + n * distance) * lines * kLineBytes;
-    __m512i total[TokenTile][Tiles];
+    __m512i total[TokenTile][Tiles][kFields];
 #pragma GCC unroll 8
     for (int m = 0; m < TokenTile; ++m) {
 #pragma GCC unroll 8
       for (int n = 0; n < Tiles; ++n) {
-        total[m][n] = _mm512_setzero_si512();
+        for (int f = 0; f < kFields; ++f) total[m][n][f] = _mm512_setzero_si512();
       }
     }
     for (long long i = 0; i < lines; ++i) {
@@ -110,7 +114,9 @@ inline void pass(const bitnet_gemm_args* a, long long tile, long long distance, 
         __m512i codes[Tiles];
 #pragma GCC unroll 8
         for (int n = 0; n < Tiles; ++n) {
-          codes[n] = p == 4 ? fifth[n] : _mm512_and_si512(_mm512_srli_epi16(packed[n], 2 * p), mask);
+          const int f = p % 4 % kFields;
+          const __m512i mask = _mm512_set1_epi8(static_cast<char>(3 << (2 * f)));
+          codes[n] = p == 4 ? fifth[n] : _mm512_and_si512(_mm512_srli_epi16(packed[n], 2 * (p - f)), mask);
         }
 #pragma GCC unroll 8
         for (int m = 0; m < TokenTile; ++m) {
@@ -118,7 +124,7 @@ inline void pass(const bitnet_gemm_args* a, long long tile, long long distance, 
           const __m512i xm = _mm512_set1_epi32(*reinterpret_cast<const Dword*>(four));
 #pragma GCC unroll 8
           for (int n = 0; n < Tiles; ++n) {
-            total[m][n] = _mm512_dpbusd_epi32(total[m][n], codes[n], xm);
+            total[m][n][p % 4 % kFields] = _mm512_dpbusd_epi32(total[m][n][p % 4 % kFields], codes[n], xm);
           }
         }
       }
@@ -130,7 +136,9 @@ inline void pass(const bitnet_gemm_args* a, long long tile, long long distance, 
 #pragma GCC unroll 8
       for (int n = 0; n < Tiles; ++n) {
         int32_t* y = a->y + m * a->y_stride + (tile + n * distance) * BITNET_TILE_ROWS;
-        _mm512_storeu_si512(y, _mm512_sub_epi32(total[m][n], _mm512_set1_epi32(x_sum)));
+        __m512i sum = _mm512_sub_epi32(total[m][n][0], _mm512_set1_epi32(x_sum));
+        for (int f = 1; f < kFields; ++f) sum = _mm512_add_epi32(sum, _mm512_srai_epi32(total[m][n][f], 2 * f));
+        _mm512_storeu_si512(y, sum);
       }
     }
   }
@@ -139,7 +147,7 @@ inline void pass(const bitnet_gemm_args* a, long long tile, long long distance, 
 }  // namespace t5_batch_detail
 
 // Y = X W^T for rows a->row_begin .. a->row_end and a->tokens <= M tokens (kernel_abi.h, op gemm), exact for
-// K <= 8000000. No scratch.
+// K <= 660000. No scratch.
 //   N, K      the matrix; K = 0 reads a->k. Rows always come from the arguments.
 //   M         the most tokens, and the token tile of the packed activations
 //   Streams   tiles worked on side by side: the row range is cut into that many parts
@@ -147,7 +155,7 @@ inline void pass(const bitnet_gemm_args* a, long long tile, long long distance, 
 template <long long N, long long K, int M, int Streams, int Prefetch>
 inline void t5_batch(const bitnet_gemm_args* a) {
   namespace detail = t5_batch_detail;
-  static_assert(N >= 0 && K >= 0 && K <= 8000000LL, "t5_batch: matrix size out of range");
+  static_assert(N >= 0 && K >= 0 && K <= 660000LL, "t5_batch: matrix size out of range");
   static_assert(M >= 1 && M <= 8 && Streams >= 1 && Streams <= 8 && Prefetch >= 0, "t5_batch: parameter out of range");
   const long long begin = a->row_begin / BITNET_TILE_ROWS;
   const long long end = (a->row_end + BITNET_TILE_ROWS - 1) / BITNET_TILE_ROWS;
