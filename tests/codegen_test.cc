@@ -2,6 +2,7 @@
 // the rules for targets and points.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>

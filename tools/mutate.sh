@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Breaks kernels on purpose, mechanically, and fails if a broken one passes every check (tests/mutate.cc says how).
+#   tools/mutate.sh --seed N [--count 30] [--family TEXT]
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+tools/install_deps.sh test
+tools/build.sh release
+arguments=("$@")
+arm=build/aarch64/bin/bundle_kernel_test
+if [ -x "$arm" ]; then
+  arguments+=(--arm-tester "$arm")
+  if [ -d build/sysroot-arm64 ]; then arguments+=(--arm-sysroot build/sysroot-arm64); fi
+else
+  echo "mutate: AArch64 families are not drawn from: $arm is not built (tools/build.sh aarch64)"
+fi
+exec build/release/bin/bitnet-mutate "${arguments[@]}"
