@@ -23,9 +23,8 @@ FAMILIES = {
     "t5": {"gemv": "gemv", "gemm": "gemm", "batch": "batch"},
     "tl1": {"gemv": "lut_gemv", "gemm": "lut_gemm"},
     "tl2": {"gemv": "lut_gemv", "gemm": "lut_gemm"},
-    # "": the header that includes the others.
+    # The others include dense_lanes.
     "dense": {
-        "": "dense",
         "lanes": "dense_lanes",
         "rows": "dense_rows",
         "attention": "dense_attention",
@@ -86,7 +85,7 @@ def render_family(env, templates, family, operation, skeleton):
     for isa in dictionaries(templates, family):
         if (isa, operation) in UNUSED:
             continue
-        name = "_".join(filter(None, [family, operation, isa])) + ".h"
+        name = f"{family}_{operation}_{isa}.h"
         dictionary = f"dict/{isa}/{family}.j2"
         text = tidy(
             env.get_template(f"{skeleton}.h.j2").render(

@@ -1,31 +1,15 @@
-// The tester's dense operations: every output bit against runtime/reference.
-#include <algorithm>
-#include <limits>
+// The tester's operations on rows of floats: every output bit against runtime/reference.
+#include "tests/kernel_tester_dense.h"
 
-#include "runtime/base/half.h"
-#include "runtime/base/math.h"
+#include <algorithm>
+#include <cmath>
+
 #include "runtime/reference/reference.h"
-#include "tests/kernel_tester_support.h"
 
 namespace bitnet::test {
 namespace {
 
 constexpr float kEps = 1e-5F;
-constexpr const char* kFault = "it touched memory outside its arrays";
-
-std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
-
-std::string at(std::int64_t k, FloatKind kind) { return "k=" + std::to_string(k) + ", values " + to_string(kind); }
-
-std::vector<std::int64_t> widths_of(const Kernel& kernel, const TestPlan& plan) {
-  return kernel.k != 0 ? std::vector<std::int64_t>{kernel.k} : plan.widths;
-}
-
-float* place_copy(Region& region, const std::vector<float>& values) {
-  auto* data = region.place<float>(static_cast<std::int64_t>(values.size()));
-  std::copy(values.begin(), values.end(), data);
-  return data;
-}
 
 // Gains as models have them: around 1, some far off, signs mixed.
 std::vector<float> gains(std::mt19937& random, std::int64_t k) {
@@ -50,12 +34,6 @@ bool same_quantised(const std::vector<std::int8_t>& q, float scale, std::int32_t
     return false;
   }
   return true;
-}
-
-void check_intact(std::initializer_list<const Region*> regions, const std::string& where, Failures& failures) {
-  for (const Region* region : regions) {
-    if (!region->intact()) failures.add(where, "guard bytes were overwritten");
-  }
 }
 
 // quantize and norm_quantize.
@@ -166,160 +144,123 @@ void test_gate(const Kernel& kernel, std::int64_t k, FloatKind kind, Failures& f
   }
 }
 
-struct AttentionShape {
-  std::int64_t heads;
-  std::int64_t head_dim;
-  std::int64_t length;
-  std::int64_t stride;
-};
-
-void test_attention(const Kernel& kernel, const AttentionShape& shape, FloatKind kind, Failures& failures) {
-  const auto [heads, head_dim, length, stride] = shape;
-  const std::string where = "heads " + std::to_string(heads) + ", head_dim " + std::to_string(head_dim) + ", length " +
-                            std::to_string(length) + ", kv_stride " + std::to_string(stride) + ", values " +
-                            to_string(kind);
-  std::mt19937 random(static_cast<unsigned>(heads * 1000003 + head_dim * 1009 + length));
-  const std::int64_t kv_count = (length - 1) * stride + head_dim;
-  Region q_region(index(heads * head_dim) * sizeof(float));
-  Region key_region(index(kv_count) * sizeof(std::uint16_t));
-  Region value_region(index(kv_count) * sizeof(std::uint16_t));
-  Region y_region(index(heads * head_dim) * sizeof(float));
-  const std::int64_t scratch_count = BITNET_ATTENTION_SCRATCH(heads, head_dim);
-  Region scratch_region(index(scratch_count) * sizeof(float) + 64);
-
-  auto* q = q_region.place<float>(heads * head_dim);
-  std::vector<std::uint16_t> q_half(index(heads * head_dim));
-  fill_halves(kind, random, q_half.data(), heads * head_dim);
-  std::transform(q_half.begin(), q_half.end(), q, half_to_float);
-  // Between the rows stays the pattern, where other heads' values would be.
-  auto* key = key_region.place<std::uint16_t>(kv_count);
-  auto* value = value_region.place<std::uint16_t>(kv_count);
-  for (std::int64_t j = 0; j < length; ++j) {
-    fill_halves(kind, random, key + j * stride, head_dim);
-    fill_halves(kind, random, value + j * stride, head_dim);
+void test_softmax(const Kernel& kernel, std::int64_t k, FloatKind kind, Failures& failures) {
+  std::mt19937 random(static_cast<unsigned>(k));
+  std::vector<float> x(index(k));
+  fill_floats(kind, random, x.data(), k);
+  std::vector<float> expected(index(k));
+  reference::softmax(x.data(), k, expected.data());
+  Region x_region(index(k) * sizeof(float));
+  Region y_region(index(k) * sizeof(float));
+  for (const bool in_place : {false, true}) {
+    const std::string where = at(k, kind) + (in_place ? ", y = x" : "");
+    auto args = poisoned_args<bitnet_softmax_args>();
+    float* x_data = place_copy(x_region, x);
+    args.x = x_data;
+    args.y = in_place ? x_data : y_region.place<float>(k);
+    args.k = k;
+    if (!call(kernel, args)) return failures.add(where, kFault);
+    if (!same_floats(expected.data(), args.y, k, where, failures)) return;
+    check_intact({&x_region}, where, failures);
+    if (!in_place) check_intact({&y_region}, where, failures);
   }
-  const float scale = kind == FloatKind::kConstant ? 1.0F : 0.08838834764F;
-  std::vector<float> expected(index(heads * head_dim));
-  reference::attention(q, key, value, heads, head_dim, length, stride, scale, expected.data());
-
-  auto args = poisoned_args<bitnet_attention_args>();
-  args.q = q;
-  std::vector<const void*> key_pages;
-  std::vector<const void*> value_pages;
-  for (std::int64_t j = 0; j < length; j += BITNET_ATTENTION_CHUNK) {
-    key_pages.push_back(key + j * stride);
-    value_pages.push_back(value + j * stride);
-  }
-  args.key_pages = key_pages.data();
-  args.value_pages = value_pages.data();
-  args.y = y_region.place<float>(heads * head_dim);
-  args.scratch = scratch_region.place<float>(scratch_count, 64);
-  args.heads = heads;
-  args.head_dim = head_dim;
-  args.tokens = 1;
-  args.past = length - 1;
-  args.q_stride = heads * head_dim;
-  args.y_stride = heads * head_dim;
-  args.scale = scale;
-  if (!call(kernel, args)) return failures.add(where, kFault);
-  if (!same_floats(expected.data(), args.y, heads * head_dim, where, failures)) return;
-  check_intact({&q_region, &key_region, &value_region, &y_region, &scratch_region}, where, failures);
 }
 
-void test_attentions(const Kernel& kernel, const TestPlan& plan, Failures& failures) {
-  constexpr FloatKind kinds[] = {FloatKind::kNormal, FloatKind::kMixed,    FloatKind::kHuge,    FloatKind::kZero,
-                                 FloatKind::kNormal, FloatKind::kDenormal, FloatKind::kConstant};
-  std::size_t turn = 0;
-  for (const std::int64_t heads : plan.heads) {
-    for (const std::int64_t head_dim : plan.head_dims) {
-      for (const std::int64_t length : plan.lengths) {
-        if (failures.full()) return;
-        const FloatKind kind = kinds[turn++ % std::size(kinds)];
-        test_attention(kernel, {heads, head_dim, length, head_dim}, kind, failures);
+// Every kind of scale, with and without `add`; values of int32 up to the bound of kernel_abi.h.
+void test_epilogue(const Kernel& kernel, std::int64_t rows, FloatKind kind, Failures& failures) {
+  std::mt19937 random(static_cast<unsigned>(rows));
+  for (const std::int64_t groups : {1, 2, 5}) {
+    for (const std::int32_t scale_kind : {BITNET_SCALE_TENSOR, BITNET_SCALE_ROW, BITNET_SCALE_GROUP}) {
+      for (const std::int32_t add : {0, 1}) {
+        const std::string where = "rows " + std::to_string(rows) + ", groups " + std::to_string(groups) +
+                                  ", scale kind " + std::to_string(scale_kind) + ", add " + std::to_string(add) +
+                                  ", values " + to_string(kind);
+        const std::int64_t acc_stride = rows + 3;
+        const std::int64_t scale_stride = rows + 5;
+        const std::int64_t acc_count = (groups - 1) * acc_stride + rows;
+        const std::int64_t scale_count = scale_kind == BITNET_SCALE_TENSOR ? 1
+                                         : scale_kind == BITNET_SCALE_ROW  ? rows
+                                                                           : (groups - 1) * scale_stride + rows;
+        Region acc_region(index(acc_count) * sizeof(std::int32_t));
+        Region scale_region(index(scale_count) * sizeof(float));
+        Region y_region(index(rows) * sizeof(float));
+        auto* acc = acc_region.place<std::int32_t>(acc_count);
+        for (std::int64_t i = 0; i < acc_count; ++i) {
+          const auto value = static_cast<std::int32_t>(random() % (1U << 24));
+          acc[i] = kind == FloatKind::kZero ? 0 : (random() & 1) != 0 ? value : -value;
+        }
+        std::vector<float> scales(index(scale_count));
+        fill_floats(kind, random, scales.data(), scale_count);
+        auto args = poisoned_args<bitnet_epilogue_args>();
+        args.acc = acc;
+        args.scales = place_copy(scale_region, scales);
+        args.rows = rows;
+        args.groups = groups;
+        if (groups > 1) args.acc_stride = acc_stride;
+        if (scale_kind == BITNET_SCALE_GROUP && groups > 1) args.scale_stride = scale_stride;
+        args.activation_scale = 37.25F;
+        args.scale_kind = scale_kind;
+        args.add = add;
+        std::vector<float> before(index(rows));
+        fill_floats(FloatKind::kNormal, random, before.data(), rows);
+        std::vector<float> expected = before;
+        args.y = expected.data();
+        reference::epilogue(args);
+        args.y = add != 0 ? place_copy(y_region, before) : y_region.place<float>(rows);
+        if (!call(kernel, args)) return failures.add(where, kFault);
+        if (!same_floats(expected.data(), args.y, rows, where, failures)) return;
+        check_intact({&acc_region, &scale_region, &y_region}, where, failures);
       }
     }
   }
 }
 
-template <typename T>
-void test_head_rows(const Kernel& kernel, std::int64_t n, std::int64_t k, const T* weights, const float* x,
-                    const float* expected, std::int64_t row_begin, std::int64_t row_end, const std::string& what,
-                    Failures& failures) {
-  const std::string where = "n=" + std::to_string(n) + " k=" + std::to_string(k) + ", rows " +
-                            std::to_string(row_begin) + ".." + std::to_string(row_end) + ", " + what;
-  Region y_region(index(n) * sizeof(float));
-  auto* y = y_region.place<float>(n);
-  auto args = poisoned_args<bitnet_head_args>();
-  args.weights = weights;
-  args.x = x;
-  args.y = y;
-  args.row_begin = row_begin;
-  args.row_end = row_end;
-  if (kernel.k == 0) args.k = k;
-  if (!call(kernel, args)) return failures.add(where, kFault);
-  if (!same_floats(expected + row_begin, y + row_begin, row_end - row_begin, where, failures)) return;
-  for (std::int64_t r = 0; r < n; ++r) {
-    if ((r < row_begin || r >= row_end) && std::bit_cast<std::int32_t>(y[r]) != kPatternInt) {
-      return failures.add(where, "row " + std::to_string(r) + " was written");
+// Both orders of pairs; `half` pairs a row.
+void test_rope(const Kernel& kernel, std::int64_t half, FloatKind kind, Failures& failures) {
+  std::mt19937 random(static_cast<unsigned>(half));
+  std::vector<float> cosines(index(half));
+  std::vector<float> sines(index(half));
+  for (std::size_t i = 0; i < cosines.size(); ++i) {
+    const float angle = static_cast<float>(random() % 10000) * 1e-3F;
+    cosines[i] = std::cos(angle);
+    sines[i] = std::sin(angle);
+  }
+  for (const std::int32_t order : {BITNET_ROPE_NEOX, BITNET_ROPE_NORM}) {
+    for (const std::int64_t rows : {1, 3}) {
+      const std::int64_t rope_dim = 2 * half;
+      const std::int64_t stride = rope_dim + (rows == 3 ? 7 : 0);
+      const std::int64_t count = (rows - 1) * stride + rope_dim;
+      const std::string where = "rope_dim " + std::to_string(rope_dim) + ", kind " + std::to_string(order) + ", rows " +
+                                std::to_string(rows) + ", stride " + std::to_string(stride) + ", values " +
+                                to_string(kind);
+      std::vector<float> x(index(count));
+      fill_floats(kind, random, x.data(), count);
+      Region x_region(index(count) * sizeof(float));
+      Region cosine_region(index(half) * sizeof(float));
+      Region sine_region(index(half) * sizeof(float));
+      auto args = poisoned_args<bitnet_rope_args>();
+      args.cosines = place_copy(cosine_region, cosines);
+      args.sines = place_copy(sine_region, sines);
+      args.rows = rows;
+      args.stride = stride;
+      args.rope_dim = rope_dim;
+      args.kind = order;
+      std::vector<float> expected = x;
+      args.x = expected.data();
+      reference::rope(args);
+      args.x = place_copy(x_region, x);
+      if (!call(kernel, args)) return failures.add(where, kFault);
+      if (!same_floats(expected.data(), args.x, count, where, failures)) return;
+      check_intact({&x_region, &cosine_region, &sine_region}, where, failures);
     }
   }
-  check_intact({&y_region}, where, failures);
-}
-
-template <typename T>
-void test_head(const Kernel& kernel, std::int64_t n, std::int64_t k, FloatKind kind, Failures& failures) {
-  std::mt19937 random(static_cast<unsigned>(n * 1009 + k));
-  Region weight_region(index(n * k) * sizeof(T));
-  Region x_region(index(k) * sizeof(float));
-  auto* weights = weight_region.place<T>(n * k);
-  std::vector<float> x(index(k));
-  fill_floats(kind == FloatKind::kHuge ? FloatKind::kNormal : kind, random, x.data(), k);
-  const float* x_data = place_copy(x_region, x);
-  std::vector<float> expected(index(n));
-  if constexpr (sizeof(T) == sizeof(std::uint16_t)) {
-    fill_halves(kind, random, weights, n * k);
-    reference::head_f16(weights, x_data, n, k, expected.data());
-  } else {
-    fill_floats(kind, random, weights, n * k);
-    reference::head_f32(weights, x_data, n, k, expected.data());
-  }
-  const std::string what = std::string("values ") + to_string(kind);
-  test_head_rows(kernel, n, k, weights, x_data, expected.data(), 0, n, what, failures);
-  if (n >= 3 && !failures.full()) {
-    test_head_rows(kernel, n, k, weights, x_data, expected.data(), n / 3, n - 1, what, failures);
-  }
-  check_intact({&weight_region, &x_region}, what, failures);
-}
-
-// Every finite float16 and the infinities, converted exactly: k = 1, x = 1. And a matrix large enough for streams.
-void test_all_halves(const Kernel& kernel, Failures& failures) {
-  constexpr std::int64_t kCount = 65536;
-  Region weight_region(kCount * sizeof(std::uint16_t));
-  auto* weights = weight_region.place<std::uint16_t>(kCount);
-  for (std::int64_t i = 0; i < kCount; ++i) weights[i] = static_cast<std::uint16_t>(i);
-  const float one = 1.0F;
-  std::vector<float> expected(kCount);
-  reference::head_f16(weights, &one, kCount, 1, expected.data());
-  test_head_rows(kernel, kCount, 1, weights, &one, expected.data(), 0, kCount, "every float16", failures);
-}
-
-void test_heads(const Kernel& kernel, const TestPlan& plan, Failures& failures) {
-  std::size_t turn = 0;
-  for (const std::int64_t k : widths_of(kernel, plan)) {
-    for (const std::int64_t n : plan.head_rows) {
-      if (failures.full()) return;
-      const FloatKind kind = kFloatKinds[turn++ % std::size(kFloatKinds)];
-      (kernel.format == Format::kF16 ? test_head<std::uint16_t> : test_head<float>)(kernel, n, k, kind, failures);
-    }
-  }
-  if (kernel.format == Format::kF16 && kernel.k == 0) test_all_halves(kernel, failures);
 }
 
 }  // namespace
 
 void test_dense(const Kernel& kernel, const TestPlan& plan, Failures& failures) {
-  if (kernel.op == Op::kAttention) return test_attentions(kernel, plan, failures);
-  if (kernel.op == Op::kHead) return test_heads(kernel, plan, failures);
+  if (kernel.op == Op::kAttention) return test_attention(kernel, plan, failures);
+  if (kernel.op == Op::kHead || kernel.op == Op::kHeadScreen) return test_head(kernel, plan, failures);
   for (const std::int64_t k : widths_of(kernel, plan)) {
     for (const FloatKind kind : kFloatKinds) {
       if (failures.full()) return;
@@ -334,6 +275,15 @@ void test_dense(const Kernel& kernel, const TestPlan& plan, Failures& failures) 
         case Op::kRelu2Gate:
         case Op::kSiluGate:
           test_gate(kernel, k, kind, failures);
+          break;
+        case Op::kSoftmax:
+          test_softmax(kernel, k, kind, failures);
+          break;
+        case Op::kEpilogue:
+          test_epilogue(kernel, k, kind, failures);
+          break;
+        case Op::kRope:
+          test_rope(kernel, k, kind, failures);
           break;
         default:
           failures.add("op", "the tester does not know this operation");

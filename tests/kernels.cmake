@@ -1,5 +1,6 @@
 # Kernels: the reference, the one tester (a library, so that tests of bundles can use it too), the targets of the CPU.
-add_library(bitnet_kernel_tester STATIC kernel_tester.cc kernel_tester_dense.cc kernel_tester_support.cc
+add_library(bitnet_kernel_tester STATIC kernel_tester.cc kernel_tester_attention.cc kernel_tester_dense.cc
+  kernel_tester_head.cc kernel_tester_support.cc
   ternary_problem.cc)
 target_link_libraries(bitnet_kernel_tester PUBLIC bitnet_runtime PRIVATE bitnet_options bitnet_reference)
 

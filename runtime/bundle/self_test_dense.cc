@@ -2,6 +2,7 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "runtime/base/half.h"
@@ -151,87 +152,222 @@ Status test_gate(const Kernel& kernel, std::int64_t k) {
   return {};
 }
 
-// Two heads over three chunks, the last one short.
+// Int32 sums with scales a tensor, row and group, stored and added.
+Status test_epilogue(const Kernel& kernel, std::int64_t rows) {
+  constexpr std::int64_t kGroups = 3;
+  BITNET_ASSIGN_OR_RETURN(const Row<std::int32_t> acc, Row<std::int32_t>::create(kGroups * rows));
+  BITNET_ASSIGN_OR_RETURN(const Row<float> scales, Row<float>::create(kGroups * rows));
+  Random random(0xE91);
+  for (std::int64_t i = 0; i < kGroups * rows; ++i) {
+    acc[i] = static_cast<std::int32_t>(random.symmetric() * 16777215.0F);
+    scales[i] = 1.0F + random.symmetric();
+  }
+  for (const std::int32_t kind : {BITNET_SCALE_TENSOR, BITNET_SCALE_ROW, BITNET_SCALE_GROUP}) {
+    for (const std::int32_t add : {0, 1}) {
+      BITNET_ASSIGN_OR_RETURN(const Row<float> y, Row<float>::create(rows));
+      fill(0, rows, y.data());
+      std::vector<float> expected(y.data(), y.data() + rows);
+      bitnet_epilogue_args args = {.acc = acc.data(),
+                                   .scales = scales.data(),
+                                   .y = expected.data(),
+                                   .rows = rows,
+                                   .groups = kGroups,
+                                   .acc_stride = rows,
+                                   .scale_stride = rows,
+                                   .activation_scale = 41.5F,
+                                   .scale_kind = kind,
+                                   .add = add};
+      reference::epilogue(args);
+      args.y = y.data();
+      kernel(args);
+      const std::string input = "scale kind " + std::to_string(kind) + (add != 0 ? ", added" : "");
+      BITNET_RETURN_IF_ERROR(y.compare(kernel, "y", input.c_str(), expected));
+    }
+  }
+  return {};
+}
+
+Status test_rope(const Kernel& kernel, std::int64_t half) {
+  constexpr std::int64_t kRows = 2;
+  const std::int64_t stride = 2 * half + 3;
+  BITNET_ASSIGN_OR_RETURN(const Row<float> cosines, Row<float>::create(half));
+  BITNET_ASSIGN_OR_RETURN(const Row<float> sines, Row<float>::create(half));
+  fill_gain(half, cosines.data());
+  fill(0, half, sines.data());
+  for (const std::int32_t kind : {BITNET_ROPE_NEOX, BITNET_ROPE_NORM}) {
+    BITNET_ASSIGN_OR_RETURN(const Row<float> x, Row<float>::create(kRows * stride));
+    fill(0, kRows * stride, x.data());
+    std::vector<float> expected(x.data(), x.data() + kRows * stride);
+    bitnet_rope_args args = {.x = expected.data(),
+                             .cosines = cosines.data(),
+                             .sines = sines.data(),
+                             .rows = kRows,
+                             .stride = stride,
+                             .rope_dim = 2 * half,
+                             .kind = kind};
+    reference::rope(args);
+    args.x = x.data();
+    kernel(args);
+    BITNET_RETURN_IF_ERROR(x.compare(kernel, "x", kind == BITNET_ROPE_NEOX ? "NEOX" : "NORM", expected));
+  }
+  return {};
+}
+
+Status test_softmax(const Kernel& kernel, std::int64_t k) {
+  BITNET_ASSIGN_OR_RETURN(const Row<float> x, Row<float>::create(k));
+  for (std::size_t pattern = 0; pattern < kPatterns.size(); ++pattern) {
+    fill(pattern, k, x.data());
+    BITNET_ASSIGN_OR_RETURN(const Row<float> y, Row<float>::create(k));
+    std::vector<float> expected(static_cast<std::size_t>(k));
+    reference::softmax(x.data(), k, expected.data());
+    kernel(bitnet_softmax_args{x.data(), y.data(), k});
+    BITNET_RETURN_IF_ERROR(y.compare(kernel, "y", kPatterns[pattern], expected));
+  }
+  return {};
+}
+
+// Pages of keys or values of one head for `positions` positions.
+Result<std::vector<Buffer>> make_pages(Format format, std::int64_t positions, std::int64_t head_dim, Random& random) {
+  std::vector<Buffer> pages;
+  const std::int64_t count = BITNET_ATTENTION_CHUNK * head_dim;
+  for (std::int64_t j = 0; j < positions; j += BITNET_ATTENTION_CHUNK) {
+    const std::size_t bytes = format == Format::kI8
+                                  ? static_cast<std::size_t>(count) + BITNET_ATTENTION_CHUNK * sizeof(float)
+                                  : static_cast<std::size_t>(count) * sizeof(std::uint16_t);
+    BITNET_ASSIGN_OR_RETURN(Buffer page, Buffer::allocate(bytes));
+    for (std::int64_t i = 0; i < count; ++i) {
+      const float value = random.symmetric();
+      if (format == Format::kI8) {
+        page.as<std::int8_t>()[i] = static_cast<std::int8_t>(127.0F * value);
+      } else {
+        page.as<std::uint16_t>()[i] = float_to_half(3.0F * value);
+      }
+    }
+    if (format == Format::kI8) {
+      auto* factors = reinterpret_cast<float*>(page.data() + count);
+      for (std::int64_t i = 0; i < BITNET_ATTENTION_CHUNK; ++i) factors[i] = 0.02F + 0.01F * random.symmetric();
+    }
+    pages.push_back(std::move(page));
+  }
+  return pages;
+}
+
+std::vector<const void*> table_of(const std::vector<Buffer>& pages) {
+  std::vector<const void*> table;
+  for (const Buffer& page : pages) table.push_back(page.data());
+  return table;
+}
+
+// Two heads over up to three chunks: one token, a whole chunk, and several tokens across the border of a page.
 Status test_attention(const Kernel& kernel, std::int64_t head_dim) {
   constexpr std::int64_t kHeads = 2;
-  const float scale = 0.125F;
-  BITNET_ASSIGN_OR_RETURN(const Row<float> q, Row<float>::create(kHeads * head_dim));
-  BITNET_ASSIGN_OR_RETURN(const Row<float> scratch, Row<float>::create(BITNET_ATTENTION_SCRATCH(kHeads, head_dim)));
-  const std::int64_t longest = 2 * BITNET_ATTENTION_CHUNK + 5;
-  std::vector<std::uint16_t> key(static_cast<std::size_t>(longest * head_dim));
-  std::vector<std::uint16_t> value(key.size());
+  constexpr std::int64_t kTokens = 3;
+  constexpr std::int64_t kLongest = 2 * BITNET_ATTENTION_CHUNK + 1;
+  const std::int64_t stride = kHeads * head_dim + 3;
   Random random(0xA77);
-  for (std::int64_t i = 0; i < kHeads * head_dim; ++i) q[i] = half_to_float(float_to_half(3.0F * random.symmetric()));
-  for (std::size_t i = 0; i < key.size(); ++i) {
-    key[i] = float_to_half(3.0F * random.symmetric());
-    value[i] = float_to_half(random.symmetric());
-  }
-  std::vector<const void*> key_pages;
-  std::vector<const void*> value_pages;
-  for (std::int64_t j = 0; j < longest; j += BITNET_ATTENTION_CHUNK) {
-    key_pages.push_back(key.data() + j * head_dim);
-    value_pages.push_back(value.data() + j * head_dim);
-  }
-  for (const std::int64_t length : {std::int64_t{1}, std::int64_t{BITNET_ATTENTION_CHUNK}, longest}) {
-    BITNET_ASSIGN_OR_RETURN(const Row<float> y, Row<float>::create(kHeads * head_dim));
-    std::vector<float> expected(static_cast<std::size_t>(kHeads * head_dim));
-    reference::attention(q.data(), key.data(), value.data(), kHeads, head_dim, length, head_dim, scale,
-                         expected.data());
-    kernel(bitnet_attention_args{.q = q.data(),
-                                 .key_pages = key_pages.data(),
-                                 .value_pages = value_pages.data(),
-                                 .y = y.data(),
-                                 .scratch = scratch.data(),
-                                 .heads = kHeads,
-                                 .head_dim = head_dim,
-                                 .tokens = 1,
-                                 .past = length - 1,
-                                 .q_stride = kHeads * head_dim,
-                                 .y_stride = kHeads * head_dim,
-                                 .scale = scale});
-    const std::string input = "of " + std::to_string(length) + " positions";
+  BITNET_ASSIGN_OR_RETURN(const Row<float> q, Row<float>::create(kTokens * stride));
+  BITNET_ASSIGN_OR_RETURN(const Row<float> scratch, Row<float>::create(BITNET_ATTENTION_SCRATCH(kHeads, head_dim)));
+  for (std::int64_t i = 0; i < kTokens * stride; ++i) q[i] = half_to_float(float_to_half(3.0F * random.symmetric()));
+  BITNET_ASSIGN_OR_RETURN(const std::vector<Buffer> keys, make_pages(kernel.format, kLongest, head_dim, random));
+  BITNET_ASSIGN_OR_RETURN(const std::vector<Buffer> values, make_pages(kernel.format, kLongest, head_dim, random));
+  const std::vector<const void*> key_pages = table_of(keys);
+  const std::vector<const void*> value_pages = table_of(values);
+  struct Call {
+    std::int64_t tokens;
+    std::int64_t past;
+  };
+  for (const auto [tokens, past] :
+       {Call{1, 0}, Call{1, BITNET_ATTENTION_CHUNK - 1}, Call{kTokens, kLongest - kTokens}}) {
+    BITNET_ASSIGN_OR_RETURN(const Row<float> y, Row<float>::create(tokens * stride));
+    std::vector<float> expected(y.data(), y.data() + tokens * stride);
+    bitnet_attention_args args = {.q = q.data(),
+                                  .key_pages = key_pages.data(),
+                                  .value_pages = value_pages.data(),
+                                  .y = expected.data(),
+                                  .scratch = scratch.data(),
+                                  .heads = kHeads,
+                                  .head_dim = head_dim,
+                                  .tokens = tokens,
+                                  .past = past,
+                                  .q_stride = stride,
+                                  .y_stride = stride,
+                                  .scale = 0.125F};
+    (kernel.format == Format::kI8 ? reference::attention_i8 : reference::attention_f16)(args);
+    args.y = y.data();
+    kernel(args);
+    const std::string input = "of " + std::to_string(tokens) + " tokens after " + std::to_string(past);
     BITNET_RETURN_IF_ERROR(y.compare(kernel, "y", input.c_str(), expected));
   }
   return {};
 }
 
 // A few rows, starting behind row 0.
+constexpr std::int64_t kHeadRows = 21;
+constexpr std::int64_t kFirstHeadRow = 3;
+
 Status test_head(const Kernel& kernel, std::int64_t k) {
-  constexpr std::int64_t kRows = 21;
-  constexpr std::int64_t kFirst = 3;
   BITNET_ASSIGN_OR_RETURN(const Row<float> x, Row<float>::create(k));
-  BITNET_ASSIGN_OR_RETURN(const Row<float> y, Row<float>::create(kRows));
+  BITNET_ASSIGN_OR_RETURN(const Row<float> y, Row<float>::create(kHeadRows));
   fill(0, k, x.data());
   Random random(0x4EAD);
-  std::vector<float> wide(static_cast<std::size_t>(kRows * k));
-  std::vector<std::uint16_t> half(wide.size());
+  std::vector<float> wide(static_cast<std::size_t>(kHeadRows * k));
+  std::vector<std::uint16_t> narrow(wide.size());
   for (std::size_t i = 0; i < wide.size(); ++i) {
     wide[i] = random.symmetric();
-    half[i] = float_to_half(wide[i]);
+    narrow[i] = kernel.format == Format::kBf16 ? static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(wide[i]) >> 16)
+                                               : float_to_half(wide[i]);
   }
-  const bool f16 = kernel.format == Format::kF16;
-  std::vector<float> expected(kRows);
-  if (f16) {
-    reference::head_f16(half.data(), x.data(), kRows, k, expected.data());
+  std::vector<float> expected(kHeadRows);
+  if (kernel.format == Format::kF32) {
+    reference::head_f32(wide.data(), x.data(), kHeadRows, k, expected.data());
   } else {
-    reference::head_f32(wide.data(), x.data(), kRows, k, expected.data());
+    (kernel.format == Format::kBf16 ? reference::head_bf16 : reference::head_f16)(narrow.data(), x.data(), kHeadRows, k,
+                                                                                  expected.data());
   }
-  std::memcpy(expected.data(), y.data(), kFirst * sizeof(float));  // not written
-  const void* weights = f16 ? static_cast<const void*>(half.data()) : wide.data();
-  kernel(bitnet_head_args{weights, x.data(), y.data(), kFirst, kRows, k});
+  std::memcpy(expected.data(), y.data(), kFirstHeadRow * sizeof(float));  // not written
+  const void* weights = kernel.format == Format::kF32 ? static_cast<const void*>(wide.data()) : narrow.data();
+  kernel(bitnet_head_args{weights, x.data(), y.data(), kFirstHeadRow, kHeadRows, k});
   return y.compare(kernel, "y", "random", expected);
+}
+
+// Random values, and products as large as they get.
+Status test_head_screen(const Kernel& kernel, std::int64_t k) {
+  BITNET_ASSIGN_OR_RETURN(const Row<std::int16_t> x, Row<std::int16_t>::create(k));
+  BITNET_ASSIGN_OR_RETURN(const Row<float> scales, Row<float>::create(kHeadRows));
+  fill_gain(kHeadRows, scales.data());
+  std::vector<std::int8_t> weights(static_cast<std::size_t>(kHeadRows * k));
+  Random random(0x5C4EE4);
+  for (const bool largest : {false, true}) {
+    BITNET_ASSIGN_OR_RETURN(const Row<float> y, Row<float>::create(kHeadRows));
+    for (std::int8_t& w : weights)
+      w = largest ? std::int8_t{127} : static_cast<std::int8_t>(127.0F * random.symmetric());
+    for (std::int64_t i = 0; i < k; ++i) {
+      x[i] = largest ? std::int16_t{32767} : static_cast<std::int16_t>(32767.0F * random.symmetric());
+    }
+    std::vector<float> expected(y.data(), y.data() + kHeadRows);
+    bitnet_head_screen_args args = {.weights = weights.data(),
+                                    .x = x.data(),
+                                    .row_scales = scales.data(),
+                                    .y = expected.data(),
+                                    .row_begin = kFirstHeadRow,
+                                    .row_end = kHeadRows,
+                                    .k = k,
+                                    .x_scale = 1234.5F};
+    reference::head_screen(args);
+    args.y = y.data();
+    kernel(args);
+    BITNET_RETURN_IF_ERROR(y.compare(kernel, "y", largest ? "all 127 x 32767" : "random", expected));
+  }
+  return {};
 }
 
 }  // namespace
 
 Status test_dense(const Kernel& kernel) {
   const std::int64_t k = kernel.k != 0 ? kernel.k : kAnyK;
-  const bool format_fits = kernel.op == Op::kHead ? kernel.format == Format::kF16 || kernel.format == Format::kF32
-                                                  : is_valid(kernel.op, kernel.format);
-  if (!format_fits) {
-    return Error{ErrorCode::kVerification, "self-test: kernel " + kernel.name() +
-                                               " has a format that its operation "
-                                               "does not have"};
+  if (!is_valid(kernel.op, kernel.format)) {
+    return Error{ErrorCode::kVerification,
+                 "self-test: kernel " + kernel.name() + " has a format that its operation does not have"};
   }
   switch (kernel.op) {
     case Op::kQuantize:
@@ -244,6 +380,14 @@ Status test_dense(const Kernel& kernel) {
       return test_gate(kernel, k);
     case Op::kAttention:
       return test_attention(kernel, kernel.k != 0 ? kernel.k : 64);
+    case Op::kEpilogue:
+      return test_epilogue(kernel, k);
+    case Op::kRope:
+      return test_rope(kernel, k);
+    case Op::kSoftmax:
+      return test_softmax(kernel, k);
+    case Op::kHeadScreen:
+      return test_head_screen(kernel, k);
     case Op::kHead:
       return test_head(kernel, k);
     default:

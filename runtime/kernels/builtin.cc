@@ -19,14 +19,20 @@ void append(const builtin::Family& family, Isa isa, std::vector<Kernel>& list) {
   };
   add(Format::kI2s, Op::kGemv, family.gemv);
   add(Format::kI2s, Op::kGemm, family.gemm, family.gemm_token_tile);
+  add(Format::kF32, Op::kEpilogue, family.epilogue);
   add(Format::kI8, Op::kQuantize, family.quantize);
   add(Format::kF32, Op::kNorm, family.norm);
   add(Format::kI8, Op::kNormQuantize, family.norm_quantize);
+  add(Format::kF32, Op::kRope, family.rope);
+  add(Format::kF16, Op::kAttention, family.attention_f16);
+  add(Format::kI8, Op::kAttention, family.attention_i8);
+  add(Format::kF32, Op::kSoftmax, family.softmax);
   add(Format::kF32, Op::kRelu2Gate, family.relu2_gate);
   add(Format::kF32, Op::kSiluGate, family.silu_gate);
-  add(Format::kF16, Op::kAttention, family.attention);
   add(Format::kF16, Op::kHead, family.head_f16);
+  add(Format::kBf16, Op::kHead, family.head_bf16);
   add(Format::kF32, Op::kHead, family.head_f32);
+  add(Format::kI8, Op::kHeadScreen, family.head_screen);
 }
 
 }  // namespace

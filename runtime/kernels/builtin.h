@@ -11,14 +11,20 @@ struct Family {
   void (*gemv)(const bitnet_gemv_args*) noexcept;
   void (*gemm)(const bitnet_gemm_args*) noexcept;
   int gemm_token_tile;  // MR of the packed activations; the GEMM needs no scratch
+  void (*epilogue)(const bitnet_epilogue_args*) noexcept;
   void (*quantize)(const bitnet_quantize_args*) noexcept;
   void (*norm)(const bitnet_norm_args*) noexcept;
   void (*norm_quantize)(const bitnet_norm_quantize_args*) noexcept;
+  void (*rope)(const bitnet_rope_args*) noexcept;
+  void (*attention_f16)(const bitnet_attention_args*) noexcept;
+  void (*attention_i8)(const bitnet_attention_args*) noexcept;
+  void (*softmax)(const bitnet_softmax_args*) noexcept;
   void (*relu2_gate)(const bitnet_gate_args*) noexcept;
   void (*silu_gate)(const bitnet_gate_args*) noexcept;
-  void (*attention)(const bitnet_attention_args*) noexcept;
   void (*head_f16)(const bitnet_head_args*) noexcept;
+  void (*head_bf16)(const bitnet_head_args*) noexcept;
   void (*head_f32)(const bitnet_head_args*) noexcept;
+  void (*head_screen)(const bitnet_head_screen_args*) noexcept;
 };
 
 extern const Family kScalarFamily;  // builtin_scalar.cc

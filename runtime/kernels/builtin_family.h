@@ -1,14 +1,16 @@
-// The built-in kernels of one instruction set: dense_xsimd.h and the rendered ternary families, instantiated for any
-// shape. The including translation unit defines
+// The built-in kernels of one instruction set: the families rendered for xsimd, those of ternary products instantiated
+// for any shape. The including translation unit defines
 //   BITNET_XSIMD_ARCH       the xsimd architecture, e.g. xsimd::avx2
 //   BITNET_BUILTIN_FAMILY   the record to define (builtin.h)
 //   BITNET_GEMV_STREAMS, BITNET_GEMM_TOKENS, BITNET_GEMM_TILES   what fits its registers
 #pragma once
 
+#include "generated/dense_attention_xsimd.h"
+#include "generated/dense_head_xsimd.h"
+#include "generated/dense_rows_xsimd.h"
 #include "generated/i2s_gemm_xsimd.h"
 #include "generated/i2s_gemv_xsimd.h"
 #include "runtime/kernels/builtin.h"
-#include "runtime/kernels/dense_xsimd.h"
 
 namespace bitnet::builtin {
 namespace {
@@ -30,14 +32,20 @@ constinit const Family BITNET_BUILTIN_FAMILY = {
     .gemv = gemv,
     .gemm = gemm,
     .gemm_token_tile = BITNET_GEMM_TOKENS,
-    .quantize = bitnet_kernels::xsimd_dense::quantize,
-    .norm = bitnet_kernels::xsimd_dense::norm,
-    .norm_quantize = bitnet_kernels::xsimd_dense::norm_quantize,
-    .relu2_gate = bitnet_kernels::xsimd_dense::relu2_gate,
-    .silu_gate = bitnet_kernels::xsimd_dense::silu_gate,
-    .attention = bitnet_kernels::xsimd_dense::attention,
-    .head_f16 = bitnet_kernels::xsimd_dense::head<std::uint16_t>,
-    .head_f32 = bitnet_kernels::xsimd_dense::head<float>,
+    .epilogue = bitnet_kernels::xsimd_family::epilogue_f32,
+    .quantize = bitnet_kernels::xsimd_family::quantize_i8,
+    .norm = bitnet_kernels::xsimd_family::norm_f32,
+    .norm_quantize = bitnet_kernels::xsimd_family::norm_quantize_i8,
+    .rope = bitnet_kernels::xsimd_family::rope_f32,
+    .attention_f16 = bitnet_kernels::xsimd_family::attention_f16,
+    .attention_i8 = bitnet_kernels::xsimd_family::attention_i8,
+    .softmax = bitnet_kernels::xsimd_family::softmax_f32,
+    .relu2_gate = bitnet_kernels::xsimd_family::relu2_gate_f32,
+    .silu_gate = bitnet_kernels::xsimd_family::silu_gate_f32,
+    .head_f16 = bitnet_kernels::xsimd_family::head_f16,
+    .head_bf16 = bitnet_kernels::xsimd_family::head_bf16,
+    .head_f32 = bitnet_kernels::xsimd_family::head_f32,
+    .head_screen = bitnet_kernels::xsimd_family::head_screen_i8,
 };
 
 }  // namespace bitnet::builtin

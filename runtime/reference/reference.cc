@@ -37,9 +37,12 @@ float half(std::uint16_t h) {
   return sign * std::ldexp(static_cast<float>(1024 + fraction), exponent - 25);
 }
 
-std::vector<float> half_row(const std::uint16_t* row, std::int64_t k) {
+float bfloat(std::uint16_t b) { return std::bit_cast<float>(static_cast<std::uint32_t>(b) << 16); }
+
+template <typename T, typename Convert>
+std::vector<float> converted(const T* row, std::int64_t k, Convert convert) {
   std::vector<float> out(static_cast<std::size_t>(k));
-  std::transform(row, row + k, out.begin(), half);
+  std::transform(row, row + k, out.begin(), convert);
   return out;
 }
 
@@ -114,49 +117,138 @@ void silu_gate(const float* gate, const float* up, std::int64_t k, float* y) {
   for (std::int64_t i = 0; i < k; ++i) y[i] = (gate[i] / (1.0F + exp(-gate[i]))) * up[i];
 }
 
-void attention(const float* q, const std::uint16_t* key, const std::uint16_t* value, std::int64_t heads,
-               std::int64_t head_dim, std::int64_t length, std::int64_t kv_stride, float scale, float* y) {
-  for (std::int64_t h = 0; h < heads; ++h) {
-    float m = 0.0F;
-    float l = 0.0F;
-    std::vector<float> o(static_cast<std::size_t>(head_dim));
-    for (std::int64_t begin = 0; begin < length; begin += BITNET_ATTENTION_CHUNK) {
-      const std::int64_t end = std::min<std::int64_t>(begin + BITNET_ATTENTION_CHUNK, length);
-      std::vector<float> p;
-      for (std::int64_t j = begin; j < end; ++j) {
-        p.push_back(dot(q + h * head_dim, half_row(key + j * kv_stride, head_dim).data(), head_dim) * scale);
-      }
-      const float m_c = *std::max_element(p.begin(), p.end());
-      for (float& s : p) s = exp(s - m_c);
-      const float l_c = sum(p.data(), end - begin);
-      std::vector<float> o_c(static_cast<std::size_t>(head_dim), 0.0F);
-      for (std::int64_t j = begin; j < end; ++j) {
-        const std::vector<float> v = half_row(value + j * kv_stride, head_dim);
-        for (std::size_t d = 0; d < v.size(); ++d) o_c[d] += p[static_cast<std::size_t>(j - begin)] * v[d];
-      }
-      if (begin == 0) {
-        m = m_c;
-        l = l_c;
-        o = o_c;
-        continue;
-      }
-      const float m_new = std::max(m, m_c);
-      const float a = exp(m - m_new);
-      const float b = exp(m_c - m_new);
-      l = l * a + l_c * b;
-      for (std::size_t d = 0; d < o.size(); ++d) o[d] = o[d] * a + o_c[d] * b;
-      m = m_new;
+void softmax(const float* x, std::int64_t k, float* y) {
+  const float m = *std::max_element(x, x + k);
+  std::vector<float> p;
+  for (std::int64_t i = 0; i < k; ++i) p.push_back(exp(x[i] - m));
+  const float l = sum(p.data(), k);
+  for (std::int64_t i = 0; i < k; ++i) y[i] = p[static_cast<std::size_t>(i)] / l;
+}
+
+void epilogue(const bitnet_epilogue_args& a) {
+  for (std::int64_t r = 0; r < a.rows; ++r) {
+    float v = 0.0F;
+    for (std::int64_t g = 0; g < a.groups; ++g) {
+      const std::int64_t at = a.scale_kind == BITNET_SCALE_TENSOR ? 0
+                              : a.scale_kind == BITNET_SCALE_ROW  ? r
+                                                                  : g * a.scale_stride + r;
+      const float term = static_cast<float>(a.acc[g * a.acc_stride + r]) * (a.scales[at] / a.activation_scale);
+      v = g == 0 ? term : v + term;
     }
-    for (std::int64_t d = 0; d < head_dim; ++d) y[h * head_dim + d] = o[static_cast<std::size_t>(d)] / l;
+    a.y[r] = a.add != 0 ? a.y[r] + v : v;
   }
 }
 
+void rope(const bitnet_rope_args& args) {
+  const std::int64_t half = args.rope_dim / 2;
+  for (std::int64_t row = 0; row < args.rows; ++row) {
+    for (std::int64_t i = 0; i < half; ++i) {
+      float* a = args.x + row * args.stride + (args.kind == BITNET_ROPE_NEOX ? i : 2 * i);
+      float* b = args.x + row * args.stride + (args.kind == BITNET_ROPE_NEOX ? i + half : 2 * i + 1);
+      const float turned_a = *a * args.cosines[i] - *b * args.sines[i];
+      const float turned_b = *a * args.sines[i] + *b * args.cosines[i];
+      *a = turned_a;
+      *b = turned_b;
+    }
+  }
+}
+
+namespace {
+
+// One query row over the positions 0 .. seen-1. key(j), value(j): the row of position j as floats; the factors apply
+// after the dot product and before the product with the value.
+template <typename Row, typename Factor>
+void attend(const float* q, std::int64_t head_dim, std::int64_t seen, float scale, Row key, Row value,
+            Factor key_factor, Factor value_factor, bool factors, float* y) {
+  float m = 0.0F;
+  float l = 0.0F;
+  std::vector<float> o;
+  for (std::int64_t begin = 0; begin < seen; begin += BITNET_ATTENTION_CHUNK) {
+    const std::int64_t end = std::min<std::int64_t>(begin + BITNET_ATTENTION_CHUNK, seen);
+    std::vector<float> p;
+    for (std::int64_t j = begin; j < end; ++j) {
+      const float product = dot(q, key(j).data(), head_dim);
+      p.push_back((factors ? product * key_factor(j) : product) * scale);
+    }
+    const float m_c = *std::max_element(p.begin(), p.end());
+    for (float& s : p) s = exp(s - m_c);
+    const float l_c = sum(p.data(), end - begin);
+    std::vector<float> o_c(static_cast<std::size_t>(head_dim), 0.0F);
+    for (std::int64_t j = begin; j < end; ++j) {
+      const std::vector<float> v = value(j);
+      const float weight = p[static_cast<std::size_t>(j - begin)];
+      const float scaled = factors ? weight * value_factor(j) : weight;
+      for (std::size_t d = 0; d < v.size(); ++d) o_c[d] += scaled * v[d];
+    }
+    if (begin == 0) {
+      m = m_c;
+      l = l_c;
+      o = o_c;
+      continue;
+    }
+    const float m_new = std::max(m, m_c);
+    const float a = exp(m - m_new);
+    const float b = exp(m_c - m_new);
+    l = l * a + l_c * b;
+    for (std::size_t d = 0; d < o.size(); ++d) o[d] = o[d] * a + o_c[d] * b;
+    m = m_new;
+  }
+  for (std::int64_t d = 0; d < head_dim; ++d) y[d] = o[static_cast<std::size_t>(d)] / l;
+}
+
+// T: the element of a page; factors lie behind the rows of an int8 page.
+template <typename T, typename Convert>
+void attention(const bitnet_attention_args& a, Convert convert, bool factors) {
+  const auto row = [&](const void* const* pages) {
+    return [&a, pages, convert](std::int64_t j) {
+      const T* page = static_cast<const T*>(pages[j / BITNET_ATTENTION_CHUNK]);
+      return converted(page + j % BITNET_ATTENTION_CHUNK * a.head_dim, a.head_dim, convert);
+    };
+  };
+  const auto factor = [&](const void* const* pages) {
+    return [&a, pages](std::int64_t j) {
+      const T* page = static_cast<const T*>(pages[j / BITNET_ATTENTION_CHUNK]);
+      const void* behind = page + BITNET_ATTENTION_CHUNK * a.head_dim;
+      return static_cast<const float*>(behind)[j % BITNET_ATTENTION_CHUNK];
+    };
+  };
+  for (std::int64_t t = 0; t < a.tokens; ++t) {
+    for (std::int64_t h = 0; h < a.heads; ++h) {
+      attend(a.q + t * a.q_stride + h * a.head_dim, a.head_dim, a.past + t + 1, a.scale, row(a.key_pages),
+             row(a.value_pages), factor(a.key_pages), factor(a.value_pages), factors,
+             a.y + t * a.y_stride + h * a.head_dim);
+    }
+  }
+}
+
+}  // namespace
+
+void attention_f16(const bitnet_attention_args& args) { attention<std::uint16_t>(args, half, false); }
+
+void attention_i8(const bitnet_attention_args& args) {
+  attention<std::int8_t>(args, [](std::int8_t v) { return static_cast<float>(v); }, true);
+}
+
 void head_f16(const std::uint16_t* w, const float* x, std::int64_t n, std::int64_t k, float* y) {
-  for (std::int64_t r = 0; r < n; ++r) y[r] = dot(half_row(w + r * k, k).data(), x, k);
+  for (std::int64_t r = 0; r < n; ++r) y[r] = dot(converted(w + r * k, k, half).data(), x, k);
+}
+
+void head_bf16(const std::uint16_t* w, const float* x, std::int64_t n, std::int64_t k, float* y) {
+  for (std::int64_t r = 0; r < n; ++r) y[r] = dot(converted(w + r * k, k, bfloat).data(), x, k);
 }
 
 void head_f32(const float* w, const float* x, std::int64_t n, std::int64_t k, float* y) {
   for (std::int64_t r = 0; r < n; ++r) y[r] = dot(w + r * k, x, k);
+}
+
+void head_screen(const bitnet_head_screen_args& a) {
+  for (std::int64_t r = a.row_begin; r < a.row_end; ++r) {
+    std::int64_t sum = 0;
+    for (std::int64_t i = 0; i < a.k; ++i) {
+      sum += static_cast<std::int64_t>(a.weights[r * a.k + i]) * static_cast<std::int64_t>(a.x[i]);
+    }
+    a.y[r] = static_cast<float>(sum) * (a.row_scales[r] / a.x_scale);
+  }
 }
 
 }  // namespace bitnet::reference

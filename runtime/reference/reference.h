@@ -4,7 +4,8 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
+
+#include "runtime/kernels/kernel_abi.h"
 
 namespace bitnet::reference {
 
@@ -28,10 +29,16 @@ void norm_quantize(const float* x, const float* gain, std::int64_t k, float eps,
                    std::int32_t* q_sum);
 void relu2_gate(const float* gate, const float* up, std::int64_t k, float* y);
 void silu_gate(const float* gate, const float* up, std::int64_t k, float* y);
-// As bitnet_attention_args.
-void attention(const float* q, const std::uint16_t* key, const std::uint16_t* value, std::int64_t heads,
-               std::int64_t head_dim, std::int64_t length, std::int64_t kv_stride, float scale, float* y);
+void softmax(const float* x, std::int64_t k, float* y);
+// The others take the arguments of the kernels; scratch is not used.
+void epilogue(const bitnet_epilogue_args& args);
+void rope(const bitnet_rope_args& args);
+void attention_f16(const bitnet_attention_args& args);
+void attention_i8(const bitnet_attention_args& args);
+// Rows 0 .. n-1.
 void head_f16(const std::uint16_t* w, const float* x, std::int64_t n, std::int64_t k, float* y);
+void head_bf16(const std::uint16_t* w, const float* x, std::int64_t n, std::int64_t k, float* y);
 void head_f32(const float* w, const float* x, std::int64_t n, std::int64_t k, float* y);
+void head_screen(const bitnet_head_screen_args& args);
 
 }  // namespace bitnet::reference

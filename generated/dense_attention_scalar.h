@@ -1,0 +1,293 @@
+// Attention over Lanes, for float16 and int8 keys and values behind a page table.
+//
+// GENERATED from templates/dense_attention.h.j2 and templates/dict/scalar/dense.j2
+// by templates/render.py. DO NOT EDIT: change the templates and run templates/render.py again.
+//
+// Query rows (token x head) that see the same keys are taken in groups of BITNET_ATTENTION_ROWS, so that a chunk of
+// keys and values comes from memory once for the whole group: the heads that share it while decoding, several tokens
+// as well in prefill. Inside a group, up to kRowTile rows meet kDotTile / rows keys in registers, and each key is
+// converted once for all of them; values likewise, in slices that stay in the L1 cache. The rows of a group end at
+// different positions: scores beyond a row's end are computed along and never read, values beyond it are left out (0
+// * infinity is NaN). No row's order of operations depends on its neighbours, so that prefill and decode give the
+// same bits.
+#ifndef BITNET_GENERATED_DENSE_ATTENTION_SCALAR_H_
+#define BITNET_GENERATED_DENSE_ATTENTION_SCALAR_H_
+
+#include "generated/dense_lanes_scalar.h"
+
+namespace bitnet_kernels::scalar_family {
+namespace {
+namespace dense_detail {
+
+constexpr long long kChunk = BITNET_ATTENTION_CHUNK;
+constexpr int kRows = BITNET_ATTENTION_ROWS;
+constexpr long long kValueSlice = 64;  // positions: 64 rows of 128 float16 are 16 KiB
+static_assert(kChunk % kLanes == 0 && kRows == kLanes, "scores are kept in whole blocks, and factors of rows in one");
+
+// Whether a page of T holds factors behind its rows.
+template <typename T>
+constexpr bool kHasFactors = false;
+template <>
+constexpr bool kHasFactors<int8_t> = true;
+
+// One page: [256][head_dim] values and, for int8, [256] factors.
+template <typename T>
+struct Page {
+  const T* rows;
+  const float* factors;
+};
+template <typename T>
+[[gnu::always_inline]] inline Page<T> page_of(const void* page, long long head_dim) {
+  const T* rows = static_cast<const T*>(page);
+  return {rows, kHasFactors<T> ? reinterpret_cast<const float*>(rows + kChunk * head_dim) : nullptr};
+}
+
+// `rows` query rows, ascending in the positions that they see.
+struct Group {
+  int rows;
+  long long head_dim;
+  long long width;  // head_dim, in whole blocks
+  float scale;
+  float* p;          // [kRows][kChunk] scores, then weights of the values
+  float* o;          // [kRows][width] merged
+  float* chunk_o;    // [kRows][width] of one chunk
+  const float* q[kRows];
+  float* y[kRows];
+  long long seen[kRows];
+};
+
+// q . k for R rows and J keys, one Lanes each: sums[r][at + j].
+template <int R, int J, typename T>
+[[gnu::always_inline]] inline void dots(const float* const* q, const T* key, long long head_dim, int at,
+                                        Lanes (*sums)[kLanes]) {
+  Lanes s[R][J];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int j = 0; j < J; ++j) s[r][j] = broadcast(0.0F);
+  }
+  for_blocks(head_dim, [&](long long d, auto extent) {
+    Lanes k[J];
+#pragma GCC unroll 16
+    for (int j = 0; j < J; ++j) k[j] = load(key + j * head_dim + d, extent);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const Lanes v = load(q[r] + d, extent);
+#pragma GCC unroll 16
+      for (int j = 0; j < J; ++j) s[r][j] = s[r][j] + v * k[j];
+    }
+  });
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int j = 0; j < J; ++j) sums[r][at + j] = s[r][j];
+  }
+}
+
+// p[first + r][j] = score of row first + r at position j of the page, for R rows and j < count; p beyond, up to a
+// whole block, holds anything.
+template <int R, typename T>
+inline void scores(const Group& g, int first, const Page<T>& key, long long count) {
+  constexpr int J = kDotTile / R < 4 ? kDotTile / R : 4;
+  const float* const* q = g.q + first;
+  for (long long begin = 0; begin < count; begin += kLanes) {
+    const int keys = static_cast<int>(count - begin < kLanes ? count - begin : kLanes);
+    Lanes sums[R][kLanes];
+    int j = 0;
+    for (; j + J <= keys; j += J) dots<R, J>(q, key.rows + (begin + j) * g.head_dim, g.head_dim, j, sums);
+    for (; j < keys; ++j) dots<R, 1>(q, key.rows + (begin + j) * g.head_dim, g.head_dim, j, sums);
+    for (; j < kLanes; ++j) {
+      for (int r = 0; r < R; ++r) sums[r][j] = broadcast(0.0F);
+    }
+    Lanes factors = broadcast(1.0F);
+    if constexpr (kHasFactors<T>) {
+      factors = keys == kLanes ? load(key.factors + begin, Full{}) : load(key.factors + begin, Tail{keys});
+    }
+    for (int r = 0; r < R; ++r) {
+      Lanes s = trees(sums[r]);
+      if constexpr (kHasFactors<T>) s = s * factors;
+      store(g.p + (first + r) * kChunk + begin, s * broadcast(g.scale), Full{});
+    }
+  }
+}
+
+// Rows first .. last - 1, at most R at a time.
+template <int R, typename T>
+inline void all_scores(const Group& g, int first, int last, const Page<T>& key, long long count) {
+  for (; first + R <= last; first += R) scores<R>(g, first, key, count);
+  if constexpr (R > 1) {
+    if (first < last) all_scores<R / 2>(g, first, last, key, count);
+  }
+}
+
+// D blocks of o for R rows: o[r][d] += p[r][j] * value[j][d] for begin <= j < end; from +0 if begin is 0.
+template <int R, int D, typename T, typename Extent>
+[[gnu::always_inline]] inline void weigh_blocks(const float* p, const T* value, long long head_dim, long long begin,
+                                                long long end, float* o, long long width, Extent extent) {
+  Lanes sums[R][D];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int d = 0; d < D; ++d) {
+      sums[r][d] = begin == 0 ? broadcast(0.0F) : load(static_cast<const float*>(o + r * width + d * kLanes), Full{});
+    }
+  }
+  for (long long j = begin; j < end; ++j) {
+    Lanes v[D];
+#pragma GCC unroll 16
+    for (int d = 0; d < D; ++d) v[d] = load(value + j * head_dim + d * kLanes, extent);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const Lanes weight = broadcast(p[r * kChunk + j]);
+#pragma GCC unroll 16
+      for (int d = 0; d < D; ++d) sums[r][d] = sums[r][d] + weight * v[d];
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int d = 0; d < D; ++d) store(o + r * width + d * kLanes, sums[r][d], Full{});
+  }
+}
+
+// Rows first .. first + R - 1 of o, all of head_dim.
+template <int R, typename T>
+inline void weigh(const Group& g, int first, const T* value, long long begin, long long end, float* o) {
+  constexpr int D = kValueTile / R < 8 ? kValueTile / R : 8;
+  const float* p = g.p + first * kChunk;
+  float* rows = o + first * g.width;
+  while (begin < end) {
+    const long long stop = end - begin < kValueSlice ? end : begin + kValueSlice;
+    long long d = 0;
+    for (; d + D * kLanes <= g.head_dim; d += D * kLanes) {
+      weigh_blocks<R, D>(p, value + d, g.head_dim, begin, stop, rows + d, g.width, Full{});
+    }
+    for (; d + kLanes <= g.head_dim; d += kLanes) {
+      weigh_blocks<R, 1>(p, value + d, g.head_dim, begin, stop, rows + d, g.width, Full{});
+    }
+    if (d < g.head_dim) {
+      weigh_blocks<R, 1>(p, value + d, g.head_dim, begin, stop, rows + d, g.width, Tail{g.head_dim - d});
+    }
+    begin = stop;
+  }
+}
+
+template <int R, typename T>
+inline void weigh_all(const Group& g, int first, int last, const T* value, long long end, float* o) {
+  for (; first + R <= last; first += R) weigh<R>(g, first, value, 0, end, o);
+  if constexpr (R > 1) {
+    if (first < last) weigh_all<R / 2>(g, first, last, value, end, o);
+  }
+}
+
+[[gnu::always_inline]] inline long long positions_in_chunk(const Group& g, int row, long long chunk) {
+  const long long count = g.seen[row] - chunk * kChunk;
+  return count < kChunk ? count : kChunk;
+}
+
+template <typename T>
+inline void attend(const Group& g, const void* const* key_pages, const void* const* value_pages) {
+  const int last = g.rows;
+  alignas(64) float m[kRows];
+  alignas(64) float l[kRows];
+  int first = 0;
+  for (long long chunk = 0; chunk * kChunk < g.seen[last - 1]; ++chunk) {
+    // Rows that end before this chunk are done.
+    while (g.seen[first] <= chunk * kChunk) ++first;
+    const Page<T> key = page_of<T>(key_pages[chunk], g.head_dim);
+    const Page<T> value = page_of<T>(value_pages[chunk], g.head_dim);
+    all_scores<kRowTile>(g, first, last, key, positions_in_chunk(g, last - 1, chunk));
+
+    alignas(64) float chunk_m[kRows];
+    alignas(64) float chunk_l[kRows];
+    for (int r = first; r < last; ++r) {
+      float* p = g.p + r * kChunk;
+      const long long count = positions_in_chunk(g, r, chunk);
+      chunk_m[r] = largest(p, count);
+      chunk_l[r] = exponentials(p, p, count, chunk_m[r]);
+      if constexpr (kHasFactors<T>) {
+        for_blocks(count, [&](long long j, auto extent) {
+          store(p + j, load(static_cast<const float*>(p + j), extent) * load(value.factors + j, extent), extent);
+        });
+      }
+    }
+
+    // The positions that all rows see, then each row's own rest.
+    float* o = chunk == 0 ? g.o : g.chunk_o;
+    const long long common = positions_in_chunk(g, first, chunk);
+    weigh_all<kRowTile>(g, first, last, value.rows, common, o);
+    for (int r = first; r < last; ++r) weigh<1>(g, r, value.rows, common, positions_in_chunk(g, r, chunk), o);
+
+    if (chunk == 0) {
+      for (int r = 0; r < last; ++r) {
+        m[r] = chunk_m[r];
+        l[r] = chunk_l[r];
+      }
+      continue;
+    }
+    alignas(64) float old_share[kRows] = {};
+    alignas(64) float new_share[kRows] = {};
+    for (int r = first; r < last; ++r) {
+      const float top = chunk_m[r] > m[r] ? chunk_m[r] : m[r];
+      old_share[r] = m[r] - top;
+      new_share[r] = chunk_m[r] - top;
+      m[r] = top;
+    }
+    store(old_share, exponential(load(static_cast<const float*>(old_share), Full{})), Full{});
+    store(new_share, exponential(load(static_cast<const float*>(new_share), Full{})), Full{});
+    for (int r = first; r < last; ++r) {
+      l[r] = l[r] * old_share[r] + chunk_l[r] * new_share[r];
+      const Lanes keep = broadcast(old_share[r]);
+      const Lanes add = broadcast(new_share[r]);
+      float* merged = g.o + r * g.width;
+      const float* fresh = g.chunk_o + r * g.width;
+      for (long long d = 0; d < g.width; d += kLanes) {
+        const Lanes old = load(static_cast<const float*>(merged + d), Full{});
+        store(merged + d, old * keep + load(fresh + d, Full{}) * add, Full{});
+      }
+    }
+  }
+  for (int r = 0; r < last; ++r) {
+    const Lanes divisor = broadcast(l[r]);
+    const float* o = g.o + r * g.width;
+    float* y = g.y[r];
+    for_blocks(g.head_dim, [&](long long d, auto extent) { store(y + d, load(o + d, extent) / divisor, extent); });
+  }
+}
+
+template <typename T>
+inline void attention(const bitnet_attention_args* a) {
+  Group g;
+  g.head_dim = a->head_dim;
+  g.width = (a->head_dim + kLanes - 1) / kLanes * kLanes;
+  g.scale = a->scale;
+  g.p = a->scratch;
+  g.o = g.p + kRows * kChunk;
+  g.chunk_o = g.o + kRows * g.width;
+  long long token = 0;
+  long long head = 0;
+  while (token < a->tokens) {
+    g.rows = 0;
+    while (g.rows < kRows && token < a->tokens) {
+      g.q[g.rows] = a->q + token * a->q_stride + head * a->head_dim;
+      g.y[g.rows] = a->y + token * a->y_stride + head * a->head_dim;
+      g.seen[g.rows] = a->past + token + 1;
+      ++g.rows;
+      if (++head == a->heads) {
+        head = 0;
+        ++token;
+      }
+    }
+    attend<T>(g, a->key_pages, a->value_pages);
+  }
+}
+
+}  // namespace dense_detail
+
+inline void attention_f16(const bitnet_attention_args* a) noexcept { dense_detail::attention<dense_detail::Half>(a); }
+inline void attention_i8(const bitnet_attention_args* a) noexcept { dense_detail::attention<int8_t>(a); }
+
+}  // namespace
+}  // namespace bitnet_kernels::scalar_family
+
+#endif  // BITNET_GENERATED_DENSE_ATTENTION_SCALAR_H_

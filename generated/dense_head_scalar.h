@@ -1,0 +1,125 @@
+// The output head over Lanes: rows of float16, bfloat16, float32 (exact products) or int8 (screening) times one
+// vector.
+//
+// GENERATED from templates/dense_head.h.j2 and templates/dict/scalar/dense.j2
+// by templates/render.py. DO NOT EDIT: change the templates and run templates/render.py again.
+//
+// The head reads the largest matrix of the model once per token. The rows of a call are cut into kHeadStreams equal
+// runs that are read side by side, each from its own end to end with prefetch, so that the conversion hides behind
+// memory.
+#ifndef BITNET_GENERATED_DENSE_HEAD_SCALAR_H_
+#define BITNET_GENERATED_DENSE_HEAD_SCALAR_H_
+
+#include "generated/dense_lanes_scalar.h"
+
+namespace bitnet_kernels::scalar_family {
+namespace {
+namespace dense_detail {
+
+// May lie past the matrix: an address, never read.
+[[gnu::always_inline]] inline void prefetch_ahead(const void* p) {
+  constexpr uintptr_t kBytes = 1024;
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) + kBytes), 0, 2);
+}
+
+// y[row + s * step] for s = 0 .. Streams-1.
+template <int Streams, typename T>
+[[gnu::always_inline]] inline void head_rows(const T* weights, const float* x, float* y, long long row, long long step,
+                                             long long k) {
+  constexpr long long kLine = 64 / static_cast<long long>(sizeof(T));
+  const T* w[Streams];
+  Lanes sums[Streams];
+#pragma GCC unroll 8
+  for (int s = 0; s < Streams; ++s) {
+    w[s] = weights + (row + s * step) * k;
+    sums[s] = broadcast(0.0F);
+  }
+  const auto add = [&](long long i, auto extent) {
+    const Lanes v = load(x + i, extent);
+#pragma GCC unroll 8
+    for (int s = 0; s < Streams; ++s) sums[s] = sums[s] + load(w[s] + i, extent) * v;
+  };
+  long long i = 0;
+  for (; i + kLine <= k; i += kLine) {
+#pragma GCC unroll 8
+    for (int s = 0; s < Streams; ++s) prefetch_ahead(w[s] + i);
+#pragma GCC unroll 4
+    for (long long part = 0; part < kLine; part += kLanes) add(i + part, Full{});
+  }
+  for (; i + kLanes <= k; i += kLanes) add(i, Full{});
+  if (i < k) add(i, Tail{k - i});
+#pragma GCC unroll 8
+  for (int s = 0; s < Streams; ++s) y[row + s * step] = tree(sums[s]);
+}
+
+template <typename T>
+inline void head(const bitnet_head_args* a) {
+  const T* weights = static_cast<const T*>(a->weights);
+  const long long step = (a->row_end - a->row_begin) / kHeadStreams;
+  for (long long i = 0; i < step; ++i) {
+    head_rows<kHeadStreams>(weights, a->x, a->y, a->row_begin + i, step, a->k);
+  }
+  for (long long row = a->row_begin + kHeadStreams * step; row < a->row_end; ++row) {
+    head_rows<1>(weights, a->x, a->y, row, 0, a->k);
+  }
+}
+
+// An int32 lane takes kWideProducts products of at most 127 * 32767 from each Wide; after kWideChain of them it is
+// added to the int64 sum of the row.
+constexpr long long kLargestProduct = 127 * 32767;
+constexpr long long kWideChain = 2147483647 / (kWideProducts * kLargestProduct);
+static_assert(kWideChain >= 1 && kWideChain * kWideProducts * kLargestProduct <= 2147483647,
+              "an int32 sum of head_screen could overflow");
+
+// The exact dot products of Streams rows, `step` apart.
+template <int Streams>
+[[gnu::always_inline]] inline void screen_rows(const bitnet_head_screen_args* a, long long row, long long step) {
+  const int8_t* w[Streams];
+  long long totals[Streams];
+#pragma GCC unroll 8
+  for (int s = 0; s < Streams; ++s) {
+    w[s] = a->weights + (row + s * step) * a->k;
+    totals[s] = 0;
+  }
+  const long long whole = a->k / kWide * kWide;
+  for (long long i = 0; i < whole;) {
+    const long long end = i + kWideChain * kWide < whole ? i + kWideChain * kWide : whole;
+    WideSums sums[Streams];
+#pragma GCC unroll 8
+    for (int s = 0; s < Streams; ++s) sums[s] = no_products();
+    for (; i < end; i += kWide) {
+      const Wide v = load_wide(a->x + i);
+#pragma GCC unroll 8
+      for (int s = 0; s < Streams; ++s) {
+        prefetch_ahead(w[s] + i);
+        sums[s] = add_products(sums[s], load_wide(w[s] + i), v);
+      }
+    }
+#pragma GCC unroll 8
+    for (int s = 0; s < Streams; ++s) totals[s] += total(sums[s]);
+  }
+#pragma GCC unroll 8
+  for (int s = 0; s < Streams; ++s) {
+    for (long long i = whole; i < a->k; ++i) totals[s] += static_cast<long long>(w[s][i]) * a->x[i];
+    const long long r = row + s * step;
+    a->y[r] = static_cast<float>(totals[s]) * (a->row_scales[r] / a->x_scale);
+  }
+}
+
+}  // namespace dense_detail
+
+inline void head_f16(const bitnet_head_args* a) noexcept { dense_detail::head<dense_detail::Half>(a); }
+inline void head_bf16(const bitnet_head_args* a) noexcept { dense_detail::head<dense_detail::Bfloat>(a); }
+inline void head_f32(const bitnet_head_args* a) noexcept { dense_detail::head<float>(a); }
+
+inline void head_screen_i8(const bitnet_head_screen_args* a) noexcept {
+  constexpr int kStreams = dense_detail::kHeadStreams;
+  const long long step = (a->row_end - a->row_begin) / kStreams;
+  for (long long i = 0; i < step; ++i) dense_detail::screen_rows<kStreams>(a, a->row_begin + i, step);
+  for (long long row = a->row_begin + kStreams * step; row < a->row_end; ++row) dense_detail::screen_rows<1>(a, row, 0);
+}
+
+}  // namespace
+}  // namespace bitnet_kernels::scalar_family
+
+#endif  // BITNET_GENERATED_DENSE_HEAD_SCALAR_H_

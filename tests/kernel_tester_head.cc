@@ -1,0 +1,159 @@
+// The tester's output head: float rows of every format, and the int8 rows of the screening head.
+#include <limits>
+
+#include "runtime/base/half.h"
+#include "runtime/reference/reference.h"
+#include "tests/kernel_tester_dense.h"
+
+namespace bitnet::test {
+namespace {
+
+// Calls the kernel for rows row_begin .. row_end - 1 of n and compares; rows outside must keep what was there.
+template <typename Args>
+void test_rows(const Kernel& kernel, Args args, std::int64_t n, std::int64_t row_begin, std::int64_t row_end,
+               const float* expected, const std::string& what, Failures& failures) {
+  const std::string where =
+      "n=" + std::to_string(n) + ", rows " + std::to_string(row_begin) + ".." + std::to_string(row_end) + ", " + what;
+  Region y_region(index(n) * sizeof(float));
+  auto* y = y_region.place<float>(n);
+  args.y = y;
+  args.row_begin = row_begin;
+  args.row_end = row_end;
+  if (!call(kernel, args)) return failures.add(where, kFault);
+  if (!same_floats(expected + row_begin, y + row_begin, row_end - row_begin, where, failures)) return;
+  for (std::int64_t r = 0; r < n; ++r) {
+    if ((r < row_begin || r >= row_end) && std::bit_cast<std::int32_t>(y[r]) != kPatternInt) {
+      return failures.add(where, "row " + std::to_string(r) + " was written");
+    }
+  }
+  check_intact({&y_region}, where, failures);
+}
+
+template <typename Args>
+void test_row_ranges(const Kernel& kernel, const Args& args, std::int64_t n, const float* expected,
+                     const std::string& what, Failures& failures) {
+  test_rows(kernel, args, n, 0, n, expected, what, failures);
+  if (n >= 3 && !failures.full()) test_rows(kernel, args, n, n / 3, n - 1, expected, what, failures);
+}
+
+std::uint16_t to_bfloat(float value) { return static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(value) >> 16); }
+
+void reference_head(Format format, const void* weights, const float* x, std::int64_t n, std::int64_t k, float* y) {
+  if (format == Format::kF32) return reference::head_f32(static_cast<const float*>(weights), x, n, k, y);
+  const auto* bits = static_cast<const std::uint16_t*>(weights);
+  (format == Format::kBf16 ? reference::head_bf16 : reference::head_f16)(bits, x, n, k, y);
+}
+
+void fill_weights(Format format, FloatKind kind, std::mt19937& random, void* weights, std::int64_t count) {
+  if (format == Format::kF32) return fill_floats(kind, random, static_cast<float*>(weights), count);
+  auto* bits = static_cast<std::uint16_t*>(weights);
+  if (format == Format::kF16) return fill_halves(kind, random, bits, count);
+  std::vector<float> wide(index(count));
+  fill_floats(kind, random, wide.data(), count);
+  std::transform(wide.begin(), wide.end(), bits, to_bfloat);
+}
+
+void test_float_rows(const Kernel& kernel, std::int64_t n, std::int64_t k, FloatKind kind, Failures& failures) {
+  std::mt19937 random(static_cast<unsigned>(n * 1009 + k));
+  const std::int64_t bytes = n * k * (kernel.format == Format::kF32 ? 4 : 2);
+  Region weight_region(index(bytes));
+  Region x_region(index(k) * sizeof(float));
+  void* weights = weight_region.place<std::byte>(bytes);
+  fill_weights(kernel.format, kind, random, weights, n * k);
+  std::vector<float> x(index(k));
+  fill_floats(kind == FloatKind::kHuge ? FloatKind::kNormal : kind, random, x.data(), k);
+  auto args = poisoned_args<bitnet_head_args>();
+  args.weights = weights;
+  args.x = place_copy(x_region, x);
+  if (kernel.k == 0) args.k = k;
+  std::vector<float> expected(index(n));
+  reference_head(kernel.format, weights, x.data(), n, k, expected.data());
+  const std::string what = at(k, kind);
+  test_row_ranges(kernel, args, n, expected.data(), what, failures);
+  check_intact({&weight_region, &x_region}, what, failures);
+}
+
+// Every pattern of 16 bits, converted exactly: k = 1, x = 1. And a matrix large enough for streams.
+void test_all_patterns(const Kernel& kernel, Failures& failures) {
+  constexpr std::int64_t kCount = 65536;
+  std::vector<std::uint16_t> patterns(kCount);
+  for (std::size_t i = 0; i < patterns.size(); ++i) patterns[i] = static_cast<std::uint16_t>(i);
+  Region weight_region(kCount * sizeof(std::uint16_t));
+  const float one = 1.0F;
+  auto args = poisoned_args<bitnet_head_args>();
+  args.weights = place_copy(weight_region, patterns);
+  args.x = &one;
+  args.k = 1;
+  std::vector<float> expected(kCount);
+  reference_head(kernel.format, patterns.data(), &one, kCount, 1, expected.data());
+  test_rows(kernel, args, kCount, 0, kCount, expected.data(), "every pattern of 16 bits", failures);
+}
+
+// Largest products: sums that leave int32 after a few hundred of them, of one sign or of both.
+enum class Screen { kRandom, kLargest, kAlternating, kZero };
+constexpr const char* kScreenNames[] = {"random", "all 127 x 32767", "+-127 x +-32767", "zero"};
+
+void test_screen_rows(const Kernel& kernel, std::int64_t n, std::int64_t k, Screen values, Failures& failures) {
+  std::mt19937 random(static_cast<unsigned>(n * 1009 + k));
+  std::vector<std::int8_t> weights(index(n * k));
+  std::vector<std::int16_t> x(index(k));
+  const auto sign = [&random] { return (random() & 1) != 0 ? 1 : -1; };
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    const auto row = static_cast<std::int64_t>(i) / k;
+    const int any = static_cast<int>(random() % 255) - 127;
+    weights[i] = static_cast<std::int8_t>(values == Screen::kLargest       ? (row % 2 == 0 ? 127 : -127)
+                                          : values == Screen::kAlternating ? 127 * sign()
+                                                                           : any);
+  }
+  for (std::int16_t& v : x) {
+    const int any = static_cast<int>(random() % 65535) - 32767;
+    v = static_cast<std::int16_t>(values == Screen::kRandom        ? any
+                                  : values == Screen::kLargest     ? 32767
+                                  : values == Screen::kAlternating ? 32767 * sign()
+                                                                   : 0);
+  }
+  std::vector<float> scales(index(n));
+  fill_floats(FloatKind::kNormal, random, scales.data(), n);
+  std::vector<float> expected(index(n));
+  Region weight_region(weights.size());
+  Region x_region(x.size() * sizeof(std::int16_t));
+  Region scale_region(scales.size() * sizeof(float));
+  auto args = poisoned_args<bitnet_head_screen_args>();
+  args.weights = place_copy(weight_region, weights);
+  args.x = place_copy(x_region, x);
+  args.row_scales = place_copy(scale_region, scales);
+  args.x_scale = 4711.5F;
+  args.k = k;
+  args.y = expected.data();
+  args.row_begin = 0;
+  args.row_end = n;
+  reference::head_screen(args);
+  if (kernel.k != 0) args.k = std::numeric_limits<std::int64_t>::min();
+  const std::string what = "k=" + std::to_string(k) + ", values " + kScreenNames[static_cast<std::size_t>(values)];
+  test_row_ranges(kernel, args, n, expected.data(), what, failures);
+  check_intact({&weight_region, &x_region, &scale_region}, what, failures);
+}
+
+}  // namespace
+
+void test_head(const Kernel& kernel, const TestPlan& plan, Failures& failures) {
+  std::size_t turn = 0;
+  for (const std::int64_t k : widths_of(kernel, plan)) {
+    for (const std::int64_t n : plan.head_rows) {
+      if (failures.full()) return;
+      if (kernel.op == Op::kHeadScreen) {
+        test_screen_rows(kernel, n, k, static_cast<Screen>(turn++ % std::size(kScreenNames)), failures);
+      } else {
+        test_float_rows(kernel, n, k, kFloatKinds[turn++ % std::size(kFloatKinds)], failures);
+      }
+    }
+  }
+  if (kernel.op == Op::kHeadScreen) {
+    // Longer than any chain of int32 sums.
+    test_screen_rows(kernel, 5, 40003, Screen::kLargest, failures);
+  } else if (kernel.format != Format::kF32 && kernel.k == 0) {
+    test_all_patterns(kernel, failures);
+  }
+}
+
+}  // namespace bitnet::test
