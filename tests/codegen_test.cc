@@ -131,6 +131,7 @@ std::vector<std::string> test_bundle(const CompiledBundle& bundle) {
   std::ranges::stable_sort(kernels, {}, [](const Kernel& k) { return std::tuple(k.k, k.n, k.group); });
   test::KernelTester tester(test::plan_from_environment());
   for (const Kernel& kernel : kernels) {
+    std::printf("%-52s native\n", kernel.name().c_str());
     for (std::string& failure : tester.test(kernel)) failures.push_back(std::move(failure));
   }
   std::fflush(stdout);
@@ -366,7 +367,7 @@ TEST_CASE("targets") {
   CHECK(probe_isa(*parse_isa(native->name)));
   const auto several = select_targets(std::vector<std::string>{"avx512", "scalar", "avx512"});
   REQUIRE(several.ok());
-  CHECK(several->images.size() == 3);
+  CHECK(several->images.size() == 4);  // avx512 brings avx2 and its part avx512-vbmi along
   CHECK(several->name == "scalar+avx512");
   CHECK_FALSE(several->single);
   const auto unknown = select_targets(std::vector<std::string>{"avx10"});
@@ -374,6 +375,9 @@ TEST_CASE("targets") {
   CHECK(unknown.error().code == ErrorCode::kUsage);
   CHECK(unknown.error().message ==
         "unknown target 'avx10' (known: native, scalar, avx2, avx2-vnni, avx512, neon, neon-dotprod, neon-i8mm)");
+  const auto part = select_targets(std::vector<std::string>{"avx512-vbmi"});
+  REQUIRE_FALSE(part.ok());
+  CHECK(part.error().message == "target 'avx512-vbmi' is a part of avx512 and comes with it: ask for --target avx512");
   CHECK_FALSE(select_targets({}).ok());
 }
 
