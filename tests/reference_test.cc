@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
@@ -128,44 +130,183 @@ TEST_CASE("norm and gates against double precision") {
   }
 }
 
-TEST_CASE("attention against double precision, across chunks") {
+namespace {
+
+// One head's keys or values for `positions` positions, both as a page table has them and as double.
+struct Cache {
+  Cache(bool int8, std::int64_t positions, std::int64_t dim, std::mt19937& random)
+      : values(static_cast<std::size_t>(positions * dim)) {
+    std::normal_distribution<float> normal;
+    const std::int64_t page_bytes = BITNET_ATTENTION_CHUNK * (int8 ? dim + 4 : 2 * dim);
+    for (std::int64_t j = 0; j < positions; ++j) {
+      if (j % BITNET_ATTENTION_CHUNK == 0) pages.emplace_back(static_cast<std::size_t>(page_bytes));
+      const std::int64_t row = j % BITNET_ATTENTION_CHUNK;
+      std::byte* page = pages.back().data();
+      const float factor = 0.02F + 0.001F * static_cast<float>(row % 7);
+      if (int8) std::memcpy(page + BITNET_ATTENTION_CHUNK * dim + row * 4, &factor, 4);
+      for (std::int64_t d = 0; d < dim; ++d) {
+        const float value = normal(random);
+        double& stored = values[static_cast<std::size_t>(j * dim + d)];
+        if (int8) {
+          const auto q = static_cast<std::int8_t>(std::clamp(value * 40.0F, -127.0F, 127.0F));
+          std::memcpy(page + row * dim + d, &q, 1);
+          stored = static_cast<double>(q) * static_cast<double>(factor);
+        } else {
+          const std::uint16_t half = float_to_half(value);
+          std::memcpy(page + 2 * (row * dim + d), &half, 2);
+          stored = static_cast<double>(half_to_float(half));
+        }
+      }
+    }
+    for (const auto& page : pages) table.push_back(page.data());
+  }
+  std::vector<double> values;  // [positions][dim]
+  std::vector<std::vector<std::byte>> pages;
+  std::vector<const void*> table;
+};
+
+void test_attention(bool int8) {
   std::mt19937 random(3);
   std::normal_distribution<float> normal;
   const std::int64_t heads = 2;
   const std::int64_t dim = 20;
-  const std::int64_t length = 600;
-  const std::int64_t stride = 50;
-  std::vector<float> q(static_cast<std::size_t>(heads * dim));
-  std::vector<std::uint16_t> key(static_cast<std::size_t>(length * stride));
-  std::vector<std::uint16_t> value(key.size());
+  const std::int64_t tokens = 90;
+  const std::int64_t past = 470;  // rows that end on both sides of position 512
+  const std::int64_t stride = heads * dim + 1;
+  const Cache keys(int8, past + tokens, dim, random);
+  const Cache values(int8, past + tokens, dim, random);
+  std::vector<float> q(static_cast<std::size_t>(tokens * stride));
   for (float& v : q) v = half_to_float(float_to_half(normal(random)));
-  for (std::size_t i = 0; i < key.size(); ++i) {
-    key[i] = float_to_half(normal(random));
-    value[i] = float_to_half(normal(random));
-  }
   std::vector<float> y(q.size());
-  reference::attention(q.data(), key.data(), value.data(), heads, dim, length, stride, 0.25F, y.data());
-  for (std::int64_t h = 0; h < heads; ++h) {
-    std::vector<double> weights;
-    double total = 0.0;
-    for (std::int64_t j = 0; j < length; ++j) {
-      double s = 0.0;
+  const bitnet_attention_args args = {.q = q.data(),
+                                      .key_pages = keys.table.data(),
+                                      .value_pages = values.table.data(),
+                                      .y = y.data(),
+                                      .scratch = nullptr,
+                                      .heads = heads,
+                                      .head_dim = dim,
+                                      .tokens = tokens,
+                                      .past = past,
+                                      .q_stride = stride,
+                                      .y_stride = stride,
+                                      .scale = 0.25F};
+  (int8 ? reference::attention_i8 : reference::attention_f16)(args);
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    for (std::int64_t h = 0; h < heads; ++h) {
+      const std::int64_t row = t * stride + h * dim;
+      std::vector<double> weights;
+      double total = 0.0;
+      for (std::int64_t j = 0; j <= past + t; ++j) {
+        double s = 0.0;
+        for (std::int64_t d = 0; d < dim; ++d) {
+          s += static_cast<double>(q[static_cast<std::size_t>(row + d)]) *
+               keys.values[static_cast<std::size_t>(j * dim + d)];
+        }
+        weights.push_back(std::exp(s * 0.25));
+        total += weights.back();
+      }
       for (std::int64_t d = 0; d < dim; ++d) {
-        s += static_cast<double>(q[static_cast<std::size_t>(h * dim + d)]) *
-             static_cast<double>(half_to_float(key[static_cast<std::size_t>(j * stride + d)]));
+        double truth = 0.0;
+        for (std::size_t j = 0; j < weights.size(); ++j) {
+          truth += weights[j] / total * values.values[j * static_cast<std::size_t>(dim) + static_cast<std::size_t>(d)];
+        }
+        REQUIRE(std::fabs(static_cast<double>(y[static_cast<std::size_t>(row + d)]) - truth) < 3e-6);
       }
-      weights.push_back(std::exp(s * 0.25));
-      total += weights.back();
-    }
-    for (std::int64_t d = 0; d < dim; ++d) {
-      double truth = 0.0;
-      for (std::int64_t j = 0; j < length; ++j) {
-        truth += weights[static_cast<std::size_t>(j)] / total *
-                 static_cast<double>(half_to_float(value[static_cast<std::size_t>(j * stride + d)]));
-      }
-      REQUIRE(std::fabs(static_cast<double>(y[static_cast<std::size_t>(h * dim + d)]) - truth) < 2e-6);
     }
   }
+}
+
+}  // namespace
+
+TEST_CASE("attention against double precision, across chunks and for several tokens") {
+  SUBCASE("float16") { test_attention(false); }
+  SUBCASE("int8 with factors") { test_attention(true); }
+}
+
+TEST_CASE("softmax: sums to 1, order of the inputs, equal to double precision") {
+  std::mt19937 random(4);
+  std::normal_distribution<float> normal;
+  std::vector<float> x(1000);
+  for (float& v : x) v = 5.0F * normal(random);
+  std::vector<float> y(x.size());
+  reference::softmax(x.data(), 1000, y.data());
+  double total = 0.0;
+  for (const float v : x) total += std::exp(static_cast<double>(v));
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double truth = std::exp(static_cast<double>(x[i])) / total;
+    // exp, the sum's roundings, the rounding of x - m (half a unit of up to 32), the quotient.
+    REQUIRE(std::fabs(static_cast<double>(y[i]) - truth) <= 5e-6 * truth);
+  }
+  reference::softmax(x.data(), 1, y.data());
+  CHECK(y[0] == 1.0F);
+}
+
+TEST_CASE("rope: NEOX and NORM turn the same pairs, stored differently") {
+  const float cosines[] = {0.6F, 0.0F};
+  const float sines[] = {0.8F, 1.0F};
+  std::vector<float> neox = {1.0F, 2.0F, 3.0F, 4.0F, 9.0F};  // pairs (1, 3), (2, 4); 9 stays
+  std::vector<float> norm = {1.0F, 3.0F, 2.0F, 4.0F, 9.0F};
+  bitnet_rope_args args = {.x = neox.data(),
+                           .cosines = cosines,
+                           .sines = sines,
+                           .rows = 1,
+                           .stride = 5,
+                           .rope_dim = 4,
+                           .kind = BITNET_ROPE_NEOX};
+  reference::rope(args);
+  args.x = norm.data();
+  args.kind = BITNET_ROPE_NORM;
+  reference::rope(args);
+  CHECK(neox == std::vector<float>{1.0F * 0.6F - 3.0F * 0.8F, -4.0F, 1.0F * 0.8F + 3.0F * 0.6F, 2.0F, 9.0F});
+  CHECK(norm == std::vector<float>{neox[0], neox[2], neox[1], neox[3], 9.0F});
+}
+
+TEST_CASE("epilogue: a scale a tensor, row, or row and group; groups in order; add") {
+  const std::int32_t acc[] = {3, -4, 0, 5, 6, 0};  // two groups of two rows, three apart
+  const float scales[] = {0.5F, 2.0F, 0.0F, 0.25F, 8.0F};
+  float y[] = {100.0F, 200.0F};
+  bitnet_epilogue_args args = {.acc = acc,
+                               .scales = scales,
+                               .y = y,
+                               .rows = 2,
+                               .groups = 2,
+                               .acc_stride = 3,
+                               .scale_stride = 3,
+                               .activation_scale = 2.0F,
+                               .scale_kind = BITNET_SCALE_TENSOR,
+                               .add = 0};
+  reference::epilogue(args);
+  CHECK(y[0] == (3 + 5) * 0.25F);
+  CHECK(y[1] == (-4 + 6) * 0.25F);
+  args.scale_kind = BITNET_SCALE_ROW;
+  args.groups = 1;
+  reference::epilogue(args);
+  CHECK(y[0] == 3 * 0.25F);
+  CHECK(y[1] == -4 * 1.0F);
+  args.scale_kind = BITNET_SCALE_GROUP;
+  args.groups = 2;
+  args.add = 1;
+  reference::epilogue(args);
+  CHECK(y[0] == 3 * 0.25F + (3 * 0.25F + 5 * 0.125F));
+  CHECK(y[1] == -4.0F + (-4 * 1.0F + 6 * 4.0F));
+}
+
+TEST_CASE("head_screen: sums beyond int32 and beyond the exact integers of a float") {
+  const std::int64_t k = 20000;
+  const std::vector<std::int8_t> w(static_cast<std::size_t>(k), 127);
+  const std::vector<std::int16_t> x(static_cast<std::size_t>(k), 32767);
+  const float scale = 3.0F;
+  float y = 0.0F;
+  const bitnet_head_screen_args args = {.weights = w.data(),
+                                        .x = x.data(),
+                                        .row_scales = &scale,
+                                        .y = &y,
+                                        .row_begin = 0,
+                                        .row_end = 1,
+                                        .k = k,
+                                        .x_scale = 1.5F};
+  reference::head_screen(args);
+  CHECK(y == static_cast<float>(k * 127 * 32767) * 2.0F);
 }
 
 TEST_CASE("ternary_dot and head") {
@@ -178,6 +319,10 @@ TEST_CASE("ternary_dot and head") {
   reference::head_f16(half, v, 2, 2, y);
   CHECK(y[0] == -1.0F);
   CHECK(y[1] == 65504.0F);
+  const std::uint16_t bfloat[] = {0x3F80, 0xC000, 0x0001, 0x7F7F};  // 1, -2, the smallest and the largest
+  reference::head_bf16(bfloat, v, 2, 2, y);
+  CHECK(y[0] == -1.0F);
+  CHECK(y[1] == 0x1.FEp127F);
   const float rows[] = {1.5F, 2.0F, -1.0F, 4.0F};
   reference::head_f32(rows, v, 2, 2, y);
   CHECK(y[0] == 3.5F);
