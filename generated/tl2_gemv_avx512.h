@@ -170,11 +170,12 @@ inline void pass(const bitnet_gemv_args* a, long long tile, long long distance, 
           for (int b = 0; b < 8; ++b) {
             const __m512i indices = _mm512_load_si512(parts + b / 2);
             const __m512i index = _mm512_and_si512(b % 2 == 0 ? indices : _mm512_srli_epi16(indices, 4), nibble);
-            const __mmask64 negative = _mm512_test_epi8_mask(signs, _mm512_set1_epi8(static_cast<char>(0x80 >> b)));
+            // The mask of the sums, not of the differences: clang turns the other one round and needs a move more.
+            const __mmask64 positive = _mm512_testn_epi8_mask(signs, _mm512_set1_epi8(static_cast<char>(0x80 >> b)));
             const __m512i low_b = _mm512_shuffle_epi8(_mm512_load_si512(tables_of + 2 * b), index);
             const __m512i high_b = _mm512_shuffle_epi8(_mm512_load_si512(tables_of + 2 * b + 1), index);
-            low = _mm512_add_epi8(low, _mm512_mask_sub_epi8(low_b, negative, zero, low_b));
-            high = _mm512_add_epi8(high, _mm512_mask_sub_epi8(high_b, negative, zero, high_b));
+            low = _mm512_mask_add_epi8(_mm512_sub_epi8(low, low_b), positive, low, low_b);
+            high = _mm512_mask_add_epi8(_mm512_sub_epi8(high, high_b), positive, high, high_b);
           }
           const __m512i sum0 = _mm512_maddubs_epi16(factors, _mm512_unpacklo_epi8(low, high));
           const __m512i sum1 = _mm512_maddubs_epi16(factors, _mm512_unpackhi_epi8(low, high));
