@@ -41,95 +41,94 @@ constexpr int kChain = 4 * kFlushLines;
 constexpr int kLargestProduct = 2 * 2 * 127;
 static_assert(kChain * kLargestProduct <= 32767, "an int16 sum of i2s_gemm could overflow");
 
-// Packed activations beyond this leave a 32 KiB L1 cache between two tiles; they are then fetched ahead.
-constexpr long long kNearBytes = 24 * 1024;
-constexpr long long kAheadBytes = 512;
+// Tokens whose sums fit the registers; more are served by further passes over the tile, which by then is near.
+constexpr int kPassTokens = 4;
 
 // Tiles tile .. tile + count - 1 and, with several streams (`Tiles`), the same number of tiles `distance`,
-// 2 * `distance`, ... further on, read side by side; TokenTile is M.
-template <long long K, int TokenTile, int Tiles, int Prefetch>
+// 2 * `distance`, ... further on, read side by side.
+template <long long K, int M, int Tiles, int Prefetch>
 BITNET_INT16_BOUND(kChain, kLargestProduct)
 inline void pass(const bitnet_gemm_args* a, long long tile, long long distance, long long count) {
-  constexpr int kStepBytes = kFours * 4 * TokenTile;  // packed activations of a line
-  constexpr bool kFar = K == 0 || BITNET_ACTIVATION_WIDTH(K) * TokenTile > kNearBytes;
+  constexpr int TokenTile = M < kPassTokens ? M : kPassTokens;
+  static_assert(M % TokenTile == 0, "i2s_batch: M is no multiple of the tokens of a pass");
   const long long lines = ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
-  const int8_t* x = a->x;
   const __m256i mask = _mm256_set1_epi8(0x03);
   const __m256i ones = _mm256_set1_epi16(1);
   for (long long t = 0; t < count; ++t, ++tile) {
     const uint8_t* w[Tiles];
 #pragma GCC unroll 8
     for (int n = 0; n < Tiles; ++n) w[n] = a->weights + (tile + n * distance) * lines * kLineBytes;
-    __m256i total[TokenTile][Tiles][2];
-#pragma GCC unroll 8
-    for (int m = 0; m < TokenTile; ++m) {
-#pragma GCC unroll 8
-      for (int n = 0; n < Tiles; ++n) {
-        for (int h = 0; h < 2; ++h) total[m][n][h] = _mm256_setzero_si256();
-      }
-    }
-    for (long long first = 0; first < lines; first += kFlushLines) {
-      const long long last = first + kFlushLines < lines ? first + kFlushLines : lines;
-      __m256i partial[TokenTile][Tiles][2];  // int16
+#pragma GCC unroll 1
+    for (int from = 0; from < M; from += TokenTile) {
+      if (from != 0 && from >= a->tokens) break;
+      const int8_t* x = a->x + from * 4;
+      __m256i total[TokenTile][Tiles][2];
 #pragma GCC unroll 8
       for (int m = 0; m < TokenTile; ++m) {
 #pragma GCC unroll 8
         for (int n = 0; n < Tiles; ++n) {
-          for (int h = 0; h < 2; ++h) partial[m][n][h] = _mm256_setzero_si256();
+          for (int h = 0; h < 2; ++h) total[m][n][h] = _mm256_setzero_si256();
         }
       }
-      for (long long i = first; i < last; ++i) {
-        if constexpr (kFar) {
+      for (long long first = 0; first < lines; first += kFlushLines) {
+        const long long last = first + kFlushLines < lines ? first + kFlushLines : lines;
+        __m256i partial[TokenTile][Tiles][2];  // int16
 #pragma GCC unroll 8
-          for (int b = 0; b < kStepBytes; b += 64) __builtin_prefetch(x + i * kStepBytes + b + kAheadBytes, 0, 3);
-        }
-        __m256i packed[Tiles][2];
-#pragma GCC unroll 8
-        for (int n = 0; n < Tiles; ++n) {
-          const uint8_t* line = w[n] + i * kLineBytes;
-          if constexpr (Prefetch != 0) _mm_prefetch(reinterpret_cast<const char*>(line) + Prefetch, _MM_HINT_T1);
-          for (int h = 0; h < 2; ++h) packed[n][h] = _mm256_load_si256(reinterpret_cast<const __m256i*>(line) + h);
-        }
-#pragma GCC unroll 4
-        for (int p = 0; p < kFours; ++p) {  // k = kLineK i + 4 p .. + 3
-          __m256i codes[Tiles][2];
+        for (int m = 0; m < TokenTile; ++m) {
 #pragma GCC unroll 8
           for (int n = 0; n < Tiles; ++n) {
-            for (int h = 0; h < 2; ++h) codes[n][h] = _mm256_and_si256(_mm256_srli_epi16(packed[n][h], 2 * p), mask);
+            for (int h = 0; h < 2; ++h) partial[m][n][h] = _mm256_setzero_si256();
           }
+        }
+        for (long long i = first; i < last; ++i) {
+          __m256i packed[Tiles][2];
 #pragma GCC unroll 8
-          for (int m = 0; m < TokenTile; ++m) {
-            const int8_t* four = x + ((kFours * i + p) * TokenTile + m) * 4;
-            const __m256i xm = _mm256_set1_epi32(*reinterpret_cast<const Dword*>(four));
+          for (int n = 0; n < Tiles; ++n) {
+            const uint8_t* line = w[n] + i * kLineBytes;
+            if constexpr (Prefetch != 0) _mm_prefetch(reinterpret_cast<const char*>(line) + Prefetch, _MM_HINT_T0);
+            for (int h = 0; h < 2; ++h) packed[n][h] = _mm256_load_si256(reinterpret_cast<const __m256i*>(line) + h);
+          }
+#pragma GCC unroll 4
+          for (int p = 0; p < kFours; ++p) {  // k = kLineK i + 4 p .. + 3
+            __m256i codes[Tiles][2];
 #pragma GCC unroll 8
             for (int n = 0; n < Tiles; ++n) {
-              for (int h = 0; h < 2; ++h) {
-                partial[m][n][h] = _mm256_add_epi16(partial[m][n][h], _mm256_maddubs_epi16(codes[n][h], xm));
+              for (int h = 0; h < 2; ++h) codes[n][h] = _mm256_and_si256(_mm256_srli_epi16(packed[n][h], 2 * p), mask);
+            }
+#pragma GCC unroll 8
+            for (int m = 0; m < TokenTile; ++m) {
+              const int8_t* four = x + ((kFours * i + p) * M + m) * 4;
+              const __m256i xm = _mm256_set1_epi32(*reinterpret_cast<const Dword*>(four));
+#pragma GCC unroll 8
+              for (int n = 0; n < Tiles; ++n) {
+                for (int h = 0; h < 2; ++h) {
+                  partial[m][n][h] = _mm256_add_epi16(partial[m][n][h], _mm256_maddubs_epi16(codes[n][h], xm));
+                }
               }
+            }
+          }
+        }
+#pragma GCC unroll 8
+        for (int m = 0; m < TokenTile; ++m) {
+#pragma GCC unroll 8
+          for (int n = 0; n < Tiles; ++n) {
+            for (int h = 0; h < 2; ++h) {
+              total[m][n][h] = _mm256_add_epi32(total[m][n][h], _mm256_madd_epi16(partial[m][n][h], ones));
             }
           }
         }
       }
 #pragma GCC unroll 8
       for (int m = 0; m < TokenTile; ++m) {
+        if (from + m >= a->tokens) break;
+        const int32_t x_sum = a->x_sums[from + m];
 #pragma GCC unroll 8
         for (int n = 0; n < Tiles; ++n) {
+          int32_t* y = a->y + (from + m) * a->y_stride + (tile + n * distance) * BITNET_TILE_ROWS;
           for (int h = 0; h < 2; ++h) {
-            total[m][n][h] = _mm256_add_epi32(total[m][n][h], _mm256_madd_epi16(partial[m][n][h], ones));
+            const __m256i sum = _mm256_sub_epi32(total[m][n][h], _mm256_set1_epi32(x_sum));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(y) + h, sum);
           }
-        }
-      }
-    }
-#pragma GCC unroll 8
-    for (int m = 0; m < TokenTile; ++m) {
-      if (m >= a->tokens) break;
-      const int32_t x_sum = a->x_sums[m];
-#pragma GCC unroll 8
-      for (int n = 0; n < Tiles; ++n) {
-        int32_t* y = a->y + m * a->y_stride + (tile + n * distance) * BITNET_TILE_ROWS;
-        for (int h = 0; h < 2; ++h) {
-          const __m256i sum = _mm256_sub_epi32(total[m][n][h], _mm256_set1_epi32(x_sum));
-          _mm256_storeu_si256(reinterpret_cast<__m256i*>(y) + h, sum);
         }
       }
     }

@@ -33,69 +33,77 @@ constexpr int in_place(int sums) { return sums <= 4 ? 4 : sums <= 8 ? 2 : 1; }
 // Packed activations beyond this leave a 32 KiB L1 cache between two tiles; they are then fetched ahead.
 constexpr long long kNearBytes = 24 * 1024;
 constexpr long long kAheadBytes = 512;
+// Tokens whose sums fit the registers; more are served by further passes over the tile, which by then is near.
+constexpr int kPassTokens = 8;
 
 // Tiles tile .. tile + count - 1 and, with several streams (`Tiles`), the same number of tiles `distance`,
-// 2 * `distance`, ... further on, read side by side; TokenTile is M.
-template <long long K, int TokenTile, int Tiles, int Prefetch>
+// 2 * `distance`, ... further on, read side by side.
+template <long long K, int M, int Tiles, int Prefetch>
 inline void pass(const bitnet_gemm_args* a, long long tile, long long distance, long long count) {
-  constexpr int kStepBytes = kFours * 4 * TokenTile;  // packed activations of a line
-  constexpr bool kFar = K == 0 || BITNET_ACTIVATION_WIDTH(K) * TokenTile > kNearBytes;
+  constexpr int TokenTile = M < kPassTokens ? M : kPassTokens;
+  static_assert(M % TokenTile == 0, "i2s_batch: M is no multiple of the tokens of a pass");
+  constexpr int kStepBytes = kFours * 4 * M;  // packed activations of a line
+  constexpr bool kFar = K == 0 || BITNET_ACTIVATION_WIDTH(K) * M > kNearBytes;
   const long long lines = ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
-  const int8_t* x = a->x;
   constexpr int kFields = in_place(TokenTile * Tiles);
   for (long long t = 0; t < count; ++t, ++tile) {
     const uint8_t* w[Tiles];
 #pragma GCC unroll 8
     for (int n = 0; n < Tiles; ++n) w[n] = a->weights + (tile + n * distance) * lines * kLineBytes;
-    __m512i total[TokenTile][Tiles][kFields];
+#pragma GCC unroll 1
+    for (int from = 0; from < M; from += TokenTile) {
+      if (from != 0 && from >= a->tokens) break;
+      const int8_t* x = a->x + from * 4;
+      __m512i total[TokenTile][Tiles][kFields];
 #pragma GCC unroll 8
-    for (int m = 0; m < TokenTile; ++m) {
-#pragma GCC unroll 8
-      for (int n = 0; n < Tiles; ++n) {
-        for (int f = 0; f < kFields; ++f) total[m][n][f] = _mm512_setzero_si512();
-      }
-    }
-    for (long long i = 0; i < lines; ++i) {
-      if constexpr (kFar) {
-#pragma GCC unroll 8
-        for (int b = 0; b < kStepBytes; b += 64) __builtin_prefetch(x + i * kStepBytes + b + kAheadBytes, 0, 3);
-      }
-      __m512i packed[Tiles];
-#pragma GCC unroll 8
-      for (int n = 0; n < Tiles; ++n) {
-        const uint8_t* line = w[n] + i * kLineBytes;
-        if constexpr (Prefetch != 0) _mm_prefetch(reinterpret_cast<const char*>(line) + Prefetch, _MM_HINT_T1);
-        packed[n] = _mm512_load_si512(line);
-      }
-#pragma GCC unroll 4
-      for (int p = 0; p < kFours; ++p) {  // k = kLineK i + 4 p .. + 3
-        __m512i codes[Tiles];
+      for (int m = 0; m < TokenTile; ++m) {
 #pragma GCC unroll 8
         for (int n = 0; n < Tiles; ++n) {
-          const __m512i mask = _mm512_set1_epi8(static_cast<char>(3 << (2 * (p % kFields))));
-          codes[n] = _mm512_and_si512(_mm512_srli_epi16(packed[n], 2 * (p - p % kFields)), mask);
+          for (int f = 0; f < kFields; ++f) total[m][n][f] = _mm512_setzero_si512();
         }
+      }
+      for (long long i = 0; i < lines; ++i) {
+        if constexpr (kFar) {
 #pragma GCC unroll 8
-        for (int m = 0; m < TokenTile; ++m) {
-          const int8_t* four = x + ((kFours * i + p) * TokenTile + m) * 4;
-          const __m512i xm = _mm512_set1_epi32(*reinterpret_cast<const Dword*>(four));
+          for (int b = 0; b < kStepBytes; b += 64) __builtin_prefetch(x + i * kStepBytes + b + kAheadBytes, 0, 3);
+        }
+        __m512i packed[Tiles];
+#pragma GCC unroll 8
+        for (int n = 0; n < Tiles; ++n) {
+          const uint8_t* line = w[n] + i * kLineBytes;
+          if constexpr (Prefetch != 0) _mm_prefetch(reinterpret_cast<const char*>(line) + Prefetch, _MM_HINT_T1);
+          packed[n] = _mm512_load_si512(line);
+        }
+#pragma GCC unroll 4
+        for (int p = 0; p < kFours; ++p) {  // k = kLineK i + 4 p .. + 3
+          __m512i codes[Tiles];
 #pragma GCC unroll 8
           for (int n = 0; n < Tiles; ++n) {
-            total[m][n][p % kFields] = _mm512_dpbusd_epi32(total[m][n][p % kFields], codes[n], xm);
+            const __m512i mask = _mm512_set1_epi8(static_cast<char>(3 << (2 * (p % kFields))));
+            codes[n] = _mm512_and_si512(_mm512_srli_epi16(packed[n], 2 * (p - p % kFields)), mask);
+          }
+#pragma GCC unroll 8
+          for (int m = 0; m < TokenTile; ++m) {
+            const int8_t* four = x + ((kFours * i + p) * M + m) * 4;
+            const __m512i xm = _mm512_set1_epi32(*reinterpret_cast<const Dword*>(four));
+#pragma GCC unroll 8
+            for (int n = 0; n < Tiles; ++n) {
+              total[m][n][p % kFields] = _mm512_dpbusd_epi32(total[m][n][p % kFields], codes[n], xm);
+            }
           }
         }
       }
-    }
 #pragma GCC unroll 8
-    for (int m = 0; m < TokenTile; ++m) {
-      if (m >= a->tokens) break;
-      const int32_t x_sum = a->x_sums[m];
+      for (int m = 0; m < TokenTile; ++m) {
+        if (from + m >= a->tokens) break;
+        const int32_t x_sum = a->x_sums[from + m];
 #pragma GCC unroll 8
-      for (int n = 0; n < Tiles; ++n) {
-        int32_t* y = a->y + m * a->y_stride + (tile + n * distance) * BITNET_TILE_ROWS;
-        __m512i sum = _mm512_sub_epi32(total[m][n][0], _mm512_set1_epi32(x_sum));
-        for (int f = 1; f < kFields; ++f) sum = _mm512_add_epi32(sum, _mm512_srai_epi32(total[m][n][f], 2 * f));
-        _mm512_storeu_si512(y, sum);
+        for (int n = 0; n < Tiles; ++n) {
+          int32_t* y = a->y + (from + m) * a->y_stride + (tile + n * distance) * BITNET_TILE_ROWS;
+          __m512i sum = _mm512_sub_epi32(total[m][n][0], _mm512_set1_epi32(x_sum));
+          for (int f = 1; f < kFields; ++f) sum = _mm512_add_epi32(sum, _mm512_srai_epi32(total[m][n][f], 2 * f));
+          _mm512_storeu_si512(y, sum);
+        }
       }
     }
   }

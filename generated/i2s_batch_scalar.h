@@ -28,66 +28,74 @@ constexpr int kRows = BITNET_TILE_ROWS;
 // Packed activations beyond this leave a 32 KiB L1 cache between two tiles; they are then fetched ahead.
 constexpr long long kNearBytes = 24 * 1024;
 constexpr long long kAheadBytes = 512;
+// Tokens whose sums fit the registers; more are served by further passes over the tile, which by then is near.
+constexpr int kPassTokens = 8;
 
 // Tiles tile .. tile + count - 1 and, with several streams (`Tiles`), the same number of tiles `distance`,
-// 2 * `distance`, ... further on, read side by side; TokenTile is M.
-template <long long K, int TokenTile, int Tiles, int Prefetch>
+// 2 * `distance`, ... further on, read side by side.
+template <long long K, int M, int Tiles, int Prefetch>
 inline void pass(const bitnet_gemm_args* a, long long tile, long long distance, long long count) {
-  constexpr int kStepBytes = kFours * 4 * TokenTile;  // packed activations of a line
-  constexpr bool kFar = K == 0 || BITNET_ACTIVATION_WIDTH(K) * TokenTile > kNearBytes;
+  constexpr int TokenTile = M < kPassTokens ? M : kPassTokens;
+  static_assert(M % TokenTile == 0, "i2s_batch: M is no multiple of the tokens of a pass");
+  constexpr int kStepBytes = kFours * 4 * M;  // packed activations of a line
+  constexpr bool kFar = K == 0 || BITNET_ACTIVATION_WIDTH(K) * M > kNearBytes;
   const long long lines = ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
-  const int8_t* x = a->x;
   for (long long t = 0; t < count; ++t, ++tile) {
     const uint8_t* w[Tiles];
 #pragma GCC unroll 8
     for (int n = 0; n < Tiles; ++n) w[n] = a->weights + (tile + n * distance) * lines * kLineBytes;
-    int32_t total[TokenTile][Tiles][kRows];
+#pragma GCC unroll 1
+    for (int from = 0; from < M; from += TokenTile) {
+      if (from != 0 && from >= a->tokens) break;
+      const int8_t* x = a->x + from * 4;
+      int32_t total[TokenTile][Tiles][kRows];
 #pragma GCC unroll 8
-    for (int m = 0; m < TokenTile; ++m) {
-#pragma GCC unroll 8
-      for (int n = 0; n < Tiles; ++n) {
-        for (int r = 0; r < kRows; ++r) total[m][n][r] = 0;
-      }
-    }
-    for (long long i = 0; i < lines; ++i) {
-      if constexpr (kFar) {
-#pragma GCC unroll 8
-        for (int b = 0; b < kStepBytes; b += 64) __builtin_prefetch(x + i * kStepBytes + b + kAheadBytes, 0, 3);
-      }
-      const uint8_t* packed[Tiles];
-#pragma GCC unroll 8
-      for (int n = 0; n < Tiles; ++n) {
-        const uint8_t* line = w[n] + i * kLineBytes;
-        if constexpr (Prefetch != 0) __builtin_prefetch(line + Prefetch, 0, 2);
-        packed[n] = line;
-      }
-#pragma GCC unroll 4
-      for (int p = 0; p < kFours; ++p) {  // k = kLineK i + 4 p .. + 3
-        uint8_t codes[Tiles][kLineBytes];
+      for (int m = 0; m < TokenTile; ++m) {
 #pragma GCC unroll 8
         for (int n = 0; n < Tiles; ++n) {
-          for (int b = 0; b < kLineBytes; ++b) codes[n][b] = (packed[n][b] >> (2 * p)) & 3;
+          for (int r = 0; r < kRows; ++r) total[m][n][r] = 0;
         }
+      }
+      for (long long i = 0; i < lines; ++i) {
+        if constexpr (kFar) {
 #pragma GCC unroll 8
-        for (int m = 0; m < TokenTile; ++m) {
-          const int8_t* four = x + ((kFours * i + p) * TokenTile + m) * 4;
+          for (int b = 0; b < kStepBytes; b += 64) __builtin_prefetch(x + i * kStepBytes + b + kAheadBytes, 0, 3);
+        }
+        const uint8_t* packed[Tiles];
+#pragma GCC unroll 8
+        for (int n = 0; n < Tiles; ++n) {
+          const uint8_t* line = w[n] + i * kLineBytes;
+          if constexpr (Prefetch != 0) __builtin_prefetch(line + Prefetch, 0, 2);
+          packed[n] = line;
+        }
+#pragma GCC unroll 4
+        for (int p = 0; p < kFours; ++p) {  // k = kLineK i + 4 p .. + 3
+          uint8_t codes[Tiles][kLineBytes];
 #pragma GCC unroll 8
           for (int n = 0; n < Tiles; ++n) {
-            for (int r = 0; r < kRows; ++r) {
-              for (int j = 0; j < 4; ++j) total[m][n][r] += codes[n][4 * r + j] * four[j];
+            for (int b = 0; b < kLineBytes; ++b) codes[n][b] = (packed[n][b] >> (2 * p)) & 3;
+          }
+#pragma GCC unroll 8
+          for (int m = 0; m < TokenTile; ++m) {
+            const int8_t* four = x + ((kFours * i + p) * M + m) * 4;
+#pragma GCC unroll 8
+            for (int n = 0; n < Tiles; ++n) {
+              for (int r = 0; r < kRows; ++r) {
+                for (int j = 0; j < 4; ++j) total[m][n][r] += codes[n][4 * r + j] * four[j];
+              }
             }
           }
         }
       }
-    }
 #pragma GCC unroll 8
-    for (int m = 0; m < TokenTile; ++m) {
-      if (m >= a->tokens) break;
-      const int32_t x_sum = a->x_sums[m];
+      for (int m = 0; m < TokenTile; ++m) {
+        if (from + m >= a->tokens) break;
+        const int32_t x_sum = a->x_sums[from + m];
 #pragma GCC unroll 8
-      for (int n = 0; n < Tiles; ++n) {
-        int32_t* y = a->y + m * a->y_stride + (tile + n * distance) * BITNET_TILE_ROWS;
-        for (int r = 0; r < kRows; ++r) y[r] = total[m][n][r] - x_sum;
+        for (int n = 0; n < Tiles; ++n) {
+          int32_t* y = a->y + (from + m) * a->y_stride + (tile + n * distance) * BITNET_TILE_ROWS;
+          for (int r = 0; r < kRows; ++r) y[r] = total[m][n][r] - x_sum;
+        }
       }
     }
   }

@@ -41,10 +41,9 @@ constexpr int kChain = 4 * kFlushLines;
 constexpr int kLargestProduct = 2 * 2 * 127;
 static_assert(kChain * kLargestProduct <= 32767, "an int16 sum of i2s_gemm could overflow");
 
-// Packed activations that are multiplied with one row of tiles before the next: they stay in a 1 MiB L2 cache beside
-// the weights, which then stream from memory once per that many bytes of activations.
-constexpr long long kActivationBytes = 512 * 1024;
-
+// Packed activations that share an expansion of one row of tiles: about a 1 MiB L2 cache, since half of it would cost
+// more in expansions than it saves in misses.
+constexpr long long kActivationBytes = 1024 * 1024;
 template <long long K>
 constexpr long long line_count([[maybe_unused]] const bitnet_gemm_args* a) {
   return ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
@@ -107,24 +106,22 @@ inline void block(const bitnet_gemm_args* a, const int8_t* x, long long token, l
           for (int h = 0; h < 2; ++h) partial[m][n][h] = _mm256_setzero_si256();
         }
       }
-      for (long long i = first; i < last; ++i) {
-#pragma GCC unroll 1
-        for (int p = 0; p < kFours; ++p) {  // k = kLineK i + 4 p .. + 3
-          __m256i codes[Tiles][2];
+#pragma GCC unroll 2
+      for (long long q = kFours * first; q < kFours * last; ++q) {  // k = 4 q .. + 3
+        __m256i codes[Tiles][2];
+#pragma GCC unroll 8
+        for (int n = 0; n < Tiles; ++n) {
+          const uint8_t* bytes = w + (q * Tiles + n) * kLineBytes;
+          for (int h = 0; h < 2; ++h) codes[n][h] = _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes) + h);
+        }
+#pragma GCC unroll 32
+        for (int m = 0; m < TokenTile; ++m) {
+          const int8_t* four = x + (q * TokenTile + m) * 4;
+          const __m256i xm = _mm256_set1_epi32(*reinterpret_cast<const Dword*>(four));
 #pragma GCC unroll 8
           for (int n = 0; n < Tiles; ++n) {
-            const uint8_t* bytes = w + ((kFours * i + p) * Tiles + n) * kLineBytes;
-            for (int h = 0; h < 2; ++h) codes[n][h] = _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes) + h);
-          }
-#pragma GCC unroll 32
-          for (int m = 0; m < TokenTile; ++m) {
-            const int8_t* four = x + ((kFours * i + p) * TokenTile + m) * 4;
-            const __m256i xm = _mm256_set1_epi32(*reinterpret_cast<const Dword*>(four));
-#pragma GCC unroll 8
-            for (int n = 0; n < Tiles; ++n) {
-              for (int h = 0; h < 2; ++h) {
-                partial[m][n][h] = _mm256_add_epi16(partial[m][n][h], _mm256_maddubs_epi16(codes[n][h], xm));
-              }
+            for (int h = 0; h < 2; ++h) {
+              partial[m][n][h] = _mm256_add_epi16(partial[m][n][h], _mm256_maddubs_epi16(codes[n][h], xm));
             }
           }
         }
@@ -162,7 +159,13 @@ template <long long K, int Group, int TokenTile, int Tiles>
 inline void row(const bitnet_gemm_args* a, long long first_block, long long last_block, long long tile) {
   const long long lines = line_count<K>(a);
   expand<Tiles>(a->weights + tile * lines * kLineBytes, static_cast<uint8_t*>(a->scratch), lines);
+  // While this row is multiplied, the next one's weights come near, a share with every block. Past the end of the
+  // matrix that touches nothing.
+  const uint8_t* next = a->weights + (tile + Tiles) * lines * kLineBytes;
+  const long long share = (Tiles * lines + last_block - first_block - 1) / (last_block - first_block) * kLineBytes;
   for (long long b = first_block; b < last_block; ++b) {
+    for (long long j = 0; j < share; j += kLineBytes) __builtin_prefetch(next + j, 0, 2);
+    next += share;
     block<K, Group, TokenTile, Tiles>(a, a->x + b * block_bytes<K, TokenTile>(a), b * TokenTile, tile);
   }
 }

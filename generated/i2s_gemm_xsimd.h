@@ -55,7 +55,6 @@ static_assert(kChain * kLargestProduct <= 32767, "an int16 sum of i2s_gemm could
 // Packed activations that are multiplied with one row of tiles before the next: they stay in a 1 MiB L2 cache beside
 // the weights, which then stream from memory once per that many bytes of activations.
 constexpr long long kActivationBytes = 512 * 1024;
-
 template <long long K>
 constexpr long long line_count([[maybe_unused]] const bitnet_gemm_args* a) {
   return ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
