@@ -1,5 +1,6 @@
 // for (counter = first; counter < bound [&& ...]; counter += step): of several conditions joined by && one that
-// qualifies is enough, since the loop ends with it.
+// qualifies is enough, since the loop ends with it. The counter may stand in a sum or product with constants. That a
+// step which is a const variable is positive is not proved here; that it cannot change is.
 #include "codegen/audit_loops.h"
 
 #include <clang/AST/ASTContext.h>
@@ -71,27 +72,65 @@ std::optional<std::int64_t> constant(const clang::Expr* expression, clang::ASTCo
   return result.Val.getInt().getExtValue();
 }
 
-// The step that the head adds to `counter`; nothing if it is no constant.
-std::optional<std::int64_t> step_of(const clang::Expr* increment, const clang::VarDecl* counter,
-                                    clang::ASTContext& context) {
-  if (increment == nullptr) return std::nullopt;
+// The counter in "counter", "counter + 4", "256 * counter".
+const clang::VarDecl* counter_in(const clang::Expr* expression, clang::ASTContext& context) {
+  expression = expression->IgnoreParenImpCasts();
+  const auto* binary = llvm::dyn_cast<clang::BinaryOperator>(expression);
+  if (binary == nullptr) return variable(expression);
+  const auto left = constant(binary->getLHS(), context);
+  const auto right = constant(binary->getRHS(), context);
+  switch (binary->getOpcode()) {
+    case clang::BO_Add:
+      return right ? counter_in(binary->getLHS(), context) : left ? counter_in(binary->getRHS(), context) : nullptr;
+    case clang::BO_Sub:
+      return right ? counter_in(binary->getLHS(), context) : nullptr;
+    case clang::BO_Mul:
+      if (right && *right > 0) return counter_in(binary->getLHS(), context);
+      return left && *left > 0 ? counter_in(binary->getRHS(), context) : nullptr;
+    default:
+      return nullptr;
+  }
+}
+
+// How the head moves `counter`: up or down, and by how much if that is a constant.
+struct Step {
+  int direction = 0;    // 0: not, or in no way that the audit can follow
+  bool single = false;  // by one
+  bool constant = false;
+};
+
+bool is_const_variable(const clang::Expr* expression) {
+  const clang::VarDecl* found = variable(expression);
+  return found != nullptr && found->getType().isConstQualified();
+}
+
+Step step_of(const clang::Expr* increment, const clang::VarDecl* counter, clang::ASTContext& context) {
+  if (increment == nullptr) return {};
   increment = increment->IgnoreParenImpCasts();
   if (const auto* unary = llvm::dyn_cast<clang::UnaryOperator>(increment)) {
-    if (!unary->isIncrementDecrementOp() || variable(unary->getSubExpr()) != counter) return std::nullopt;
-    return unary->isIncrementOp() ? 1 : -1;
+    if (!unary->isIncrementDecrementOp() || variable(unary->getSubExpr()) != counter) return {};
+    return {unary->isIncrementOp() ? 1 : -1, true, true};
   }
   const auto* binary = llvm::dyn_cast<clang::BinaryOperator>(increment);
-  if (binary == nullptr) return std::nullopt;
+  if (binary == nullptr) return {};
   if (binary->getOpcode() == clang::BO_Comma) {
-    const auto left = step_of(binary->getLHS(), counter, context);
-    return left ? left : step_of(binary->getRHS(), counter, context);
+    const Step left = step_of(binary->getLHS(), counter, context);
+    return left.direction != 0 ? left : step_of(binary->getRHS(), counter, context);
   }
-  if (variable(binary->getLHS()) != counter) return std::nullopt;
+  if (variable(binary->getLHS()) != counter) return {};
   const auto amount = constant(binary->getRHS(), context);
-  if (!amount) return std::nullopt;
-  if (binary->getOpcode() == clang::BO_AddAssign) return *amount;
-  if (binary->getOpcode() == clang::BO_SubAssign) return -*amount;
-  return std::nullopt;
+  if (!amount && !is_const_variable(binary->getRHS())) return {};
+  const bool positive = !amount || *amount > 0;
+  switch (binary->getOpcode()) {
+    case clang::BO_AddAssign:
+      return {positive ? 1 : 0, false, amount.has_value()};
+    case clang::BO_SubAssign:
+      return {positive ? -1 : 0, false, amount.has_value()};
+    case clang::BO_DivAssign:  // towards zero, where the condition stops it
+      return {amount && *amount >= 2 ? -1 : 0, false, true};
+    default:
+      return {};
+  }
 }
 
 std::optional<std::int64_t> first_value(const clang::Stmt* init, const clang::VarDecl* counter,
@@ -139,14 +178,15 @@ class Judge {
 
  private:
   LoopVerdict comparison(const clang::Expr* left, clang::BinaryOperatorKind kind, const clang::Expr* bound) {
-    const clang::VarDecl* counter = variable(left);
+    const clang::VarDecl* counter = counter_in(left, context_);
     if (counter == nullptr) return {"a loop whose condition does not compare a counter"};
     const std::string name = counter->getNameAsString();
-    const auto step = step_of(loop_.getInc(), counter, context_);
-    if (!step || *step == 0) return {"a loop whose head does not move " + name + " by a constant"};
-    const bool up = kind == clang::BO_LT || kind == clang::BO_LE || (kind == clang::BO_NE && *step == 1);
-    const bool down = kind == clang::BO_GT || kind == clang::BO_GE || (kind == clang::BO_NE && *step == -1);
-    if (*step > 0 ? !up : !down) return {"a loop whose head moves " + name + " away from its bound, or past it"};
+    const Step step = step_of(loop_.getInc(), counter, context_);
+    if (step.direction == 0) return {"a loop whose head does not move " + name + " by a constant"};
+    const bool up = kind == clang::BO_LT || kind == clang::BO_LE || (kind == clang::BO_NE && step.single);
+    const bool down = kind == clang::BO_GT || kind == clang::BO_GE || (kind == clang::BO_NE && step.single);
+    if (step.direction > 0 ? !up : !down)
+      return {"a loop whose head moves " + name + " away from its bound, or past it"};
     if (writes_.contains(counter)) return {"a loop whose body changes its counter " + name};
     Reads reads;
     reads.TraverseStmt(const_cast<clang::Expr*>(bound));
@@ -154,7 +194,7 @@ class Judge {
       if (read == counter || writes_.contains(read))
         return {"a loop whose body changes its bound " + read->getNameAsString()};
     }
-    return {"", constant(bound, context_) && first_value(loop_.getInit(), counter, context_)};
+    return {"", step.constant && constant(bound, context_) && first_value(loop_.getInit(), counter, context_)};
   }
 
   const clang::ForStmt& loop_;

@@ -11,9 +11,10 @@ class ForStmt;
 namespace bitnet::codegen {
 
 struct LoopVerdict {
-  std::string problem;    // "" if the loop ends: its condition compares a counter, which only the head changes, by a
-                          // positive constant towards a bound that the body does not change
-  bool constant = false;  // and first value, bound and step are known at compile time
+  // "" if the loop ends: its condition compares a counter, which only the head changes, by a positive constant or a
+  // const variable, towards a bound that the body does not change.
+  std::string problem;
+  bool constant = false;  // first value, bound and step are known at compile time
 };
 [[nodiscard]] LoopVerdict judge_loop(const clang::ForStmt& loop, clang::ASTContext& context);
 

@@ -198,6 +198,7 @@ class Walker : public clang::RecursiveASTVisitor<Walker> {
     }
     return true;
   }
+  bool VisitAtomicExpr(clang::AtomicExpr* expression) { return refuse(expression->getBeginLoc(), "an atomic"); }
   bool VisitGotoStmt(clang::GotoStmt* statement) { return refuse(statement->getGotoLoc(), "goto"); }
   bool VisitIndirectGotoStmt(clang::IndirectGotoStmt* statement) { return refuse(statement->getGotoLoc(), "goto"); }
   bool VisitCXXThrowExpr(clang::CXXThrowExpr* expression) { return refuse(expression->getThrowLoc(), "throw"); }

@@ -4,8 +4,9 @@
 //   a kernel that is not `extern "C" void NAME(const bitnet_<op>_args*) noexcept` of the plan · a call that leaves the
 //   unit, an indirect call, recursion · state: globals and static locals that are not constants made at compile time ·
 //   inline assembly · exceptions, new, goto · a loop whose end does not show: no condition, a counter that the body
-//   changes, a step that is no positive constant; an unrolled loop whose trip count is no constant · sums in 16 bits
-//   outside a function marked BITNET_INT16_BOUND(chain, product), or marked with chain * product > 32767.
+//   changes, a step that is no positive constant and no const variable; an unrolled loop whose trip count is no
+//   constant · sums in 16 bits outside a function marked BITNET_INT16_BOUND(chain, product), or marked with chain *
+//   product > 32767.
 // The walk begins at the exported functions and follows calls into every function of the project's headers; clang's own
 // intrinsics headers are leaves.
 #pragma once
