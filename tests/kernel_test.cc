@@ -11,36 +11,10 @@
 #include <vector>
 
 #include "runtime/kernels/layout.h"
+#include "tests/broken_kernels.h"
 #include "tests/kernel_tester.h"
 
 namespace bitnet::test {
-namespace {
-
-const Kernel& builtin(Op op, Isa isa = Isa::kScalar) {
-  const auto kernels = builtin_kernels();
-  const auto found = std::find_if(kernels.begin(), kernels.end(),
-                                  [&](const Kernel& kernel) { return kernel.op == op && kernel.isa == isa; });
-  REQUIRE(found != kernels.end());
-  return *found;
-}
-
-// A kernel that does the right thing first and something wrong after it.
-template <typename Args>
-Kernel broken(Op op, void (*function)(const Args*)) {
-  Kernel kernel = builtin(op);
-  kernel.technique = "broken";
-  kernel.function = reinterpret_cast<void*>(function);
-  return kernel;
-}
-
-void expect_caught(const Kernel& kernel, const char* message) {
-  const std::vector<std::string> failures = test_kernel(kernel, quick_plan());
-  REQUIRE_FALSE(failures.empty());
-  CHECK_MESSAGE(failures.front().find(message) != std::string::npos, failures.front());
-  CHECK_MESSAGE(failures.front().find(kernel.name()) == 0, failures.front());
-}
-
-}  // namespace
 
 TEST_CASE("every built-in kernel equals the scalar reference") {
   const TestPlan plan = plan_from_environment();
@@ -68,7 +42,14 @@ TEST_CASE("the built-in list has every operation for each of its targets, and ea
     CHECK(kernel.function != nullptr);
   }
   for (const Isa isa : {Isa::kScalar, Isa::kAvx2}) {
-    for (int op = 0; op <= static_cast<int>(Op::kHead); ++op) builtin(static_cast<Op>(op), isa);
+    for (int op = 0; op <= static_cast<int>(Op::kHeadScreen); ++op) {
+      for (int format = 0; format <= static_cast<int>(Format::kF32); ++format) {
+        // Of the ternary formats, the built-in kernels have i2s.
+        if (is_ternary(static_cast<Format>(format)) && static_cast<Format>(format) != Format::kI2s) continue;
+        if (!is_valid(static_cast<Op>(op), static_cast<Format>(format))) continue;
+        CHECK(builtin(static_cast<Op>(op), isa, static_cast<Format>(format)).isa == isa);
+      }
+    }
   }
   CHECK(builtin(Op::kGemv).name() == "i2s_gemv_scalar_xsimd");
 }
@@ -126,7 +107,7 @@ TEST_CASE("the tester objects to reading beyond the arrays") {
   expect_caught(broken<bitnet_gemv_args>(Op::kGemv,
                                          [](const bitnet_gemv_args* a) {
                                            builtin(Op::kGemv)(*a);
-                                           volatile std::int8_t beyond = a->x[round_up<std::int64_t>(a->k, 64)];
+                                           volatile std::int8_t beyond = a->x[BITNET_ACTIVATION_WIDTH(a->k)];
                                            static_cast<void>(beyond);
                                          }),
                 "outside");
@@ -220,7 +201,7 @@ TEST_CASE("t2: packing and unpacking agree, padding is weight 0") {
 
 TEST_CASE("packed activations: token-major blocks, missing tokens zero") {
   const std::int64_t k = 70;
-  const std::int64_t width = 128;
+  const std::int64_t width = BITNET_ACTIVATION_WIDTH(k);
   std::vector<std::int8_t> rows(3 * width, 0);
   for (std::int64_t t = 0; t < 3; ++t) {
     for (std::int64_t i = 0; i < k; ++i)

@@ -5,7 +5,7 @@ add_library(bitnet_kernel_tester STATIC kernel_tester.cc kernel_tester_attention
 target_link_libraries(bitnet_kernel_tester PUBLIC bitnet_runtime PRIVATE bitnet_options bitnet_reference)
 
 bitnet_add_test(reference_test reference_test.cc LINK bitnet_reference)
-bitnet_add_test(kernel_test kernel_test.cc LINK bitnet_kernel_tester)
+bitnet_add_test(kernel_test kernel_test.cc kernel_test_dense.cc LINK bitnet_kernel_tester)
 bitnet_add_test(isa_test isa_test.cc)
 bitnet_add_test(layout_test layout_test.cc)
 

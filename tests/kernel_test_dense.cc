@@ -1,0 +1,180 @@
+// Wrong dense kernels, each wrong in a way that is easily written: the tester must object to all of them.
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "runtime/kernels/kernel_abi.h"
+#include "tests/broken_kernels.h"
+
+namespace bitnet::test {
+namespace {
+
+float half(const void* weights, std::int64_t i) {
+  bitnet_head_args args = {};
+  const float one = 1.0F;
+  float y = 0.0F;
+  args.weights = static_cast<const std::uint16_t*>(weights) + i;
+  args.x = &one;
+  args.y = &y;
+  args.row_end = 1;
+  args.k = 1;
+  builtin(Op::kHead)(args);
+  return y;
+}
+
+// The head in plain loops: `lanes` running sums, folded from the farthest pair or from neighbours, fused or not.
+template <int Lanes, bool Neighbours, bool Fused>
+void plain_head(const bitnet_head_args* a) {
+  for (std::int64_t r = a->row_begin; r < a->row_end; ++r) {
+    std::vector<float> sums(Lanes, 0.0F);
+    for (std::int64_t i = 0; i < a->k; ++i) {
+      float& sum = sums[static_cast<std::size_t>(i % Lanes)];
+      const float w = half(a->weights, r * a->k + i);
+      sum = Fused ? std::fma(w, a->x[i], sum) : sum + w * a->x[i];
+    }
+    for (std::size_t count = Lanes; count > 1; count /= 2) {
+      for (std::size_t l = 0; l < count / 2; ++l) {
+        sums[l] = Neighbours ? sums[2 * l] + sums[2 * l + 1] : sums[l] + sums[l + count / 2];
+      }
+    }
+    a->y[r] = sums[0];
+  }
+}
+
+bitnet_attention_args with_pages(const bitnet_attention_args& a, const std::vector<const void*>& keys) {
+  bitnet_attention_args args = a;
+  args.key_pages = keys.data();
+  return args;
+}
+
+}  // namespace
+
+TEST_CASE("the plain head itself is right, so that what follows is caught for its own fault") {
+  CHECK(test_kernel(broken<bitnet_head_args>(Op::kHead, plain_head<16, false, false>, Format::kF16), quick_plan())
+            .empty());
+}
+
+TEST_CASE("the tester objects to another order of sums and to fused multiply-adds") {
+  expect_caught(broken<bitnet_head_args>(Op::kHead, plain_head<8, false, false>, Format::kF16), "expected");
+  expect_caught(broken<bitnet_head_args>(Op::kHead, plain_head<16, true, false>, Format::kF16), "expected");
+  expect_caught(broken<bitnet_head_args>(Op::kHead, plain_head<16, false, true>, Format::kF16), "expected");
+  expect_caught(broken<bitnet_rope_args>(Op::kRope,
+                                         [](const bitnet_rope_args* a) {
+                                           if (a->kind != BITNET_ROPE_NEOX) return builtin(Op::kRope)(*a);
+                                           const std::int64_t half_dim = a->rope_dim / 2;
+                                           for (std::int64_t r = 0; r < a->rows; ++r) {
+                                             for (std::int64_t i = 0; i < half_dim; ++i) {
+                                               float& x = a->x[r * a->stride + i];
+                                               float& y = a->x[r * a->stride + i + half_dim];
+                                               const float turned = std::fma(x, a->cosines[i], -(y * a->sines[i]));
+                                               y = x * a->sines[i] + y * a->cosines[i];
+                                               x = turned;
+                                             }
+                                           }
+                                         }),
+                "kind 0");
+}
+
+TEST_CASE("the tester objects to wrong pages, positions and tokens of attention") {
+  for (const Format format : {Format::kF16, Format::kI8}) {
+    // Always the first page.
+    expect_caught(broken<bitnet_attention_args>(
+                      Op::kAttention,
+                      format == Format::kF16 ? +[](const bitnet_attention_args* a) {
+                        const auto pages = static_cast<std::size_t>((a->past + a->tokens + 255) / 256);
+                        builtin(Op::kAttention)(with_pages(*a, std::vector<const void*>(pages, a->key_pages[0])));
+                      } : +[](const bitnet_attention_args* a) {
+                        const auto pages = static_cast<std::size_t>((a->past + a->tokens + 255) / 256);
+                        builtin(Op::kAttention, Isa::kScalar, Format::kI8)(
+                            with_pages(*a, std::vector<const void*>(pages, a->key_pages[0])));
+                      },
+                      format),
+                  "expected");
+  }
+  // The tokens of a batch see each other whatever their order.
+  expect_caught(broken<bitnet_attention_args>(
+                    Op::kAttention,
+                    [](const bitnet_attention_args* a) {
+                      for (std::int64_t t = 0; t < a->tokens; ++t) {
+                        bitnet_attention_args one = *a;
+                        one.q += t * a->q_stride;
+                        one.y += t * a->y_stride;
+                        one.tokens = 1;
+                        one.past = a->past + a->tokens - 1;
+                        builtin(Op::kAttention)(one);
+                      }
+                    },
+                    Format::kF16),
+                "tokens");
+  // The page behind the last one is looked up.
+  expect_caught(broken<bitnet_attention_args>(
+                    Op::kAttention,
+                    [](const bitnet_attention_args* a) {
+                      builtin(Op::kAttention)(*a);
+                      const std::int64_t pages = (a->past + a->tokens + 255) / 256;
+                      const void* const volatile* table = a->key_pages;
+                      static_cast<void>(table[pages]);
+                    },
+                    Format::kF16),
+                "outside");
+  // A position that no token sees is read.
+  expect_caught(broken<bitnet_attention_args>(
+                    Op::kAttention,
+                    [](const bitnet_attention_args* a) {
+                      builtin(Op::kAttention)(*a);
+                      const std::int64_t seen = a->past + a->tokens;
+                      const auto* page = static_cast<const volatile std::uint16_t*>(a->value_pages[(seen - 1) / 256]);
+                      static_cast<void>(page[((seen - 1) % 256 + 1) * a->head_dim]);
+                    },
+                    Format::kF16),
+                "outside");
+}
+
+TEST_CASE("the tester objects to a screening sum of 32 bits") {
+  expect_caught(broken<bitnet_head_screen_args>(
+                    Op::kHeadScreen,
+                    [](const bitnet_head_screen_args* a) {
+                      for (std::int64_t r = a->row_begin; r < a->row_end; ++r) {
+                        std::uint32_t sum = 0;
+                        for (std::int64_t i = 0; i < a->k; ++i) {
+                          sum += static_cast<std::uint32_t>(a->weights[r * a->k + i] * a->x[i]);
+                        }
+                        a->y[r] = static_cast<float>(static_cast<std::int32_t>(sum)) * (a->row_scales[r] / a->x_scale);
+                      }
+                    }),
+                "127 x");
+}
+
+TEST_CASE("the tester objects to an epilogue that forgets a group or adds them first") {
+  expect_caught(broken<bitnet_epilogue_args>(Op::kEpilogue,
+                                             [](const bitnet_epilogue_args* a) {
+                                               bitnet_epilogue_args less = *a;
+                                               if (a->groups == 5) less.groups = 4;
+                                               builtin(Op::kEpilogue)(less);
+                                             }),
+                "groups 5");
+  expect_caught(broken<bitnet_epilogue_args>(Op::kEpilogue,
+                                             [](const bitnet_epilogue_args* a) {
+                                               if (a->scale_kind != BITNET_SCALE_ROW) return builtin(Op::kEpilogue)(*a);
+                                               for (std::int64_t r = 0; r < a->rows; ++r) {
+                                                 float sum = 0.0F;
+                                                 for (std::int64_t g = 0; g < a->groups; ++g) {
+                                                   sum += static_cast<float>(a->acc[g * a->acc_stride + r]);
+                                                 }
+                                                 const float v = sum * (a->scales[r] / a->activation_scale);
+                                                 a->y[r] = a->add != 0 ? a->y[r] + v : v;
+                                               }
+                                             }),
+                "scale kind 1");
+}
+
+TEST_CASE("the tester objects to a softmax that writes a whole last block") {
+  expect_caught(broken<bitnet_softmax_args>(Op::kSoftmax,
+                                            [](const bitnet_softmax_args* a) {
+                                              builtin(Op::kSoftmax)(*a);
+                                              for (std::int64_t i = a->k; i % 16 != 0; ++i) a->y[i] = 0.0F;
+                                            }),
+                "outside");
+}
+
+}  // namespace bitnet::test
