@@ -27,5 +27,8 @@
 #include <avx512vlvnniintrin.h>
 #include <avx512vnniintrin.h>
 #endif
+#ifdef __AVX512VBMI__
+#include <avx512vbmiintrin.h>
+#endif
 
 #endif  // __IMMINTRIN_H
