@@ -41,8 +41,12 @@ set(BITNET_GENERATED_FAMILIES
   generated/t5_gemv_avx512_vbmi.h
   generated/t5_gemv_scalar.h
   generated/tl1_gemm_avx2.h
+  generated/tl1_gemm_neon.h
+  generated/tl1_gemm_neon_dotprod.h
   generated/tl1_gemm_scalar.h
   generated/tl1_gemv_avx2.h
+  generated/tl1_gemv_neon.h
+  generated/tl1_gemv_neon_dotprod.h
   generated/tl1_gemv_scalar.h
   generated/tl2_gemm_avx2.h
   generated/tl2_gemm_avx512.h
