@@ -8,8 +8,15 @@
 namespace bitnet {
 
 // cos and sin of the angles of one position, [rope_dim / 2] each. The angle starts at `position` and is multiplied by
-// base^(-2 / rope_dim) from pair to pair, in float32, as the programs do that the models were checked with.
+// base^(-2 / rope_dim) from pair to pair, in float32, as the programs do that the models were checked with. The same
+// bits on every CPU. 0 <= position <= 2^24, rope_dim even, base > 0 a normal float.
 void rope_angles(std::int64_t position, std::int64_t rope_dim, float base, float* cosines, float* sines);
+
+// sin and cos of an angle, |angle| <= 2^24: the correctly rounded floats, or in very rare cases their neighbours; the
+// same bits on every CPU, whatever its C library.
+void sine_and_cosine(float angle, float* sine, float* cosine);
+// base^(-2 / rope_dim), likewise.
+[[nodiscard]] float rope_factor(std::int64_t rope_dim, float base);
 
 // Turns one head, [head_dim]; elements from rope_dim on stay.
 void rope_rotate(float* head, std::int64_t rope_dim, const float* cosines, const float* sines);
