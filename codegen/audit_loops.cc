@@ -7,8 +7,8 @@
 #include <clang/AST/RecursiveASTVisitor.h>
 #include <clang/AST/Stmt.h>
 
+#include <algorithm>
 #include <optional>
-#include <set>
 
 namespace bitnet::codegen {
 namespace {
@@ -61,7 +61,11 @@ class Reads : public clang::RecursiveASTVisitor<Reads> {
     if (const auto* found = llvm::dyn_cast<clang::VarDecl>(reference->getDecl())) variables.push_back(found);
     return true;
   }
+  bool VisitCallExpr(clang::CallExpr* /*call*/) { return opaque = true; }
+  bool VisitMemberExpr(clang::MemberExpr* /*member*/) { return opaque = true; }
+  bool VisitArraySubscriptExpr(clang::ArraySubscriptExpr* /*element*/) { return opaque = true; }
   std::vector<const clang::VarDecl*> variables;
+  bool opaque = false;  // reads more than variables
 };
 
 std::optional<std::int64_t> constant(const clang::Expr* expression, clang::ASTContext& context) {
@@ -133,24 +137,25 @@ Step step_of(const clang::Expr* increment, const clang::VarDecl* counter, clang:
   }
 }
 
-std::optional<std::int64_t> first_value(const clang::Stmt* init, const clang::VarDecl* counter,
-                                        clang::ASTContext& context) {
+// What the counter begins with; nullptr if the head does not say.
+const clang::Expr* first_value(const clang::Stmt* init, const clang::VarDecl* counter) {
   if (const auto* declaration = llvm::dyn_cast_or_null<clang::DeclStmt>(init)) {
     for (const clang::Decl* each : declaration->decls()) {
-      if (each == counter) return constant(counter->getInit(), context);
+      if (each == counter) return counter->getInit();
     }
   }
   if (const auto* expression = llvm::dyn_cast_or_null<clang::BinaryOperator>(init)) {
     if (expression->getOpcode() == clang::BO_Assign && variable(expression->getLHS()) == counter) {
-      return constant(expression->getRHS(), context);
+      return expression->getRHS();
     }
   }
-  return std::nullopt;
+  return nullptr;
 }
 
 class Judge {
  public:
-  Judge(const clang::ForStmt& loop, clang::ASTContext& context) : loop_(loop), context_(context) {
+  Judge(const clang::ForStmt& loop, const std::set<const clang::VarDecl*>& known, clang::ASTContext& context)
+      : loop_(loop), known_(known), context_(context) {
     writes_.TraverseStmt(const_cast<clang::Stmt*>(loop.getBody()));
     writes_.TraverseStmt(const_cast<clang::Expr*>(loop.getCond()));
   }
@@ -158,16 +163,16 @@ class Judge {
   LoopVerdict condition(const clang::Expr* expression) {
     expression = expression->IgnoreParenImpCasts();
     const auto* binary = llvm::dyn_cast<clang::BinaryOperator>(expression);
-    if (binary == nullptr) return {"a loop whose condition compares nothing"};
+    if (binary == nullptr) return {.problem = "a loop whose condition compares nothing"};
     if (binary->getOpcode() == clang::BO_LAnd) {
       LoopVerdict left = condition(binary->getLHS());
-      if (left.problem.empty()) return {"", false};
+      if (left.problem.empty()) return {"", left.counter, false};
       left = condition(binary->getRHS());
       left.constant = false;
       return left;
     }
     if (!binary->isComparisonOp() || binary->getOpcode() == clang::BO_EQ) {
-      return {"a loop whose condition compares nothing with a bound"};
+      return {.problem = "a loop whose condition compares nothing with a bound"};
     }
     LoopVerdict verdict = comparison(binary->getLHS(), binary->getOpcode(), binary->getRHS());
     if (verdict.problem.empty()) return verdict;
@@ -179,34 +184,47 @@ class Judge {
  private:
   LoopVerdict comparison(const clang::Expr* left, clang::BinaryOperatorKind kind, const clang::Expr* bound) {
     const clang::VarDecl* counter = counter_in(left, context_);
-    if (counter == nullptr) return {"a loop whose condition does not compare a counter"};
+    if (counter == nullptr) return {.problem = "a loop whose condition does not compare a counter"};
     const std::string name = counter->getNameAsString();
     const Step step = step_of(loop_.getInc(), counter, context_);
-    if (step.direction == 0) return {"a loop whose head does not move " + name + " by a constant"};
+    if (step.direction == 0) return {.problem = "a loop whose head does not move " + name + " by a constant"};
     const bool up = kind == clang::BO_LT || kind == clang::BO_LE || (kind == clang::BO_NE && step.single);
     const bool down = kind == clang::BO_GT || kind == clang::BO_GE || (kind == clang::BO_NE && step.single);
     if (step.direction > 0 ? !up : !down)
-      return {"a loop whose head moves " + name + " away from its bound, or past it"};
-    if (writes_.contains(counter)) return {"a loop whose body changes its counter " + name};
+      return {.problem = "a loop whose head moves " + name + " away from its bound, or past it"};
+    if (writes_.contains(counter)) return {.problem = "a loop whose body changes its counter " + name};
     Reads reads;
     reads.TraverseStmt(const_cast<clang::Expr*>(bound));
     for (const clang::VarDecl* read : reads.variables) {
       if (read == counter || writes_.contains(read))
-        return {"a loop whose body changes its bound " + read->getNameAsString()};
+        return {.problem = "a loop whose body changes its bound " + read->getNameAsString()};
     }
-    return {"", step.constant && constant(bound, context_) && first_value(loop_.getInit(), counter, context_)};
+    return {"", counter, step.constant && is_known(bound) && is_known(first_value(loop_.getInit(), counter))};
+  }
+
+  // Constant, or made of constants and known counters.
+  [[nodiscard]] bool is_known(const clang::Expr* expression) const {
+    if (expression == nullptr) return false;
+    if (constant(expression, context_)) return true;
+    Reads reads;
+    reads.TraverseStmt(const_cast<clang::Expr*>(expression));
+    return !reads.opaque && std::ranges::all_of(reads.variables, [&](const clang::VarDecl* read) {
+      return known_.contains(read) || read->isUsableInConstantExpressions(context_);
+    });
   }
 
   const clang::ForStmt& loop_;
+  const std::set<const clang::VarDecl*>& known_;
   clang::ASTContext& context_;
   Writes writes_;
 };
 
 }  // namespace
 
-LoopVerdict judge_loop(const clang::ForStmt& loop, clang::ASTContext& context) {
-  if (loop.getCond() == nullptr) return {"a loop without a condition"};
-  return Judge(loop, context).condition(loop.getCond());
+LoopVerdict judge_loop(const clang::ForStmt& loop, const std::set<const clang::VarDecl*>& known,
+                       clang::ASTContext& context) {
+  if (loop.getCond() == nullptr) return {.problem = "a loop without a condition"};
+  return Judge(loop, known, context).condition(loop.getCond());
 }
 
 }  // namespace bitnet::codegen

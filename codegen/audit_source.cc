@@ -35,7 +35,8 @@ constexpr std::string_view kHarmlessBuiltins[] = {"__builtin_assume",        "__
                                                   "__builtin_inff",          "__builtin_is_constant_evaluated",
                                                   "__builtin_nanf",          "__builtin_popcount",
                                                   "__builtin_popcountll",    "__builtin_prefetch",
-                                                  "__builtin_shufflevector", "__builtin_unreachable"};
+                                                  "__builtin_shufflevector", "__builtin_sqrtf",
+                                                  "__builtin_unreachable"};
 constexpr std::string_view kHarmlessFamilies[] = {"__builtin_elementwise_", "__builtin_reduce_"};
 
 // Inline assembly by its exact text. The empty one holds a value where it is; it is no instruction.
@@ -132,12 +133,15 @@ class Walker : public clang::RecursiveASTVisitor<Walker> {
     return true;
   }
 
-  bool VisitForStmt(clang::ForStmt* loop) {
-    const LoopVerdict verdict = judge_loop(*loop, unit_.context());
+  bool TraverseForStmt(clang::ForStmt* loop) {
+    const LoopVerdict verdict = judge_loop(*loop, known_, unit_.context());
     ++facts_.loops;
     facts_.constant_loops += verdict.constant ? 1 : 0;
     if (!verdict.problem.empty()) refuse(loop->getForLoc(), verdict.problem);
-    return true;
+    if (verdict.constant) known_.insert(verdict.counter);
+    const bool result = RecursiveASTVisitor::TraverseForStmt(loop);
+    if (verdict.constant) known_.erase(verdict.counter);
+    return result;
   }
   bool VisitCXXForRangeStmt(clang::CXXForRangeStmt* loop) {
     const clang::Expr* range = loop->getRangeInit();
@@ -163,7 +167,7 @@ class Walker : public clang::RecursiveASTVisitor<Walker> {
     for (const clang::Attr* attribute : statement->getAttrs()) {
       const auto* hint = llvm::dyn_cast<clang::LoopHintAttr>(attribute);
       if (loop == nullptr || hint == nullptr || !unrolls(*hint)) continue;
-      const LoopVerdict verdict = judge_loop(*loop, unit_.context());
+      const LoopVerdict verdict = judge_loop(*loop, known_, unit_.context());
       if (verdict.problem.empty() && !verdict.constant) {
         refuse(loop->getForLoc(), "a loop that is to be unrolled, but whose trip count is no constant");
       }
@@ -213,8 +217,11 @@ class Walker : public clang::RecursiveASTVisitor<Walker> {
   }
 
   bool called(const clang::FunctionDecl& callee, clang::SourceLocation place) {
+    if (callee.isTrivial()) return true;  // copies of structs
     const std::string name = callee.getNameAsString();
     if (const unsigned builtin = callee.getBuiltinID(); builtin != 0) {
+      // The defaulted copy of a struct with an array is clang's own memcpy of a constant size.
+      if (function_.isImplicit() && name == "__builtin_memcpy") return true;
       if (builtin < clang::Builtin::FirstTSBuiltin && !is_harmless(name)) {
         refuse(place, "builtin " + name + ", which may become a call, a trap or an atomic");
       }
@@ -286,6 +293,7 @@ class Walker : public clang::RecursiveASTVisitor<Walker> {
   const clang::FunctionDecl& function_;
   Facts& facts_;
   bool bounded_;
+  std::set<const clang::VarDecl*> known_;  // counters of the constant loops around the place
 };
 
 void Unit::variable(const clang::VarDecl& declaration) {

@@ -156,7 +156,7 @@ inline void weigh(const Group& g, int first, const T* value, long long begin, lo
   constexpr int D = kValueTile / R < 8 ? kValueTile / R : 8;
   const float* p = g.p + first * kChunk;
   float* rows = o + first * g.width;
-  while (begin < end) {
+  for (; begin < end; begin += kValueSlice) {
     const long long stop = end - begin < kValueSlice ? end : begin + kValueSlice;
     long long d = 0;
     for (; d + D * kLanes <= g.head_dim; d += D * kLanes) {
@@ -168,7 +168,6 @@ inline void weigh(const Group& g, int first, const T* value, long long begin, lo
     if (d < g.head_dim) {
       weigh_blocks<R, 1>(p, value + d, g.head_dim, begin, stop, rows + d, g.width, Tail{g.head_dim - d});
     }
-    begin = stop;
   }
 }
 
@@ -193,7 +192,8 @@ inline void attend(const Group& g, const void* const* key_pages, const void* con
   int first = 0;
   for (long long chunk = 0; chunk * kChunk < g.seen[last - 1]; ++chunk) {
     // Rows that end before this chunk are done.
-    while (g.seen[first] <= chunk * kChunk) ++first;
+    for (; first < last && g.seen[first] <= chunk * kChunk; ++first) {
+    }
     const Page<T> key = page_of<T>(key_pages[chunk], g.head_dim);
     const Page<T> value = page_of<T>(value_pages[chunk], g.head_dim);
     all_scores<kRowTile>(g, first, last, key, positions_in_chunk(g, last - 1, chunk));
@@ -266,13 +266,13 @@ inline void attention(const bitnet_attention_args* a) {
   g.chunk_o = g.o + kRows * g.width;
   long long token = 0;
   long long head = 0;
-  while (token < a->tokens) {
-    g.rows = 0;
-    while (g.rows < kRows && token < a->tokens) {
-      g.q[g.rows] = a->q + token * a->q_stride + head * a->head_dim;
-      g.y[g.rows] = a->y + token * a->y_stride + head * a->head_dim;
-      g.seen[g.rows] = a->past + token + 1;
-      ++g.rows;
+  const long long rows = a->tokens * a->heads;
+  for (long long begin = 0; begin < rows; begin += kRows) {
+    g.rows = rows - begin < kRows ? static_cast<int>(rows - begin) : kRows;
+    for (int r = 0; r < g.rows; ++r) {
+      g.q[r] = a->q + token * a->q_stride + head * a->head_dim;
+      g.y[r] = a->y + token * a->y_stride + head * a->head_dim;
+      g.seen[r] = a->past + token + 1;
       if (++head == a->heads) {
         head = 0;
         ++token;

@@ -82,12 +82,12 @@ template <int Streams>
     totals[s] = 0;
   }
   const long long whole = a->k / kWide * kWide;
-  for (long long i = 0; i < whole;) {
-    const long long end = i + kWideChain * kWide < whole ? i + kWideChain * kWide : whole;
+  for (long long first = 0; first < whole; first += kWideChain * kWide) {
+    const long long end = first + kWideChain * kWide < whole ? first + kWideChain * kWide : whole;
     WideSums sums[Streams];
 #pragma GCC unroll 8
     for (int s = 0; s < Streams; ++s) sums[s] = no_products();
-    for (; i < end; i += kWide) {
+    for (long long i = first; i < end; i += kWide) {
       const Wide v = load_wide(a->x + i);
 #pragma GCC unroll 8
       for (int s = 0; s < Streams; ++s) {
