@@ -199,7 +199,7 @@ Result<Plan> make_plan(const ModelShapes& shapes, const TargetSelection& selecti
         BITNET_RETURN_IF_ERROR(add_ternary(image, format, shape, options.group, points));
       }
     }
-    add_dense(image, shapes, points, options.every_format);
+    if (options.dense) add_dense(image, shapes, points, options.every_format);
     if (!image.kernels.empty()) plan.images.push_back(std::move(image));
   }
   return plan;
