@@ -141,7 +141,8 @@ bitnet::Result<nlohmann::ordered_json> measure(const Options& options, int threa
       ternary_ops += 2.0 * static_cast<double>(product.n) * static_cast<double>(product.k);
     }
   }
-  const double token_bytes = static_cast<double>(bitnet::packed_layout(tensors).bytes + tensors.token_embd->bytes);
+  const double token_bytes =
+      static_cast<double>(bitnet::packed_layout(tensors, model->kernels().layouts()).bytes + tensors.token_embd->bytes);
   nlohmann::ordered_json report;
   report["threads"] = threads;
   report["target"] = model->target();

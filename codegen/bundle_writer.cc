@@ -100,11 +100,11 @@ Status write_bundle(const BundleInput& input, const std::string& path) {
     writer.add_tensor(table.images[i].tensor, gguf::TensorType::kI8, {input.images[i].bytes.size()});
   }
   if (input.packed_bytes != 0) {
-    writer.set("bitnet.packed.layout", "t2");
+    writer.set("bitnet.packed.layout", std::string_view(to_string(input.packed_layouts)));
     std::vector<std::uint8_t> bytes(hashes.size() * sizeof(std::uint64_t));
     std::memcpy(bytes.data(), hashes.data(), bytes.size());
     writer.set("bitnet.packed.xxh3", std::span<const std::uint8_t>(bytes));
-    writer.add_tensor("packed.t2", gguf::TensorType::kI8, {input.packed_bytes});
+    writer.add_tensor(std::string(kPackedTensor), gguf::TensorType::kI8, {input.packed_bytes});
   }
 
   const auto source = [&](std::size_t tensor, const gguf::Writer::Sink& sink) -> Status {

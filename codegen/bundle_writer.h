@@ -27,6 +27,7 @@ struct BundleInput {
   std::vector<BundleImage> images;  // in file order, one per ISA
   KernelTable table;                // kernels; table.images is filled in by the writer
   std::size_t packed_bytes = 0;     // 0: no packed weights
+  ProductLayouts packed_layouts{};
   // Fills `out` with the packed bytes from `offset` on. Called twice for each MiB, in ascending order each time; both
   // times it must give the same bytes (checked).
   std::function<Status(std::size_t offset, std::span<std::byte> out)> packed_source;

@@ -189,6 +189,125 @@ TEST_CASE("the best usable image is chosen") {
   check_contains(refusal(damaged.path), "refused: image.avx2: ");
 }
 
+// The record of a kernel of another target or format; its code is not looked at.
+KernelRecord named(Isa isa, Op op, Format format) {
+  KernelRecord row;
+  row.kernel.op = op;
+  row.kernel.format = format;
+  row.kernel.isa = isa;
+  if (is_ternary(op)) {
+    row.kernel.n = kN;
+    row.kernel.k = kK;
+  }
+  row.name = row.kernel.name();
+  return row;
+}
+
+std::vector<std::string> selected_names(const KernelTable& table, std::span<const Isa> usable) {
+  std::vector<std::string> names;
+  for (const KernelRecord* record : select_kernels(table, usable)) names.push_back(record->name);
+  return names;
+}
+
+TEST_CASE("images of a chain of targets complete each other") {
+  using Names = std::vector<std::string>;
+  KernelTable table;
+  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vbmi})
+    table.images.push_back({isa, "", ""});
+  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+    table.kernels.push_back(named(isa, Op::kGemv, Format::kI2s));
+    table.kernels.push_back(named(isa, Op::kGemm, Format::kI2s));
+    table.kernels.push_back(named(isa, Op::kNorm, Format::kF32));
+  }
+  table.kernels.push_back(named(Isa::kAvx2, Op::kSoftmax, Format::kF32));
+  table.kernels.push_back(named(Isa::kScalar, Op::kRope, Format::kF32));
+  const std::vector<Isa> all(all_isas().begin(), all_isas().end());
+  const auto without = [&](std::vector<Isa> dropped) {
+    std::vector<Isa> rest = all;
+    std::erase_if(rest, [&](Isa isa) { return std::ranges::find(dropped, isa) != dropped.end(); });
+    return rest;
+  };
+  // No kernels in the best image: those of the target that it is part of, and what only avx2 has. scalar is no part of
+  // the chain.
+  const Names avx512{"f32_softmax_avx2", "i2s_gemv_n40k200_avx512", "i2s_gemm_n40k200_avx512", "f32_norm_avx512"};
+  CHECK(selected_names(table, all) == avx512);
+  CHECK(selected_names(table, without({Isa::kAvx512Vbmi})) == avx512);
+  CHECK(selected_names(table, without({Isa::kAvx512Vbmi, Isa::kAvx2})) ==
+        Names{"i2s_gemv_n40k200_avx512", "i2s_gemm_n40k200_avx512", "f32_norm_avx512"});
+  CHECK(selected_names(table, std::array{Isa::kNeon}).empty());
+  // A whole product in another format makes the other's kernels useless; half a product does not.
+  table.kernels.push_back(named(Isa::kAvx512Vbmi, Op::kGemv, Format::kT5));
+  CHECK(selected_names(table, all) == Names{"f32_softmax_avx2", "i2s_gemv_n40k200_avx512", "i2s_gemm_n40k200_avx512",
+                                            "f32_norm_avx512", "t5_gemv_n40k200_avx512_vbmi"});
+  table.kernels.push_back(named(Isa::kAvx512Vbmi, Op::kGemm, Format::kT5));
+  CHECK(selected_names(table, all) ==
+        Names{"f32_softmax_avx2", "f32_norm_avx512", "t5_gemv_n40k200_avx512_vbmi", "t5_gemm_n40k200_avx512_vbmi"});
+
+  // The same with code: the best image has the gemv only.
+  BundleInput input = make_input();
+  input.images.clear();
+  input.table.kernels.clear();
+  for (const Isa isa : {Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vbmi}) {
+    input.images.push_back({isa, image_bytes()});
+    for (KernelRecord each : {record(Op::kGemv, bundle_test_gemv, 1), record(Op::kGemm, bundle_test_gemm, 2)}) {
+      if (isa == Isa::kAvx512Vbmi && each.kernel.op == Op::kGemm) continue;
+      each.kernel.isa = isa;
+      each.name = each.kernel.name();
+      input.table.kernels.push_back(each);
+    }
+  }
+  const Written file(input);
+  const Result<Bundle> bundle = Bundle::open(file.path, kShapeHash, all);
+  REQUIRE_MESSAGE(bundle.ok(), bundle.error().message);
+  CHECK(bundle->isa() == Isa::kAvx512Vbmi);
+  CHECK(std::ranges::equal(bundle->loaded(), std::array{Isa::kAvx512Vbmi, Isa::kAvx512}));
+  REQUIRE(bundle->kernels().size() == 2);
+  CHECK(bundle->kernels()[0].name() == "i2s_gemm_n40k200_avx512");
+  CHECK(bundle->kernels()[1].name() == "i2s_gemv_n40k200_avx512_vbmi");
+  check_gemv(bundle->kernels()[1]);
+  // A wrong kernel of the second image is found as well.
+  for (KernelRecord& each : input.table.kernels) {
+    if (each.kernel.isa == Isa::kAvx512 && each.kernel.op == Op::kGemm) {
+      each.offset = record(Op::kGemv, bundle_test_broken_gemv, 1).offset;
+    }
+  }
+  const Written broken(input);
+  check_contains(refusal(broken.path, kShapeHash, all),
+                 "refused: image.avx512: self-test: kernel i2s_gemm_n40k200_avx512");
+}
+
+TEST_CASE("layouts of packed weights: names, and refusal of all others") {
+  constexpr ProductLayouts kMixed{Layout::kT2, Layout::kT5, Layout::kTl1, Layout::kTl2};
+  constexpr ProductLayouts kSame{Layout::kT5, Layout::kT5, Layout::kT5, Layout::kT5};
+  CHECK(to_string(kSame) == "t5");
+  CHECK(to_string(kMixed) == "t2,t5,tl1,tl2");
+  CHECK(parse_packed_layouts("t5") == kSame);
+  CHECK(parse_packed_layouts("t2,t5,tl1,tl2") == kMixed);
+  for (const char* bad : {"", "t3", "T2", "t2,t5", "t2,t5,tl1", "t2,t5,tl1,", "t2,t5,tl1,tl2,", "t2,t5,tl1,tl2,t2",
+                          ",t5,tl1,tl2", "t2 ,t5,tl1,tl2", "t2;t5;tl1;tl2"}) {
+    CHECK_MESSAGE(!parse_packed_layouts(bad).has_value(), bad);
+  }
+
+  BundleInput input = make_input(true);
+  input.packed_layouts = kMixed;
+  Written file(input);
+  const Result<Bundle> bundle = Bundle::open(file.path, kShapeHash, kScalar);
+  REQUIRE_MESSAGE(bundle.ok(), bundle.error().message);
+  CHECK(bundle->packed_layouts() == kMixed);
+  const Bytes good = file.bytes;
+  const std::size_t at = test::find_text(good, "t2,t5,tl1,tl2");
+  for (const std::string_view bad : {"t2,t5,tl1,tl3", "t2,t5,tl1;tl2", "t2,t5,tl1,tl ", "tl2          "}) {
+    file.bytes = good;
+    std::memcpy(file.bytes.data() + at, bad.data(), bad.size());
+    test::redigest(file.bytes);
+    file.rewrite();
+    check_contains(refusal(file.path),
+                   "refused: metadata: 'bitnet.packed.layout' must be one of the layouts t2, t5, tl1, tl2 or four of "
+                   "them with commas between, found '" +
+                       std::string(bad) + "'");
+  }
+}
+
 TEST_CASE("loaded code is never writable") {
   const Written file(make_input());
   const Result<Bundle> bundle = Bundle::open(file.path, kShapeHash, kScalar);
@@ -279,7 +398,7 @@ TEST_CASE("packed weights are copied by any number of threads and checked") {
   Written file(make_input(true));
   const gguf::File parsed = file.parsed();
   CHECK(verify_bundle_file(parsed, false).ok());
-  const std::size_t packed = parsed.data_offset() + parsed.find_tensor("packed.t2")->offset;
+  const std::size_t packed = parsed.data_offset() + parsed.find_tensor("packed")->offset;
   for (int threads = 1; threads <= 4; ++threads) {
     Result<std::unique_ptr<ThreadPool>> pool = ThreadPool::create(threads);
     REQUIRE(pool.ok());
@@ -304,8 +423,8 @@ TEST_CASE("packed weights are copied by any number of threads and checked") {
         const Status status = bundle->copy_packed(**pool, out);
         REQUIRE(!status.ok());
         CHECK(status.error().code == ErrorCode::kVerification);
-        check_contains(status.error().message, "refused: packed.t2 block " + std::to_string(block) + ": ");
-        check_contains(verify_bundle_file(file.parsed(), false).error().message, "packed.t2 block");
+        check_contains(status.error().message, "refused: packed weights block " + std::to_string(block) + ": ");
+        check_contains(verify_bundle_file(file.parsed(), false).error().message, "packed weights block");
         flip(file.bytes, at, 5);
         file.rewrite();
       }
@@ -337,13 +456,14 @@ TEST_CASE("bundles of another model, version or kind are refused, each with its 
   SUBCASE("kernel ABI") {
     test::set_u32(file.bytes, "bitnet.kernel_abi.version", BITNET_KERNEL_ABI_VERSION + 1);
     file.rewrite();
-    check_contains(refusal(file.path),
-                   "metadata: kernel ABI version 2 (bitnet.kernel_abi.version), this program needs version 1");
+    check_contains(refusal(file.path), "metadata: kernel ABI version " + std::to_string(BITNET_KERNEL_ABI_VERSION + 1) +
+                                           " (bitnet.kernel_abi.version), this program needs version " +
+                                           std::to_string(BITNET_KERNEL_ABI_VERSION));
   }
   SUBCASE("bundle version") {
     test::set_u32(file.bytes, "bitnet.bundle.version", kBundleVersion + 1);
     file.rewrite();
-    check_contains(refusal(file.path), "metadata: bundle version 2");
+    check_contains(refusal(file.path), "metadata: bundle version " + std::to_string(kBundleVersion + 1));
   }
   SUBCASE("world-writable") {
     REQUIRE(chmod(file.path.c_str(), 0666) == 0);
@@ -514,7 +634,7 @@ TEST_CASE("inspect and verify print what is there") {
   INFO(good->text);
   CHECK(good->ok);
   check_contains(good->text, "skipped model: no --model given");
-  flip(file.bytes, file.parsed().data_offset() + file.parsed().find_tensor("packed.t2")->offset, 1);
+  flip(file.bytes, file.parsed().data_offset() + file.parsed().find_tensor("packed")->offset, 1);
   file.rewrite();
   const Result<tools::VerifyReport> bad = tools::verify_bundle(file.path, "", true);
   REQUIRE(bad.ok());
@@ -523,7 +643,9 @@ TEST_CASE("inspect and verify print what is there") {
   CHECK(report["ok"] == false);
   for (const auto& check : report["checks"]) {
     INFO(check.dump());
-    const std::string expected = check["name"] == "packed.t2" ? "failed" : check["name"] == "model" ? "skipped" : "ok";
+    const std::string expected = check["name"] == "packed weights" ? "failed"
+                                 : check["name"] == "model"        ? "skipped"
+                                                                   : "ok";
     CHECK(check["result"] == expected);
   }
   flip(file.bytes, 40, 1);

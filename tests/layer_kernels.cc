@@ -10,6 +10,7 @@
 #include "runtime/base/math.h"
 #include "runtime/kernels/kernel_abi.h"
 #include "runtime/kernels/layout.h"
+#include "runtime/model/kernel_set.h"
 #include "runtime/model/rope.h"
 
 namespace bitnet::test {
@@ -268,16 +269,17 @@ std::vector<std::int32_t> Layer::integer_product(FusedMatrix::Role role, const Q
   const std::int64_t k = matrix.k;
   REQUIRE(x.k == k);
   const std::int64_t stride = round_up<std::int64_t>(n, BITNET_TILE_ROWS);
-  const Kernel& gemv = kernels_.find(Op::kGemv, Format::kI2s, n, k);
-  const Kernel& gemm = kernels_.find(Op::kGemm, Format::kI2s, n, k);
+  const Layout layout = product_layouts(tensors_, kernels_.first, kernels_.usable)[static_cast<std::size_t>(role)];
+  const Kernel& gemv = kernels_.find(Op::kGemv, format_of(layout), n, k);
+  const Kernel& gemm = kernels_.find(Op::kGemm, format_of(layout), n, k);
   const std::int64_t tile = gemm.token_tile;
   const std::int64_t rows = round_up(x.tokens, tile);
-  const Buffer weights = allocate(matrix_bytes(Layout::kT2, n, k));
-  REQUIRE(pack_product(matrix, 0, n, weights.as<std::uint8_t>()) == 0);
+  const Buffer weights = allocate(matrix_bytes(layout, n, k));
+  REQUIRE(pack_product(matrix, layout, 0, n, weights.as<std::uint8_t>()) == 0);
   const Buffer packed = allocate(static_cast<std::size_t>(rows * x.padded));
   const Buffer one = allocate(static_cast<std::size_t>(stride) * 4);
   const Buffer all = allocate(static_cast<std::size_t>(x.tokens * stride) * 4);
-  const Buffer scratch = allocate(gemm.scratch_bytes + 64);
+  const Buffer scratch = allocate(std::max(gemv.scratch_bytes, gemm.scratch_bytes) + 64);
   std::vector<std::int32_t> sums = x.sums;
   sums.resize(static_cast<std::size_t>(rows));
   pack_activations(x.q.as<std::int8_t>(), x.tokens, k, gemm.token_tile, 0, rows / tile, packed.as<std::int8_t>());
@@ -286,7 +288,7 @@ std::vector<std::int32_t> Layer::integer_product(FusedMatrix::Role role, const Q
   std::vector<std::int32_t> y;
   for (std::int64_t t = 0; t < x.tokens; ++t) {
     gemv(bitnet_gemv_args{weights.as<std::uint8_t>(), x.q.as<std::int8_t>(static_cast<std::size_t>(t * x.padded)),
-                          &x.sums[static_cast<std::size_t>(t)], one.as<std::int32_t>(), nullptr, 0, n, 0, n, k});
+                          &x.sums[static_cast<std::size_t>(t)], one.as<std::int32_t>(), scratch.data(), 0, n, 0, n, k});
     const std::int32_t* row = all.as<std::int32_t>() + t * stride;
     REQUIRE(std::memcmp(one.data(), row, static_cast<std::size_t>(n) * 4) == 0);
     y.insert(y.end(), row, row + n);
@@ -324,11 +326,11 @@ Floats Layer::rope(Floats x, std::int64_t heads) const {
   Floats cosines(half);
   Floats sines(half);
   const std::int64_t width = heads * config_.head_dim;
+  const Kernel& kernel = kernels_.find(Op::kRope, Format::kF32, 0, config_.rope_dim);
   for (std::int64_t t = 0; t < row_count(x, width); ++t) {
     rope_angles(t, config_.rope_dim, config_.rope_base, cosines.data(), sines.data());
-    for (std::int64_t head = 0; head < heads; ++head) {
-      rope_rotate(x.data() + t * width + head * config_.head_dim, config_.rope_dim, cosines.data(), sines.data());
-    }
+    kernel(bitnet_rope_args{x.data() + t * width, cosines.data(), sines.data(), heads, config_.head_dim,
+                            config_.rope_dim, BITNET_ROPE_NEOX});
   }
   return x;
 }
@@ -358,12 +360,11 @@ Floats Layer::attention(Floats q, const Floats& k, const Floats& v, const std::v
       key_pages.push_back(keys.data() + j * dim);
       value_pages.push_back(rows.data() + j * dim);
     }
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      const std::int64_t first = (t * config_.heads + head * group) * dim;
-      kernel(bitnet_attention_args{q.data() + first, key_pages.data(), value_pages.data(), y.data() + first,
-                                   scratch.as<float>(), group, dim, 1, t, group * dim, group * dim,
-                                   1.0F / std::sqrt(static_cast<float>(dim))});
-    }
+    const std::int64_t first = head * group * dim;
+    const std::int64_t stride = config_.heads * dim;
+    kernel(bitnet_attention_args{q.data() + first, key_pages.data(), value_pages.data(), y.data() + first,
+                                 scratch.as<float>(), group, dim, tokens, 0, stride, stride,
+                                 1.0F / std::sqrt(static_cast<float>(dim))});
   }
   return y;
 }

@@ -94,7 +94,7 @@ class KernelChoices {
   std::vector<std::string> bundles_{"none"};
 };
 
-// Activations as the products take them: rows of int8, zero-padded to round_up(k, BITNET_ACTIVATION_PAD).
+// Activations as the products take them: rows of int8, zero-padded to BITNET_ACTIVATION_WIDTH(k).
 struct Quantized {
   std::int64_t tokens = 0;
   std::int64_t k = 0;

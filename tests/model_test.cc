@@ -3,6 +3,8 @@
 #include "runtime/model/model.h"
 
 #include <doctest/doctest.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
 
 #include <algorithm>
 #include <bit>
@@ -10,11 +12,13 @@
 #include <cstdint>
 #include <fstream>
 #include <limits>
+#include <optional>
 #include <random>
 
 #include "runtime/base/half.h"
 #include "runtime/base/thread_pool.h"
 #include "runtime/kernels/layout.h"
+#include "runtime/model/kv_cache.h"
 #include "runtime/model/rope.h"
 #include "tests/assets.h"
 #include "tests/model_files.h"
@@ -55,10 +59,12 @@ std::vector<std::uint8_t> random_codes(std::int64_t count, int highest, std::uin
   return codes;
 }
 
-void check_packed(const FusedMatrix& product, const std::vector<std::uint8_t>& stacked, const std::uint8_t* packed) {
+// Codes of all tiles: those of the stacked parts with code 3 read as 1, pad rows 1.
+void check_packed(const FusedMatrix& product, Layout layout, const std::vector<std::uint8_t>& stacked,
+                  const std::uint8_t* packed) {
   std::vector<std::uint8_t> row(static_cast<std::size_t>(product.k));
   for (std::int64_t r = 0; r < row_tiles(product.n) * 16; ++r) {
-    unpack_row(Layout::kT2, packed, r, product.k, row.data());
+    unpack_row(layout, packed, r, product.k, row.data());
     for (std::int64_t k = 0; k < product.k; ++k) {
       std::uint8_t expected = 1;
       if (r < product.n) expected = stacked[static_cast<std::size_t>(r * product.k + k)];
@@ -69,18 +75,21 @@ void check_packed(const FusedMatrix& product, const std::vector<std::uint8_t>& s
       }
     }
   }
-  // Padding of k: the last line holds code 1 beyond K.
-  const std::int64_t tail = ceil_div<std::int64_t>(product.k, 16) * 16 - product.k;
+  if (layout != Layout::kT2)
+    return;  // tests/layout_test.cc checks the padding of each layout; this one has its own packer
+  // The last line holds code 1 beyond K.
+  const std::int64_t lines = ceil_div<std::int64_t>(product.k, 16);
+  const std::int64_t tail = lines * 16 - product.k;
   for (std::int64_t r = 0; r < row_tiles(product.n) * 16; ++r) {
-    const std::uint8_t* line = packed + static_cast<std::size_t>(r / 16) * tile_bytes(Layout::kT2, product.k) +
-                               static_cast<std::size_t>(ceil_div<std::int64_t>(product.k, 16) - 1) * 64;
+    const std::uint8_t* line = packed + static_cast<std::size_t>(r / 16) * tile_bytes(layout, product.k) +
+                               static_cast<std::size_t>(lines - 1) * 64;
     for (std::int64_t i = 16 - tail; i < 16; ++i) {
       CHECK((line[4 * (r % 16) + i % 4] >> (2 * (i / 4)) & 3) == 1);
     }
   }
 }
 
-TEST_CASE("pack_product: any stack of parts, any K, any row split, codes 3 counted") {
+TEST_CASE("pack_product: any layout, any stack of parts, any K, any row split, codes 3 counted") {
   struct Shape {
     std::vector<std::int64_t> rows;
     std::int64_t k;
@@ -104,26 +113,28 @@ TEST_CASE("pack_product: any stack of parts, any K, any row split, codes 3 count
         product.n += rows;
         stacked.insert(stacked.end(), codes.begin(), codes.end());
       }
-      INFO("N ", product.n, ", K ", shape.k);
-      std::vector<std::uint8_t> whole(matrix_bytes(Layout::kT2, product.n, shape.k) + 64, 0xAB);
-      CHECK(pack_product(product, 0, product.n, whole.data()) == threes);
-      check_packed(product, stacked, whole.data());
-      for (std::size_t i = whole.size() - 64; i < whole.size(); ++i) REQUIRE(whole[i] == 0xAB);
+      for (const Layout layout : kAllLayouts) {
+        INFO(info(layout).name, ", N ", product.n, ", K ", shape.k);
+        std::vector<std::uint8_t> whole(matrix_bytes(layout, product.n, shape.k) + 64, 0xAB);
+        CHECK(pack_product(product, layout, 0, product.n, whole.data()) == threes);
+        check_packed(product, layout, stacked, whole.data());
+        for (std::size_t i = whole.size() - 64; i < whole.size(); ++i) REQUIRE(whole[i] == 0xAB);
 
-      for (std::int64_t row = 0; row < product.n; row += 16) {
-        std::vector<std::uint8_t> tile(tile_bytes(Layout::kT2, product.k));
-        (void)pack_tile(product, row, tile.data());
-        REQUIRE(std::memcmp(tile.data(), whole.data() + static_cast<std::size_t>(row / 16) * tile.size(),
-                            tile.size()) == 0);
-      }
+        for (std::int64_t row = 0; row < product.n; row += 16) {
+          std::vector<std::uint8_t> tile(tile_bytes(layout, product.k));
+          (void)pack_tile(product, layout, row, tile.data());
+          REQUIRE(std::memcmp(tile.data(), whole.data() + static_cast<std::size_t>(row / 16) * tile.size(),
+                              tile.size()) == 0);
+        }
 
-      std::vector<std::uint8_t> split(whole.size(), 0xAB);
-      std::uint64_t sum = 0;
-      for (std::int64_t row = 0; row < product.n; row += 32) {
-        sum += pack_product(product, row, std::min<std::int64_t>(row + 32, product.n), split.data());
+        std::vector<std::uint8_t> split(whole.size(), 0xAB);
+        std::uint64_t sum = 0;
+        for (std::int64_t row = 0; row < product.n; row += 32) {
+          sum += pack_product(product, layout, row, std::min<std::int64_t>(row + 32, product.n), split.data());
+        }
+        CHECK(sum == threes);
+        CHECK(split == whole);
       }
-      CHECK(sum == threes);
-      CHECK(split == whole);
     }
   }
 }
@@ -149,7 +160,7 @@ TEST_CASE("pack_product and i2s_scale: a matrix packed by another program") {
   product.k = 512;
   product.parts = {&tensor};
   std::vector<std::uint8_t> packed(matrix_bytes(Layout::kT2, 4, 512));
-  CHECK(pack_product(product, 0, 4, packed.data()) == 0);
+  CHECK(pack_product(product, Layout::kT2, 0, 4, packed.data()) == 0);
   std::vector<std::uint8_t> row(512);
   for (std::int64_t r = 0; r < 4; ++r) {
     unpack_row(Layout::kT2, packed.data(), r, 512, row.data());
@@ -217,8 +228,9 @@ std::unique_ptr<Model> load(const std::string& path, int threads, const std::str
   return std::move(model).value();
 }
 
-std::unique_ptr<Context> context_of(Model& model, std::int64_t size, std::int64_t batch = 512) {
-  auto context = Context::create(model, {.size = size, .batch = batch});
+std::unique_ptr<Context> context_of(Model& model, std::int64_t size, std::int64_t batch = 512,
+                                    KvType kv_type = KvType::kF16) {
+  auto context = Context::create(model, {.size = size, .batch = batch, .kv_type = kv_type});
   REQUIRE_MESSAGE(context.ok(), (context.ok() ? "" : context.error().message));
   return std::move(context).value();
 }
@@ -308,25 +320,35 @@ TEST_CASE("a token's logits do not depend on threads, batches, prefill or decode
   }
 }
 
-TEST_CASE("nor on the bundle: each of its images gives the logits of the built-in kernels") {
+// bitnet-codegen, or nullopt (and said so) where it is not built.
+std::optional<std::string> codegen_program(const char* what) {
   const char* bin = std::getenv("BITNET_BIN");
-  const std::string codegen = std::string(bin == nullptr ? "" : bin) + "/bitnet-codegen";
-  if (bin == nullptr || !std::filesystem::exists(codegen)) {
-    std::printf("SKIPPED: logits of bundles (bitnet-codegen is not built, BITNET_BIN)\n");
-    return;
-  }
+  std::string codegen = std::string(bin == nullptr ? "" : bin) + "/bitnet-codegen";
+  if (bin != nullptr && std::filesystem::exists(codegen)) return codegen;
+  std::printf("SKIPPED: %s (bitnet-codegen is not built, BITNET_BIN)\n", what);
+  return std::nullopt;
+}
+
+int make_bundle(const std::string& codegen, const std::string& model, const std::string& bundle,
+                const std::string& options) {
+  const std::string command = "'" + codegen + "' -q --model '" + model + "' -o '" + bundle + "' " + options;
+  return std::system(command.c_str());
+}
+
+TEST_CASE("nor on the bundle: each of its images gives the logits of the built-in kernels") {
+  const auto codegen = codegen_program("logits of bundles");
+  if (!codegen.has_value()) return;
   const TempFolder folder;
   for (const EvaluationCase& c : kEvaluationCases) {
     INFO(c.shape, " ", c.architecture);
     const std::string path = write_synth(folder, "m.gguf", c.shape, c.architecture);
     const std::string bundle = folder.file("all.bnk");
-    std::string command = "'" + codegen + "' -q --model '" + path + "' -o '" + bundle + "'";
-    for (const Isa isa : all_isas()) command += " --target " + std::string(to_string(isa));
-    REQUIRE(std::system(command.c_str()) == 0);
+    const std::string options = "--target scalar --target avx2 --target avx512";
+    REQUIRE(make_bundle(*codegen, path, bundle, options) == 0);
     const auto plain = load(path, 1);
     const std::vector<std::int32_t> ids = prompt(c.length, plain->config().vocab);
     const Logits expected = evaluate_all(*context_of(*plain, c.length), ids);
-    for (const Isa isa : all_isas()) {
+    for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
       const std::string name(to_string(isa));
       if (!probe_isa(isa)) {
         std::printf("SKIPPED: logits of a bundle's image %s (this CPU does not execute it)\n", name.c_str());
@@ -341,6 +363,267 @@ TEST_CASE("nor on the bundle: each of its images gives the logits of the built-i
       check_invariance(path, bundle, ids, expected);
     }
   }
+}
+
+// A weight format, the target that is asked for it and the image that then holds it.
+struct FormatCase {
+  const char* format;
+  const char* target;
+  Isa image;
+};
+constexpr FormatCase kFormatCases[] = {{"t5", "scalar", Isa::kScalar},    {"tl1", "scalar", Isa::kScalar},
+                                       {"tl2", "scalar", Isa::kScalar},   {"tl1", "avx2", Isa::kAvx2},
+                                       {"tl2", "avx2", Isa::kAvx2},       {"tl2", "avx512", Isa::kAvx512},
+                                       {"t5", "avx512", Isa::kAvx512Vbmi}};
+
+// What bitnet-codegen printed on standard error.
+std::string said_by(const std::string& command, const TempFolder& folder, int& code) {
+  code = std::system((command + " 2> '" + folder.file("err") + "'").c_str());
+  std::ifstream file(folder.file("err"));
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+TEST_CASE("nor on the format of the weights") {
+  const auto codegen = codegen_program("logits of weight formats");
+  if (!codegen.has_value()) return;
+  const TempFolder folder;
+  const EvaluationCase& c = kEvaluationCases[0];
+  const std::string path = write_synth(folder, "m.gguf", c.shape, c.architecture);
+  const auto plain = load(path, 1);
+  const std::vector<std::int32_t> ids = prompt(c.length, plain->config().vocab);
+  const Logits expected = evaluate_all(*context_of(*plain, c.length), ids);
+  for (const FormatCase& f : kFormatCases) {
+    const std::string image(to_string(f.image));
+    INFO(f.format, " on ", image);
+    if (!probe_isa(f.image)) {
+      std::printf("SKIPPED: logits of %s on %s (this CPU does not execute it)\n", f.format, image.c_str());
+      continue;
+    }
+    const std::string bundle = folder.file("format.bnk");
+    const std::string packed = folder.file("packed.bnk");
+    const std::string options = std::string("--target ") + f.target + " --format " + f.format;
+    REQUIRE(make_bundle(*codegen, path, bundle, options) == 0);
+    REQUIRE(make_bundle(*codegen, path, packed, options + " --pack") == 0);
+    const ScopedEnvironment force("BITNET_FORCE_ISA", image.c_str());
+    for (const std::string& each : {bundle, packed}) {
+      std::vector<std::string> lines;
+      const auto model =
+          Model::load(path, {.threads = 2, .bundle = each, .strict = false, .log = [&](LogLevel, auto line) {
+                               lines.emplace_back(line);
+                             }});
+      REQUIRE_MESSAGE(model.ok(), (model.ok() ? "" : model.error().message));
+      REQUIRE(lines.size() == 1);  // the kernels; nothing to warn of
+      CHECK((*model)->target() == image);
+      for (const Layout layout : (*model)->kernels().layouts()) CHECK(to_string(format_of(layout)) == f.format);
+      CHECK((*model)->kernels().products_without_bundle().empty());
+      const auto context = context_of(**model, c.length);
+      const Logits all = evaluate_all(*context, ids);
+      for (std::size_t i = 0; i < all.size(); ++i) check_equal(all[i], expected[i]);
+      bool ran = false;
+      for (const KernelUse& use : context->kernel_uses()) {
+        ran |= use.name.starts_with(std::string(f.format) + "_gemm_");
+        CHECK_FALSE(use.name.starts_with("i2s_"));
+      }
+      CHECK(ran);
+    }
+    check_invariance(path, bundle, ids, expected);
+  }
+}
+
+TEST_CASE("packed weights that the kernels of this CPU do not take are packed anew, and said so") {
+  const auto codegen = codegen_program("packed weights in another layout");
+  if (!codegen.has_value()) return;
+  if (!probe_isa(Isa::kAvx512Vbmi)) {
+    std::printf("SKIPPED: packed weights in another layout (this CPU does not execute avx512-vbmi)\n");
+    return;
+  }
+  const TempFolder folder;
+  const EvaluationCase& c = kEvaluationCases[0];
+  const std::string path = write_synth(folder, "m.gguf", c.shape, c.architecture);
+  const std::string bundle = folder.file("t5.bnk");
+  REQUIRE(make_bundle(*codegen, path, bundle, "--target avx512 --format t5 --pack") == 0);
+  const auto plain = load(path, 1);
+  const std::vector<std::int32_t> ids = prompt(c.length, plain->config().vocab);
+  const Logits expected = evaluate_all(*context_of(*plain, c.length), ids);
+  const ScopedEnvironment force("BITNET_FORCE_ISA", "avx512");  // whose image has i2s kernels
+  std::vector<std::string> warnings;
+  const auto model = Model::load(
+      path, {.threads = 2, .bundle = bundle, .strict = false, .log = [&](LogLevel level, std::string_view line) {
+               if (level == LogLevel::kWarning) warnings.emplace_back(line);
+             }});
+  REQUIRE_MESSAGE(model.ok(), (model.ok() ? "" : model.error().message));
+  REQUIRE(warnings.size() == 1);
+  CHECK(warnings[0].find("are in the layouts t5, t5, t5, t5, the kernels that run here need t2, t2, t2, t2") !=
+        std::string::npos);
+  CHECK((*model)->target() == "avx512");
+  const Logits all = evaluate_all(*context_of(**model, c.length), ids);
+  for (std::size_t i = 0; i < all.size(); ++i) check_equal(all[i], expected[i]);
+}
+
+TEST_CASE("formats that a target does not have are refused by name") {
+  const auto codegen = codegen_program("refused formats");
+  if (!codegen.has_value()) return;
+  const TempFolder folder;
+  const std::string path = write_synth(folder, "m.gguf", kEvaluationCases[0].shape);
+  const std::string command = "'" + *codegen + "' -q --model '" + path + "' -o '" + folder.file("x.bnk") + "' ";
+  int code = 0;
+  const std::string target = said_by(command + "--target avx2 --format t5", folder, code);
+  CHECK(WEXITSTATUS(code) == 2);
+  for (const char* part : {"t5", "avx2", "scalar", "avx512"}) CHECK(target.find(part) != std::string::npos);
+  const std::string unknown = said_by(command + "--target scalar --format tl3", folder, code);
+  CHECK(WEXITSTATUS(code) == 2);
+  CHECK(unknown.find("unknown format 'tl3' (known: auto, i2s, t5, tl1, tl2)") != std::string::npos);
+  CHECK_FALSE(std::filesystem::exists(folder.file("x.bnk")));
+}
+
+// ---- the key/value cache -------------------------------------------------------------------------------------------
+
+TEST_CASE("cache pages: layout, sizes, memory as the sequence grows") {
+  for (const KvType type : {KvType::kF16, KvType::kI8}) {
+    constexpr std::int64_t kLayers = 3;
+    constexpr std::int64_t kHeads = 2;
+    constexpr std::int64_t kDim = 72;
+    auto cache = KvCache::create(type, kLayers, kHeads, kDim, 513);
+    REQUIRE(cache.ok());
+    const std::int64_t page = type == KvType::kF16 ? 256 * kDim * 2 : 256 * (kDim + 4);
+    CHECK(cache->bytes() == static_cast<std::uint64_t>(kLayers * kHeads * 2 * 3 * page));
+    std::vector<std::pair<const std::byte*, const std::byte*>> ranges;
+    for (std::int64_t layer = 0; layer < kLayers; ++layer) {
+      for (std::int64_t head = 0; head < kHeads; ++head) {
+        for (std::int64_t position : {0, 255, 256, 511, 512}) {
+          for (const auto& [slot, pages] :
+               {std::pair{cache->key_slot(layer, head, position), cache->key_pages(layer, head)},
+                {cache->value_slot(layer, head, position), cache->value_pages(layer, head)}}) {
+            CHECK(slot.page == pages[position / 256]);
+            CHECK(slot.row == position % 256);
+            CHECK(reinterpret_cast<std::uintptr_t>(slot.page) % 64 == 0);
+            if (position % 256 == 0) ranges.emplace_back(slot.page, slot.page + page);
+          }
+        }
+      }
+    }
+    std::sort(ranges.begin(), ranges.end());
+    for (std::size_t i = 1; i < ranges.size(); ++i) CHECK(ranges[i - 1].second <= ranges[i].first);
+  }
+
+  // One position of every head touched: only the first block of pages is resident.
+  auto cache = KvCache::create(KvType::kF16, 8, 4, 64, 65536);
+  REQUIRE(cache.ok());
+  for (std::int64_t layer = 0; layer < 8; ++layer) {
+    for (std::int64_t head = 0; head < 4; ++head) {
+      cache->half_row(cache->key_slot(layer, head, 0))[0] = 1;
+      cache->half_row(cache->value_slot(layer, head, 0))[0] = 1;
+    }
+  }
+  const auto resident = [&](std::int64_t position) {
+    unsigned char state = 0;
+    const std::byte* page = cache->key_slot(3, 2, position).page;
+    REQUIRE(mincore(const_cast<std::byte*>(page), 4096, &state) == 0);  // pages are multiples of 4096 bytes here
+    return (state & 1) != 0;
+  };
+  CHECK(resident(0));
+  CHECK_FALSE(resident(512));
+  CHECK_FALSE(resident(65535));
+}
+
+TEST_CASE("a context across page borders, float16 and int8: decode, prefill and truncation agree") {
+  const TempFolder folder;
+  const std::string path = write_synth(folder, "m.gguf", "2x64x128x4/2x300", "bitnet");
+  const auto model = load(path, 2);
+  const std::vector<std::int32_t> ids = prompt(514, model->config().vocab);
+  for (const KvType type : {KvType::kF16, KvType::kI8}) {
+    INFO("type ", static_cast<int>(type));
+    const auto step = context_of(*model, 514, 512, type);
+    Logits expected;
+    for (const std::int32_t& id : ids) {
+      const auto logits = step->eval({&id, 1});
+      REQUIRE(logits.ok());
+      expected.emplace_back(logits->begin(), logits->end());
+    }
+    for (const std::int64_t size : {255, 256, 257, 512, 514}) {
+      INFO("context of ", size);
+      const auto tokens = std::span(ids).first(static_cast<std::size_t>(size));
+      for (const std::int64_t batch : {1, 7, 16, 255, 256, 257, 512}) {
+        if (batch == 1 && size != 257) continue;
+        INFO("batch ", batch);
+        const auto context = context_of(*model, size, batch, type);
+        const Logits all = evaluate_all(*context, tokens);
+        for (std::size_t i = 0; i < all.size(); ++i) check_equal(all[i], expected[i]);
+        const auto overflow = context->eval({&ids[0], 1});
+        REQUIRE_FALSE(overflow.ok());
+        CHECK(overflow.error().message.find("exceed the context of " + std::to_string(size)) != std::string::npos);
+        // Other tokens across the border, forgotten again.
+        const std::int64_t back = std::min<std::int64_t>(size - 1, 254);
+        context->truncate(back);
+        const std::vector<std::int32_t> other(static_cast<std::size_t>(size - back), 3);
+        REQUIRE(context->eval(other).ok());
+        context->truncate(back);
+        const auto again = context->eval(tokens.subspan(static_cast<std::size_t>(back)));
+        REQUIRE(again.ok());
+        check_equal(*again, expected[static_cast<std::size_t>(size - 1)]);
+      }
+    }
+  }
+}
+
+TEST_CASE("int8 keys and values are near float16 ones, and not equal") {
+  const TempFolder folder;
+  const std::string path = write_synth(folder, "m.gguf", "2x256x384x4/4x300", "bitnet");
+  const auto model = load(path, 2);
+  const std::vector<std::int32_t> ids = prompt(300, model->config().vocab);
+  const Logits f16 = evaluate_all(*context_of(*model, 300), ids);
+  const auto context = context_of(*model, 300, 512, KvType::kI8);
+  const Logits i8 = evaluate_all(*context, ids);
+  CHECK(context->kv_bytes() < context_of(*model, 300)->kv_bytes() * 6 / 10);
+  bool quantized = false;
+  for (const KernelUse& use : context->kernel_uses()) {
+    CHECK_FALSE(use.name.starts_with("f16_attention_"));
+    quantized |= use.name.starts_with("i8_quantize_");
+  }
+  CHECK(quantized);
+  // A key or value is off by at most half a step, 1/254 of its head's largest; the later layers' quantisation to 8 bits
+  // turns that into whole steps here and there. Measured on this model: 0.028 of the largest logit.
+  double largest = 0.0;
+  double difference = 0.0;
+  for (std::size_t t = 0; t < ids.size(); ++t) {
+    for (std::size_t v = 0; v < f16[t].size(); ++v) {
+      largest = std::max(largest, std::abs(static_cast<double>(f16[t][v])));
+      difference = std::max(difference, std::abs(static_cast<double>(f16[t][v]) - static_cast<double>(i8[t][v])));
+    }
+  }
+  MESSAGE("largest logit ", largest, ", largest difference ", difference);
+  CHECK(difference > 0.0);
+  CHECK(difference <= 0.06 * largest);
+}
+
+TEST_CASE("a bfloat16 embedding gives the logits of the same values in float32") {
+  const TempFolder folder;
+  const std::string good = write_synth(folder, "good.gguf", "1x128x256x2/1x300");
+  ModelCopy bf16 = ModelCopy::read(good);
+  ModelCopy f32 = ModelCopy::read(good);
+  test::CopiedTensor& narrow = bf16.tensor("token_embd.weight");
+  test::CopiedTensor& wide = f32.tensor("token_embd.weight");
+  narrow.type = gguf::TensorType::kBF16;
+  wide.type = gguf::TensorType::kF32;
+  const std::size_t count = narrow.data.size() / 2;
+  wide.data.assign(count * 4, std::byte{0});
+  for (std::size_t i = 0; i < count; ++i) {
+    std::uint16_t half = 0;
+    std::memcpy(&half, narrow.data.data() + 2 * i, 2);
+    const std::uint32_t bits = std::bit_cast<std::uint32_t>(half_to_float(half)) & 0xFFFF0000U;
+    const auto upper = static_cast<std::uint16_t>(bits >> 16);
+    std::memcpy(narrow.data.data() + 2 * i, &upper, 2);
+    std::memcpy(wide.data.data() + 4 * i, &bits, 4);
+  }
+  bf16.write(folder.file("bf16.gguf"));
+  f32.write(folder.file("f32.gguf"));
+  const auto model = load(folder.file("bf16.gguf"), 2);
+  const auto reference = load(folder.file("f32.gguf"), 2);
+  const std::vector<std::int32_t> ids = prompt(19, 300);
+  const Logits expected = evaluate_all(*context_of(*reference, 19), ids);
+  const Logits ours = evaluate_all(*context_of(*model, 19), ids);
+  for (std::size_t i = 0; i < ours.size(); ++i) check_equal(ours[i], expected[i]);
+  CHECK(model->kernels()[Step::kHead].name.starts_with("bf16_head_"));
 }
 
 TEST_CASE("every target of this CPU gives the same logits") {
@@ -397,7 +680,7 @@ TEST_CASE("context: bounds, errors that change nothing, kernel counts") {
     CHECK_FALSE(use.name.starts_with("i2s_gemv_"));
   }
   CHECK(gemm == 2 * 2 * 4);
-  CHECK(attention == 2 * 2 * 5);
+  CHECK(attention == 2 * 2);  // five tokens are one block
   // A sink's error comes back and leaves the sequence as it was.
   const Status refused = context->eval_all(std::span(ids).first(2), [](std::int64_t, std::span<const float>) -> Status {
     return Error{ErrorCode::kStrict, "no more"};

@@ -212,16 +212,16 @@ TEST_CASE("one flipped bit is refused with its section named") {
     }
   }
   SUBCASE("packed weights, before the first token") {
-    const gguf::Tensor* packed = file->find_tensor("packed.t2");
+    const gguf::Tensor* packed = file->find_tensor("packed");
     REQUIRE(packed != nullptr);
     const std::size_t at = packed->bytes - 1;
     const Bytes bytes = flipped(file->data_offset() + packed->offset + at);
-    check_refused(*setup, bytes, "packed.t2 block " + std::to_string(at / kPackedHashBlock) + ": ");
+    check_refused(*setup, bytes, "packed weights block " + std::to_string(at / kPackedHashBlock) + ": ");
     test::write_file(setup->dir / "packed.bnk", bytes);
     const Outcome verified =
         run(setup->dir, {setup->codegen, "verify", setup->dir / "packed.bnk", "--model", setup->model});
     CHECK(verified.code == 15);
-    CHECK(verified.out.find("FAILED  packed.t2: ") != std::string::npos);
+    CHECK(verified.out.find("FAILED  packed weights: ") != std::string::npos);
   }
 }
 
@@ -231,12 +231,15 @@ TEST_CASE("bundles that do not belong here are refused, each with its own messag
   SUBCASE("another ABI version") {
     Bytes bytes = setup->bytes;
     test::set_u32(bytes, "bitnet.kernel_abi.version", BITNET_KERNEL_ABI_VERSION + 1);
-    check_refused(*setup, bytes, "kernel ABI version 2 (bitnet.kernel_abi.version), this program needs version 1");
+    check_refused(*setup, bytes,
+                  "kernel ABI version " + std::to_string(BITNET_KERNEL_ABI_VERSION + 1) +
+                      " (bitnet.kernel_abi.version), this program needs version " +
+                      std::to_string(BITNET_KERNEL_ABI_VERSION));
   }
   SUBCASE("another bundle version") {
     Bytes bytes = setup->bytes;
     test::set_u32(bytes, "bitnet.bundle.version", kBundleVersion + 1);
-    check_refused(*setup, bytes, "bundle version 2 (bitnet.bundle.version)");
+    check_refused(*setup, bytes, "bundle version " + std::to_string(kBundleVersion + 1) + " (bitnet.bundle.version)");
   }
   SUBCASE("another model") {
     const std::string other = setup->dir / "other.gguf";
@@ -261,7 +264,7 @@ TEST_CASE("bundles that do not belong here are refused, each with its own messag
     const Outcome plain = setup->generate(other, "none");
     REQUIRE_MESSAGE(plain.code == 0, plain.err);
     CHECK(plain.out != setup->text);
-    const std::string reason = "refused: packed.t2: packed from another model than " + other +
+    const std::string reason = "refused: packed weights: packed from another model than " + other +
                                ": layer 0, product attention q, k, v, rows 0..15 are not this model's; run "
                                "bitnet-codegen --model " +
                                other + " --pack again";

@@ -2,6 +2,7 @@
 // never failed is not trusted, so every wrong kernel here differs from the right one in a single place.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <vector>
@@ -23,31 +24,38 @@ enum class Fault {
   kSecondPart,   // wrong only behind the eighth tile of a call
   kLastToken,    // gemm: the last token of a block
   kBlockTokens,  // gemm: writes tokens that do not exist
-  kScratch,      // gemm: takes scratch for zeroed
+  kScratch,      // takes scratch for zeroed
+  kLastGroup,    // one element of the last K-group off by one
+  kGroupSum,     // every K-group corrected by the first one's sum
 };
-std::vector<std::uint8_t> codes_of(const std::uint8_t* weights, std::int64_t row, std::int64_t k) {
+
+// The sums of one row: sink(group, sum) for each K-group. x(k) is activation k, x_sum(g) the sum of those of group g.
+template <Fault kFault, Layout kLayout, std::int32_t kGroup, typename X, typename XSum, typename Sink>
+void row_sums(const std::uint8_t* weights, std::int64_t row, std::int64_t k, X x, XSum x_sum, Sink sink) {
   std::vector<std::uint8_t> codes(static_cast<std::size_t>(k));
-  unpack_row(Layout::kT2, weights, row, k, codes.data());
-  return codes;
-}
-
-// x(k) is activation k.
-template <Fault kFault, typename X>
-std::int32_t dot(const std::uint8_t* weights, std::int64_t row, std::int64_t k, X x, std::int32_t x_sum) {
-  const std::vector<std::uint8_t> codes = codes_of(weights, row, k);
-  std::int32_t sum = 0;
-  for (std::int64_t i = 0; i < k; ++i) {
-    sum += codes[static_cast<std::size_t>(i)] * x(i);
-    if (kFault == Fault::kSaturated) sum = static_cast<std::int16_t>(sum);
+  unpack_row(kLayout, weights, row, k, codes.data());
+  const std::int64_t groups = group_count(k, kGroup);
+  const std::int64_t length = kGroup == 0 ? k : kGroup;
+  for (std::int64_t g = 0; g < groups; ++g) {
+    std::int32_t sum = 0;
+    for (std::int64_t i = g * length; i < std::min(k, (g + 1) * length); ++i) {
+      sum += codes[static_cast<std::size_t>(i)] * x(i);
+      if (kFault == Fault::kSaturated) sum = static_cast<std::int16_t>(sum);
+    }
+    if (kFault != Fault::kNoSum) sum -= x_sum(kFault == Fault::kGroupSum ? 0 : g);
+    if (kFault == Fault::kLastGroup && g == groups - 1 && row == 5) ++sum;
+    sink(g, sum);
   }
-  return kFault == Fault::kNoSum ? sum : sum - x_sum;
 }
 
-template <Fault kFault>
+template <Fault kFault, Layout kLayout = Layout::kT2, std::int32_t kGroup = 0>
 void gemv(const bitnet_gemv_args* a) {
   const std::int64_t end = round_up<std::int64_t>(a->row_end, 16);
   for (std::int64_t r = a->row_begin; r < end; ++r) {
-    a->y[r] = dot<kFault>(a->weights, r, a->k, [&](std::int64_t i) { return a->x[i]; }, a->x_sums[0]);
+    row_sums<kFault, kLayout, kGroup>(
+        a->weights, r, a->k, [&](std::int64_t i) { return a->x[i]; }, [&](std::int64_t g) { return a->x_sums[g]; },
+        [&](std::int64_t g, std::int32_t sum) { a->y[g * a->y_stride + r] = sum; });
+    if (kFault == Fault::kScratch) a->y[r] += static_cast<const std::int32_t*>(a->scratch)[3];
   }
   if (kFault == Fault::kLastRow && a->row_end == a->n) a->y[a->n - 1] += 1;
   if (kFault == Fault::kBeyond) a->y[end] = 0;
@@ -57,18 +65,21 @@ void gemv(const bitnet_gemv_args* a) {
 
 constexpr std::int32_t kTokenTile = 4;
 
-template <Fault kFault>
+template <Fault kFault, Layout kLayout = Layout::kT2, std::int32_t kGroup = 0>
 void gemm(const bitnet_gemm_args* a) {
   const std::int64_t end = round_up<std::int64_t>(a->row_end, 16);
-  const std::int64_t width = round_up<std::int64_t>(a->k, 64);
+  const std::int64_t width = BITNET_ACTIVATION_WIDTH(a->k);
   const std::int64_t tokens = kFault == Fault::kBlockTokens ? round_up<std::int64_t>(a->tokens, kTokenTile) : a->tokens;
   for (std::int64_t t = 0; t < tokens; ++t) {
     const std::int8_t* block = a->x + t / kTokenTile * width * kTokenTile + t % kTokenTile * 4;
     const auto x = [&](std::int64_t i) { return block[i / 4 * 4 * kTokenTile + i % 4]; };
     for (std::int64_t r = a->row_begin; r < end; ++r) {
-      a->y[t * a->y_stride + r] = dot<kFault>(a->weights, r, a->k, x, a->x_sums[t]);
-      if (kFault == Fault::kLastToken && t % kTokenTile == kTokenTile - 1) a->y[t * a->y_stride + r] += r == 17;
-      if (kFault == Fault::kScratch) a->y[t * a->y_stride + r] += static_cast<const std::int32_t*>(a->scratch)[3];
+      std::int32_t* y = a->y + t * a->y_stride + r;
+      row_sums<kFault, kLayout, kGroup>(
+          a->weights, r, a->k, x, [&](std::int64_t g) { return a->x_sums[g * a->sums_stride + t]; },
+          [&](std::int64_t g, std::int32_t sum) { y[g * a->group_stride] = sum; });
+      if (kFault == Fault::kLastToken && t % kTokenTile == kTokenTile - 1) *y += r == 17;
+      if (kFault == Fault::kScratch) *y += static_cast<const std::int32_t*>(a->scratch)[3];
     }
   }
 }
@@ -79,17 +90,30 @@ Kernel kernel(Op op, std::int64_t n, std::int64_t k, void* function) {
   out.n = n;
   out.k = k;
   out.token_tile = op == Op::kGemm ? kTokenTile : 1;
-  out.scratch_bytes = op == Op::kGemm ? 64 : 0;
+  out.scratch_bytes = is_ternary(op) ? 64 : 0;
   out.function = function;
   return out;
 }
-template <Fault kFault>
+template <Fault kFault, Layout kLayout = Layout::kT2, std::int32_t kGroup = 0>
 Kernel gemv_kernel(std::int64_t n = 2568, std::int64_t k = 704) {
-  return kernel(Op::kGemv, n, k, reinterpret_cast<void*>(gemv<kFault>));
+  Kernel out = kernel(Op::kGemv, n, k, reinterpret_cast<void*>(gemv<kFault, kLayout, kGroup>));
+  out.format = format_of(kLayout);
+  out.group = kGroup;
+  return out;
 }
-template <Fault kFault>
+template <Fault kFault, Layout kLayout = Layout::kT2, std::int32_t kGroup = 0>
 Kernel gemm_kernel(std::int64_t n = 2568, std::int64_t k = 704) {
-  return kernel(Op::kGemm, n, k, reinterpret_cast<void*>(gemm<kFault>));
+  Kernel out = kernel(Op::kGemm, n, k, reinterpret_cast<void*>(gemm<kFault, kLayout, kGroup>));
+  out.format = format_of(kLayout);
+  out.group = kGroup;
+  return out;
+}
+// For small batches: never called with more tokens than its tile.
+template <Fault kFault, Layout kLayout = Layout::kT2>
+Kernel batch_kernel(std::int64_t n = 2568, std::int64_t k = 704) {
+  Kernel out = gemm_kernel<kFault, kLayout>(n, k);
+  out.m = kTokenTile;
+  return out;
 }
 
 std::string outcome(const Kernel& one) {
@@ -119,7 +143,64 @@ TEST_CASE("right ternary kernels pass for every shape") {
   CHECK(self_test(several).ok());
 }
 
+template <Layout kLayout>
+void check_layout() {
+  for (const std::int64_t n : {0, 17, 176}) {
+    for (const std::int64_t k : {0, 1, 20, 200, 704}) {
+      CAPTURE(n);
+      CAPTURE(k);
+      CHECK(outcome(gemv_kernel<Fault::kNone, kLayout>(n, k)) == "passed");
+      CHECK(outcome(gemm_kernel<Fault::kNone, kLayout>(n, k)) == "passed");
+      CHECK(outcome(batch_kernel<Fault::kNone, kLayout>(n, k)) == "passed");
+    }
+  }
+  check_caught(gemv_kernel<Fault::kLastRow, kLayout>(), "row 2567 of rows 2560 to 2568, token 0 of 1: expected ");
+  check_caught(gemm_kernel<Fault::kSaturated, kLayout>(), "token ");
+  check_caught(batch_kernel<Fault::kLastToken, kLayout>(), "row 17 of rows 0 to 144, token 3 of 4");
+}
+
+TEST_CASE("every layout, small batches") {
+  check_layout<Layout::kT2>();
+  check_layout<Layout::kT5>();
+  check_layout<Layout::kTl1>();
+  check_layout<Layout::kTl2>();
+  // Weights of one layout read as another.
+  Kernel confused = gemv_kernel<Fault::kNone, Layout::kTl1>();
+  confused.format = Format::kTl2;
+  check_caught(confused, "row ");
+  check_caught(batch_kernel<Fault::kBlockTokens>(),
+               "row 0 of rows 0 to 144, token 1 of 1: expected nothing written there");
+}
+
+template <Layout kLayout, std::int32_t kGroup>
+void check_groups() {
+  for (const std::int64_t n : {0, 17, 176}) {
+    for (const std::int64_t k : {0, 1, 64, 200, 256, 704}) {
+      CAPTURE(n);
+      CAPTURE(k);
+      CHECK(outcome(gemv_kernel<Fault::kNone, kLayout, kGroup>(n, k)) == "passed");
+      CHECK(outcome(gemm_kernel<Fault::kNone, kLayout, kGroup>(n, k)) == "passed");
+    }
+  }
+  const std::int64_t last = group_count(704, kGroup) - 1;
+  const std::string where = ", group " + std::to_string(last) + " of " + std::to_string(last + 1);
+  check_caught(gemv_kernel<Fault::kLastGroup, kLayout, kGroup>(), "row 5 of rows 0 to 144, token 0 of 1" + where);
+  check_caught(gemm_kernel<Fault::kLastGroup, kLayout, kGroup>(), "row 5 of rows 0 to 144, token 0 of 1" + where);
+  check_caught(gemv_kernel<Fault::kGroupSum, kLayout, kGroup>(), ", group 1 of ");
+  check_caught(gemm_kernel<Fault::kGroupSum, kLayout, kGroup>(), ", group 1 of ");
+  check_caught(gemm_kernel<Fault::kBlockTokens, kLayout, kGroup>(), "token 1 of 1, group 0 of ");
+}
+
+TEST_CASE("K-groups: one sum each") {
+  check_groups<Layout::kT2, 64>();
+  check_groups<Layout::kT2, 128>();
+  check_groups<Layout::kT2, 256>();
+  check_groups<Layout::kTl1, 64>();
+  check_groups<Layout::kTl1, 256>();
+}
+
 TEST_CASE("each kind of wrong ternary kernel is caught") {
+  check_caught(gemv_kernel<Fault::kScratch>(), "row 0 of rows 0 to 144, token 0 of 1");
   check_caught(gemv_kernel<Fault::kLastRow>(), "row 2567 of rows 2560 to 2568, token 0 of 1: expected ");
   check_caught(gemv_kernel<Fault::kLastRow>(16), "row 15 of rows 0 to 16");
   check_caught(gemv_kernel<Fault::kSaturated>(), "row 0 of rows 0 to 144");
@@ -177,17 +258,23 @@ void silu_gate(const bitnet_gate_args* a) {
 }
 template <int kOff>
 void attention(const bitnet_attention_args* a) {
-  std::vector<std::uint16_t> key;
-  std::vector<std::uint16_t> value;
-  for (std::int64_t j = 0; j <= a->past; ++j) {
-    const std::int64_t at = j % BITNET_ATTENTION_CHUNK * a->head_dim;
-    const auto* k = static_cast<const std::uint16_t*>(a->key_pages[j / BITNET_ATTENTION_CHUNK]) + at;
-    const auto* v = static_cast<const std::uint16_t*>(a->value_pages[j / BITNET_ATTENTION_CHUNK]) + at;
-    key.insert(key.end(), k, k + a->head_dim);
-    value.insert(value.end(), v, v + a->head_dim);
-  }
-  reference::attention(a->q, key.data(), value.data(), a->heads, a->head_dim, a->past + 1, a->head_dim, a->scale, a->y);
+  reference::attention_f16(*a);
   if (kOff == 1 && a->past >= 256) a->y[a->heads * a->head_dim - 1] += 1;
+}
+template <int kOff>
+void attention_i8(const bitnet_attention_args* a) {
+  reference::attention_i8(*a);
+  if (kOff == 1) a->y[0] += 1;
+}
+template <int kOff>
+void epilogue(const bitnet_epilogue_args* a) {
+  reference::epilogue(*a);
+  if (kOff == 1) a->y[a->rows - 1] *= 1.0000002F;
+}
+template <int kOff>
+void rope(const bitnet_rope_args* a) {
+  reference::rope(*a);
+  if (kOff == 1) a->x[0] = 0;
 }
 template <int kOff>
 void head_f16(const bitnet_head_args* a) {
@@ -222,7 +309,10 @@ TEST_CASE("dense kernels pass exactly and are caught otherwise") {
   check_pair(Op::kNorm, Format::kF32, norm<0>, norm<1>, ": y[7]");
   check_pair(Op::kRelu2Gate, Format::kF32, relu2_gate<0>, relu2_gate<1>, "behind its end");
   check_pair(Op::kSiluGate, Format::kF32, silu_gate<0>, silu_gate<1>, ": y[0]");
-  check_pair(Op::kAttention, Format::kF16, attention<0>, attention<1>, "input of 517 positions");
+  check_pair(Op::kAttention, Format::kF16, attention<0>, attention<1>, "input of 3 tokens after 510");
+  check_pair(Op::kAttention, Format::kI8, attention_i8<0>, attention_i8<1>, ": y[0]");
+  check_pair(Op::kEpilogue, Format::kF32, epilogue<0>, epilogue<1>, ": y[");
+  check_pair(Op::kRope, Format::kF32, rope<0>, rope<1>, ": x[0]");
   check_pair(Op::kHead, Format::kF16, head_f16<0>, head_f16<1>, ": y[2] of 21");
   CHECK(!self_test(std::array{dense(Op::kHead, Format::kI8, reinterpret_cast<void*>(head_f16<0>), 64)}).ok());
   CHECK(!self_test(std::array{dense(Op::kNorm, Format::kI2s, reinterpret_cast<void*>(norm<0>), 64)}).ok());

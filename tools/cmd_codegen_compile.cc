@@ -22,6 +22,7 @@
 #include "runtime/gguf/gguf.h"
 #include "runtime/kernels/layout.h"
 #include "runtime/model/config.h"
+#include "runtime/model/kernel_set.h"
 #include "tools/codegen_commands.h"
 #include "tools/output.h"
 
@@ -56,8 +57,9 @@ std::string default_output(const std::string& model, const codegen::TargetSelect
 // held in memory.
 class PackedWeights {
  public:
-  static Result<std::shared_ptr<PackedWeights>> create(const ModelTensors& tensors, int jobs) {
-    auto weights = std::shared_ptr<PackedWeights>(new PackedWeights(tensors));
+  static Result<std::shared_ptr<PackedWeights>> create(const ModelTensors& tensors, const ProductLayouts& layouts,
+                                                       int jobs) {
+    auto weights = std::shared_ptr<PackedWeights>(new PackedWeights(tensors, layouts));
     BITNET_ASSIGN_OR_RETURN(weights->pool_, ThreadPool::create(jobs));
     return weights;
   }
@@ -94,8 +96,8 @@ class PackedWeights {
   }
 
  private:
-  explicit PackedWeights(const ModelTensors& tensors)
-      : tensors_(tensors), layout_(packed_layout(tensors)), undefined_(count()) {}
+  PackedWeights(const ModelTensors& tensors, const ProductLayouts& layouts)
+      : tensors_(tensors), layouts_(layouts), layout_(packed_layout(tensors, layouts)), undefined_(count()) {}
 
   [[nodiscard]] std::size_t count() const { return tensors_.layers.size() * 4; }
   [[nodiscard]] std::size_t offset_of(std::size_t index) const { return layout_.offsets[index / 4][index % 4]; }
@@ -109,13 +111,14 @@ class PackedWeights {
   Status pack(std::size_t index) {
     if (index == held_) return {};
     const FusedMatrix& product = tensors_.layers[index / 4].products[index % 4];
-    packed_bytes_ = matrix_bytes(Layout::kT2, product.n, product.k);
+    const Layout layout = layouts_[index % 4];
+    packed_bytes_ = matrix_bytes(layout, product.n, product.k);
     if (packed_.size() < packed_bytes_) {
       BITNET_ASSIGN_OR_RETURN(packed_, Buffer::allocate(packed_bytes_));
     }
     std::atomic<std::uint64_t> undefined{0};
     pool_->parallel_for(product.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int) {
-      undefined += pack_product(product, begin, end, packed_.as<std::uint8_t>());
+      undefined += pack_product(product, layout, begin, end, packed_.as<std::uint8_t>());
     });
     undefined_[index] = undefined;  // a product is packed more than once: hashed, then written
     held_ = index;
@@ -123,6 +126,7 @@ class PackedWeights {
   }
 
   const ModelTensors& tensors_;
+  ProductLayouts layouts_;
   PackedLayout layout_;
   std::vector<std::uint64_t> undefined_;  // codes 3 of each product
   std::unique_ptr<ThreadPool> pool_;
@@ -131,11 +135,39 @@ class PackedWeights {
   std::size_t held_ = static_cast<std::size_t>(-1);
 };
 
+// The layouts that the loader chooses on a CPU that executes every image of the bundle; with images of several
+// architectures, of that of the first.
+ProductLayouts layouts_to_pack(const ModelTensors& tensors, const codegen::CompiledBundle& bundle) {
+  KernelTable table = bundle.table;
+  std::vector<Isa> usable;
+  table.images.clear();
+  for (const BundleImage& image : bundle.images) {
+    table.images.push_back({image.isa, {}, {}});
+    if (codegen::target_of(image.isa).triple == codegen::target_of(bundle.images.front().isa).triple) {
+      usable.push_back(image.isa);
+    }
+  }
+  std::vector<Kernel> kernels;
+  for (const KernelRecord* record : select_kernels(table, usable)) kernels.push_back(record->kernel);
+  return product_layouts(tensors, kernels, usable);
+}
+
 // -o MODEL would replace gigabytes that cannot be made again.
 Status check_output(const std::string& output, const std::string& model) {
   std::error_code ignored;  // of files that do not exist yet: they are not the model
   if (!std::filesystem::equivalent(output, model, ignored)) return {};
   return Error{ErrorCode::kUsage, output + " is the model itself; name another file with --output"};
+}
+
+// --format: "auto" leaves the choice to the points.
+Result<codegen::PlanOptions> read_format(const std::string& name) {
+  codegen::PlanOptions options;
+  if (name == "auto") return options;
+  options.format = parse_format(name);
+  if (options.format.has_value() && is_ternary(*options.format)) return options;
+  std::string known = "auto";
+  for (const Layout layout : kAllLayouts) known.append(", ").append(to_string(format_of(layout)));
+  return Error{ErrorCode::kUsage, "unknown format '" + name + "' (known: " + known + ")"};
 }
 
 Status emit_sources(const codegen::CompiledBundle& bundle, const std::string& folder) {
@@ -201,12 +233,14 @@ Result<Report> compile_model(const CompileCommand& command) {
   const Clock::time_point begin = Clock::now();
   Report report;
   BITNET_ASSIGN_OR_RETURN(const codegen::TargetSelection selection, codegen::select_targets(command.targets));
+  BITNET_ASSIGN_OR_RETURN(const codegen::PlanOptions plan_options, read_format(command.format));
   BITNET_ASSIGN_OR_RETURN(const codegen::Points points,
                           command.points.empty() ? codegen::default_points() : codegen::read_points(command.points));
   BITNET_ASSIGN_OR_RETURN(const gguf::File file, gguf::File::open(command.model));
   BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(file));
   BITNET_ASSIGN_OR_RETURN(const ModelTensors tensors, map_tensors(file, config));
-  BITNET_ASSIGN_OR_RETURN(const codegen::Plan plan, codegen::make_plan(kernel_shapes(tensors), selection, points));
+  BITNET_ASSIGN_OR_RETURN(const codegen::Plan plan,
+                          codegen::make_plan(kernel_shapes(tensors), selection, points, plan_options));
 
   report.output = command.output.empty() ? default_output(command.model, selection) : command.output;
   BITNET_RETURN_IF_ERROR(check_output(report.output, command.model));
@@ -231,7 +265,8 @@ Result<Report> compile_model(const CompileCommand& command) {
   if (command.pack) {
     const int jobs =
         command.jobs > 0 ? command.jobs : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-    BITNET_ASSIGN_OR_RETURN(weights, PackedWeights::create(tensors, jobs));
+    input.packed_layouts = layouts_to_pack(tensors, report.bundle);
+    BITNET_ASSIGN_OR_RETURN(weights, PackedWeights::create(tensors, input.packed_layouts, jobs));
     input.packed_bytes = weights->bytes();
     input.packed_source = [weights](std::size_t offset, std::span<std::byte> out) {
       return weights->read(offset, out);
@@ -255,6 +290,8 @@ void CompileCommand::add_options(CLI::App& app) {
   app.add_option("-t,--target", targets, "native, scalar, avx2, avx512 (repeatable: one bundle with all images)");
   app.add_option("-o,--output", output,
                  "the bundle; default: MODEL.TARGET.bnk beside the model, MODEL.bnk for several");
+  app.add_option("--format", format, "weight layouts: auto (what the points say for each shape), i2s, t5, tl1 or tl2")
+      ->capture_default_str();
   app.add_option("--points", points, "tuned points (TOML) instead of the built-in defaults");
   app.add_flag("--pack", pack, "put the packed weights into the bundle");
   app.add_option("--emit-sources", emit_sources, "also write the generated sources and their headers into this folder");

@@ -56,6 +56,7 @@ struct Options {
   std::optional<std::uint64_t> seed;
   ModelOptions load;
   std::int64_t context = 0;
+  KvType kv_type = KvType::kF16;
   std::vector<std::string> stops;
   std::vector<std::int32_t> stop_ids;
   std::string dump_logits;
@@ -153,7 +154,7 @@ Status Run::load() {
   ModelOptions load = options_.load;
   load.log = log_to_stderr(options_.metrics || options_.verbose);  // the summary says in short what runs
   BITNET_ASSIGN_OR_RETURN(model_, Model::load(options_.model, load));
-  BITNET_ASSIGN_OR_RETURN(context_, Context::create(*model_, {.size = options_.context}));
+  BITNET_ASSIGN_OR_RETURN(context_, Context::create(*model_, {.size = options_.context, .kv_type = options_.kv_type}));
   Result<Tokenizer> tokenizer = Tokenizer::from_gguf(model_->file());
   if (tokenizer.ok()) {
     tokenizer_.emplace(std::move(tokenizer).value());
@@ -421,6 +422,7 @@ void add_run_command(CLI::App& app, int& exit_code) {
   add_seed(*command, o.seed);
   command->add_flag("--greedy", o.sampling.greedy, "Temperature 0: always the most likely token, after penalties");
   add_load_options(*command, o.load);
+  add_kv_option(*command, o.kv_type);
   command->add_option("-C,--ctx-size", o.context, "Positions; 0: the model's, at most 4096");
   command->add_option("--stop", o.stops, "Text that ends the generation (repeatable)")->allow_extra_args(false);
   add_ids(*command, "--stop-id", o.stop_ids, "Token ids that end the generation (repeatable)");

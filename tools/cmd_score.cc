@@ -36,6 +36,7 @@ struct Options {
   std::vector<std::int32_t> ids;
   ModelOptions load;
   std::int64_t context = 0;
+  KvType kv_type = KvType::kF16;
   std::optional<std::int64_t> stride;
   std::string dump_logits;
   bool no_bos = false;
@@ -158,7 +159,7 @@ Status Score::evaluate() {
   ModelOptions load = options_.load;
   load.log = log_to_stderr(false);
   BITNET_ASSIGN_OR_RETURN(model_, Model::load(options_.model, load));
-  BITNET_ASSIGN_OR_RETURN(context_, Context::create(*model_, {.size = window_}));
+  BITNET_ASSIGN_OR_RETURN(context_, Context::create(*model_, {.size = window_, .kv_type = options_.kv_type}));
   load_seconds_ = seconds_since(start);
 
   start = Clock::now();
@@ -280,6 +281,7 @@ void add_score_command(CLI::App& app, int& exit_code) {
                       "once, beyond the first window with at least ctx-size - stride + 1 tokens before it. Where the "
                       "sequence begins with the model's begin token, every window does");
   add_load_options(*command, o.load);
+  add_kv_option(*command, o.kv_type);
   command->add_flag("--no-bos", o.no_bos, "No begin token before the text");
   command->add_flag("--json", o.json, "One JSON object instead of text");
   command->add_option("--dump-logits", o.dump_logits, "Writes float32 [scored tokens][vocabulary]");

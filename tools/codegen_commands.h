@@ -18,6 +18,7 @@ class CompileCommand {
   std::vector<std::string> targets;
   std::string output;
   std::string points;
+  std::string format = "auto";
   std::string emit_sources;
   int jobs = 0;
   int verbosity = 0;

@@ -93,7 +93,7 @@ std::string to_text(const gguf::File& file, const bundle_checks::Manifest& manif
   }
   text += columns(rows);
   if (!manifest.packed.empty()) {
-    text += "packed weights\n  layout t2, " + std::to_string(manifest.packed.size()) + " bytes\n";
+    text += "packed weights\n  layout " + to_string(manifest.packed_layouts) + ", " + std::to_string(manifest.packed.size()) + " bytes\n";
   }
   text += "kernels\n";
   rows = {{"name", "layout", "tokens", "tile", "rows", "scratch", "offset"}};
@@ -180,9 +180,9 @@ void check_model(Checklist& checks, const gguf::File& bundle, const bundle_check
   });
   if (manifest.packed.empty()) return;
   checks.run("packed weights' size", [&]() -> Status {
-    const std::size_t expected = packed_layout(model.tensors).bytes;
+    const std::size_t expected = packed_layout(model.tensors, manifest.packed_layouts).bytes;
     if (expected == manifest.packed.size()) return {};
-    return bundle_checks::refuse(bundle.path(), "packed.t2",
+    return bundle_checks::refuse(bundle.path(), "packed weights",
                                  "expected " + std::to_string(expected) + " bytes for this model, found " +
                                      std::to_string(manifest.packed.size()));
   });
@@ -221,7 +221,7 @@ Result<VerifyReport> verify_bundle(const std::string& path, const std::string& m
   for (const ImageRecord& image : manifest.table.images) {
     checks.run(image.tensor, [&] { return bundle_checks::check_image(file, image); });
   }
-  if (!manifest.packed.empty()) checks.run("packed.t2", [&] { return bundle_checks::check_packed(file, manifest); });
+  if (!manifest.packed.empty()) checks.run("packed weights", [&] { return bundle_checks::check_packed(file, manifest); });
   if (model.empty()) {
     checks.skip("model", "no --model given");
   } else {

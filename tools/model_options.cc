@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 
 namespace bitnet::tools {
 
@@ -38,6 +39,15 @@ void add_load_options(CLI::App& command, ModelOptions& options) {
       ->capture_default_str();
   command.add_flag("--strict", options.strict, "Refuse whatever would make results less than honest")
       ->envname("BITNET_STRICT_MODE");
+}
+
+void add_kv_option(CLI::App& command, KvType& type) {
+  static const std::map<std::string, KvType> kTypes{{"f16", KvType::kF16}, {"i8", KvType::kI8}};
+  command
+      .add_option("--kv-type", type,
+                  "Keys and values in the cache: f16, or i8, which takes half the memory and is approximate")
+      ->transform(CLI::CheckedTransformer(kTypes))
+      ->option_text("f16|i8");
 }
 
 LogFn log_to_stderr(bool details) {

@@ -19,6 +19,9 @@ void add_model_option(CLI::App& command, std::string& path);
 // -t, --bundle and --strict, into `options`.
 void add_load_options(CLI::App& command, ModelOptions& options);
 
+// --kv-type, into `type`.
+void add_kv_option(CLI::App& command, KvType& type);
+
 // A log that prints to standard error: warnings always, information only with `details`.
 [[nodiscard]] LogFn log_to_stderr(bool details);
 

@@ -13,9 +13,10 @@
 //   bitnet.tools                    string  versions of bitnet-codegen, clang, Halide
 //   bitnet.points                   string  provenance of the tuned points used ("defaults" if none)
 //   bitnet.kernels                  string  JSON, see below
-//   bitnet.packed.layout            string  "t2"                      (only with --pack)
-//   bitnet.packed.xxh3              u8[8*m] XXH3-64 (little-endian) of each MiB of packed.t2, the last one shorter
-// Tensors (I8, one dimension): "image.<target>" for each target, then "packed.t2" with --pack (PackedLayout).
+//   bitnet.packed.layout            string  "t2", or four names with commas between: the layouts of the products in the
+//                                           order of FusedMatrix::Role, where they differ    (only with --pack)
+//   bitnet.packed.xxh3              u8[8*m] XXH3-64 (little-endian) of each MiB of "packed", the last one shorter
+// Tensors (I8, one dimension): "image.<target>" for each target, then "packed" with --pack (PackedLayout).
 // All padding (before the data, between and after tensors) is zero; the file ends padded to the alignment.
 //
 // bitnet.kernels = {"images": [{"isa": "avx512", "tensor": "image.avx512", "sha256": hex}],
@@ -26,8 +27,10 @@
 // has no writable data. "offset" is the kernel's entry point in it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -37,6 +40,7 @@
 #include "runtime/base/thread_pool.h"
 #include "runtime/gguf/gguf.h"
 #include "runtime/kernels/kernel.h"
+#include "runtime/kernels/layout.h"
 
 namespace bitnet {
 
@@ -44,6 +48,10 @@ inline constexpr std::uint32_t kBundleVersion = 2;
 inline constexpr std::uint32_t kBundleAlignment = 65536;
 inline constexpr std::string_view kBundleArchitecture = "bitnet-kernels";
 inline constexpr std::size_t kPackedHashBlock = std::size_t{1} << 20;
+inline constexpr std::string_view kPackedTensor = "packed";
+// The value of bitnet.packed.layout.
+[[nodiscard]] std::string to_string(const ProductLayouts& layouts);
+[[nodiscard]] std::optional<ProductLayouts> parse_packed_layouts(std::string_view text);
 
 // Executable copy of one image: anonymous memory, filled, digest checked on the copy, then read+execute.
 class CodeImage {
@@ -87,27 +95,34 @@ struct KernelTable {
 [[nodiscard]] std::string to_json(const KernelTable& table);
 [[nodiscard]] Result<KernelTable> parse_kernel_table(std::string_view json, std::string_view path);
 
+// The kernels of `table` that a CPU which executes `usable` uses, in ascending preference: those of the best image, and
+// from the images of the targets that it implies or is part of those that do what none of the better ones does. A
+// ternary product is done if one format has its gemv and gemm. Empty if no image is usable. Points into `table`.
+[[nodiscard]] std::vector<const KernelRecord*> select_kernels(const KernelTable& table, std::span<const Isa> usable);
+
 // Every kernel against the scalar reference: two row tiles plus the tail, full K, each kind of token count once. The
 // error names the kernel and the first differing element. At most about 10 ms per image.
 [[nodiscard]] Status self_test(std::span<const Kernel> kernels);
 
 class Bundle {
  public:
-  // Loads the best image that is in `usable`. Refusals (kVerification), each with its own message and the section
-  // named: world-writable file, not a bundle, bundle or ABI version, digest of the metadata, non-zero padding, image
-  // digest, truncated, no image that this CPU executes, shapes of another model (`shape_hash`; "" skips the check),
-  // self-test.
+  // Loads the best image that is in `usable`, and those beside it from which select_kernels takes kernels. Refusals
+  // (kVerification), each with its own message and the section named: world-writable file, not a bundle, bundle or ABI
+  // version, digest of the metadata, non-zero padding, image digest, truncated, no image that this CPU executes, shapes
+  // of another model (`shape_hash`; "" skips the check), self-test.
   [[nodiscard]] static Result<Bundle> open(const std::string& path, std::string_view shape_hash,
                                            std::span<const Isa> usable);
 
   [[nodiscard]] const std::string& path() const { return file_.path(); }
   [[nodiscard]] const std::string& target() const { return target_; }
-  [[nodiscard]] Isa isa() const { return isa_; }                              // of the loaded image
-  [[nodiscard]] std::span<const Kernel> kernels() const { return kernels_; }  // of the loaded image
+  [[nodiscard]] Isa isa() const { return loaded_.front(); }                   // of the best image
+  [[nodiscard]] std::span<const Isa> loaded() const { return loaded_; }       // images, the best one first
+  [[nodiscard]] std::span<const Kernel> kernels() const { return kernels_; }  // in use, in ascending preference
   [[nodiscard]] const KernelTable& table() const { return table_; }           // of all images
   [[nodiscard]] const gguf::File& file() const { return file_; }
-  // Packed weights (t2), or empty. Not verified until copy_packed.
+  // Packed weights, or empty. Not verified until copy_packed.
   [[nodiscard]] std::span<const std::byte> packed() const { return packed_; }
+  [[nodiscard]] const ProductLayouts& packed_layouts() const { return packed_layouts_; }
   // Copies the packed weights to `out` with all threads, each MiB checked against its XXH3 before anything uses it.
   // kVerification names the block.
   [[nodiscard]] Status copy_packed(ThreadPool& pool, std::span<std::byte> out) const;
@@ -116,11 +131,12 @@ class Bundle {
   Bundle() = default;
   gguf::File file_;
   std::string target_;
-  Isa isa_ = Isa::kScalar;
   KernelTable table_;
+  std::vector<Isa> loaded_;
   std::vector<Kernel> kernels_;
   std::vector<CodeImage> images_;
   std::span<const std::byte> packed_;
+  ProductLayouts packed_layouts_{};
   std::vector<std::uint64_t> packed_hashes_;
 };
 

@@ -18,7 +18,6 @@ namespace {
 using gguf::quoted;  // a bundle's own text is escaped
 
 constexpr std::string_view kDigestKey = "bitnet.bundle.digest";
-constexpr std::string_view kPackedTensor = "packed.t2";
 constexpr std::string_view kHashKey = "bitnet.packed.xxh3";
 constexpr std::string_view kLayoutKey = "bitnet.packed.layout";
 constexpr std::size_t kDigestBytes = 32;
@@ -139,9 +138,15 @@ Status check_tensors(const gguf::File& file, Manifest& manifest, bool has_packed
 
 Status read_packed_hashes(const gguf::File& file, Manifest& manifest) {
   BITNET_ASSIGN_OR_RETURN(const std::string layout, read_string(file, kLayoutKey));
-  if (layout != "t2") {
-    return refuse(file.path(), "metadata", quoted(kLayoutKey) + " must be 't2', found " + quoted(layout));
+  const std::optional<ProductLayouts> layouts = parse_packed_layouts(layout);
+  if (!layouts.has_value()) {
+    std::string names;
+    for (const Layout known : kAllLayouts) names += (names.empty() ? "" : ", ") + std::string(info(known).name);
+    return refuse(file.path(), "metadata",
+                  quoted(kLayoutKey) + " must be one of the layouts " + names +
+                      " or four of them with commas between, found " + quoted(layout));
   }
+  manifest.packed_layouts = *layouts;
   BITNET_ASSIGN_OR_RETURN(const gguf::KeyValue* entry, read_bytes(file, kHashKey));
   const std::span<const std::byte> bytes = std::get<gguf::Array>(entry->value).bytes;
   const std::size_t blocks = ceil_div(manifest.packed.size(), kPackedHashBlock);
@@ -289,7 +294,7 @@ bool packed_block_matches(std::span<const std::byte> block, std::uint64_t expect
 }
 
 Error packed_block_error(std::string_view path, std::size_t index) {
-  return refuse(path, "packed.t2 block " + std::to_string(index),
+  return refuse(path, "packed weights block " + std::to_string(index),
                 "the packed weights from byte " + std::to_string(index * kPackedHashBlock) +
                     " of the tensor on do not have their XXH3");
 }

@@ -25,7 +25,8 @@ struct Manifest {
   std::string tools;
   std::string points;
   KernelTable table;
-  std::span<const std::byte> packed;         // into the file; empty without --pack
+  std::span<const std::byte> packed;  // into the file; empty without --pack
+  ProductLayouts packed_layouts{};
   std::vector<std::uint64_t> packed_hashes;  // one XXH3-64 per kPackedHashBlock of `packed`
 };
 

@@ -6,6 +6,7 @@
 // ceil(N / 16) tiles, tile after tile, base 64-byte aligned; rows beyond N and k beyond K hold weight 0 (code 1).
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -19,6 +20,9 @@ namespace bitnet {
 
 enum class Layout : std::uint8_t { kT2, kT5, kTl1, kTl2 };
 inline constexpr Layout kAllLayouts[] = {Layout::kT2, Layout::kT5, Layout::kTl1, Layout::kTl2};
+
+// Of a model's four products, by FusedMatrix::Role (runtime/model/config.h).
+using ProductLayouts = std::array<Layout, 4>;
 
 struct LayoutInfo {
   std::string_view name;    // "t2": in kernel tables and bundles

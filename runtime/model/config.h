@@ -8,6 +8,7 @@
 
 #include "runtime/base/result.h"
 #include "runtime/gguf/gguf.h"
+#include "runtime/kernels/layout.h"
 
 namespace bitnet {
 
@@ -49,7 +50,7 @@ struct LayerTensors {
 };
 
 struct ModelTensors {
-  const gguf::Tensor* token_embd = nullptr;   // F16 or F32 [vocab][hidden], also the head (tied)
+  const gguf::Tensor* token_embd = nullptr;   // F16, BF16 or F32 [vocab][hidden], also the head (tied)
   const gguf::Tensor* output_norm = nullptr;  // F32 [hidden]
   std::vector<LayerTensors> layers;
 };
@@ -75,21 +76,23 @@ struct ModelShapes {
 [[nodiscard]] Result<ModelTensors> map_tensors(const gguf::File& file, const ModelConfig& config);
 [[nodiscard]] ModelShapes kernel_shapes(const ModelTensors& tensors);
 
-// Bytes of all fused products in layout t2, and the offset of product p of layer l: matrices lie one after the other in
-// run order, each at a multiple of 64 bytes. Shared by the packer, `bitnet-codegen --pack` and the bundle loader.
+// Bytes of all fused products in their layouts, and the offset of product p of layer l: matrices lie one after the
+// other in run order, each at a multiple of 64 bytes. Shared by the packer, `bitnet-codegen --pack` and the bundle
+// loader.
 struct PackedLayout {
   std::vector<std::array<std::size_t, 4>> offsets;  // [layer][product]
   std::size_t bytes = 0;
 };
-[[nodiscard]] PackedLayout packed_layout(const ModelTensors& tensors);
+[[nodiscard]] PackedLayout packed_layout(const ModelTensors& tensors, const ProductLayouts& layouts);
 
 // Packs rows [row_begin, row_end) (row_begin a multiple of 16) of a fused product from I2_S (x86 layout, FORMATS.md 2a)
-// into t2 at `out` (base of the product). Code 3 becomes code 1; returns how many there were. Thread-safe on disjoint
-// ranges.
-[[nodiscard]] std::uint64_t pack_product(const FusedMatrix& product, std::int64_t row_begin, std::int64_t row_end,
-                                         std::uint8_t* out);
-// The same for the one tile of rows [tile_row, tile_row + 16), written to `out` itself (tile_bytes(Layout::kT2, k)).
-[[nodiscard]] std::uint64_t pack_tile(const FusedMatrix& product, std::int64_t tile_row, std::uint8_t* out);
+// into `layout` at `out` (base of the product). Code 3 becomes code 1; returns how many there were. Thread-safe on
+// disjoint ranges.
+[[nodiscard]] std::uint64_t pack_product(const FusedMatrix& product, Layout layout, std::int64_t row_begin,
+                                         std::int64_t row_end, std::uint8_t* out);
+// The same for the one tile of rows [tile_row, tile_row + 16), written to `out` itself (tile_bytes(layout, k)).
+[[nodiscard]] std::uint64_t pack_tile(const FusedMatrix& product, Layout layout, std::int64_t tile_row,
+                                      std::uint8_t* out);
 // Scale of one I2_S tensor: the float32 behind its codes.
 [[nodiscard]] float i2s_scale(const gguf::Tensor& tensor);
 

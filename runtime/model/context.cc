@@ -21,13 +21,9 @@ Error usage(const std::string& what) { return Error{ErrorCode::kUsage, what}; }
 
 struct Context::State {
   Graph graph;
-  State(Model::State& model, std::int64_t positions, std::int64_t batch) : graph(model, positions, batch) {}
+  State(Model::State& model, std::int64_t positions, std::int64_t batch, KvType type)
+      : graph(model, positions, batch, type) {}
 };
-
-std::uint64_t Graph::kv_bytes() const {
-  return 2 * sizeof(std::uint16_t) * static_cast<std::uint64_t>(config.layers) *
-         static_cast<std::uint64_t>(config.kv_heads * config.head_dim) * static_cast<std::uint64_t>(context);
-}
 
 Status Graph::allocate() {
   const auto take = [&](auto*& pointer, std::int64_t count_of) -> Status {
@@ -46,10 +42,9 @@ Status Graph::allocate() {
       sizeof(float) * static_cast<std::size_t>(std::max<std::int64_t>(
                           {config.hidden, q_width, config.ffn,
                            BITNET_ATTENTION_SCRATCH(config.heads / config.kv_heads, config.head_dim)}));
-  for (const ChosenKernel& kernel : model.kernels.all()) {
-    if (kernel.kernel.op != Op::kGemm) continue;
-    token_tile = std::max<std::int64_t>(token_tile, kernel.kernel.token_tile);
-    scratch_bytes = std::max(scratch_bytes, kernel.kernel.scratch_bytes);
+  for (const ChosenKernel& chosen : model.kernels.all().first(kProductSteps)) {
+    token_tile = std::max<std::int64_t>(token_tile, chosen.kernel.token_tile);
+    scratch_bytes = std::max(scratch_bytes, chosen.kernel.scratch_bytes);
   }
   const std::int64_t rows = round_up<std::int64_t>(batch + token_tile, 64);
   const std::int64_t gemm_rows = std::min(std::max(kGemmTokens, token_tile), round_up(batch, token_tile));
@@ -71,21 +66,7 @@ Status Graph::allocate() {
   BITNET_RETURN_IF_ERROR(take(acc, gemm_rows * y_width));
   BITNET_RETURN_IF_ERROR(take(cosines, context * config.rope_dim / 2));
   BITNET_RETURN_IF_ERROR(take(sines, context * config.rope_dim / 2));
-  for (std::uint16_t** cache : {&keys, &values}) {
-    const Status taken = take(*cache, config.layers * config.kv_heads * config.head_dim * context);
-    if (!taken.ok()) {
-      return Error{ErrorCode::kMemory, "the key/value cache of " + std::to_string(context) + " positions needs " +
-                                           std::to_string(kv_bytes()) +
-                                           " bytes; ask for a smaller context: " + taken.error().message};
-    }
-  }
-  for (std::uint16_t* cache : {keys, values}) {
-    for (std::int64_t head = 0; head < config.layers * config.kv_heads; ++head) {
-      for (std::int64_t page = 0; page < page_count(); ++page) {
-        pages.push_back(cache + (head * context + page * BITNET_ATTENTION_CHUNK) * config.head_dim);
-      }
-    }
-  }
+  BITNET_ASSIGN_OR_RETURN(cache, KvCache::create(kv_type, config.layers, config.kv_heads, config.head_dim, context));
   for (int thread = 0; thread < pool.size(); ++thread) {
     std::byte* block = nullptr;
     BITNET_RETURN_IF_ERROR(take(block, static_cast<std::int64_t>(scratch_bytes)));
@@ -107,7 +88,14 @@ Result<std::unique_ptr<Context>> Context::create(Model& model, const ContextOpti
     return usage("batch: expected 1.." + std::to_string(kMaxBatch) + " tokens, found " + std::to_string(options.batch));
   }
   std::unique_ptr<Context> context(new Context);
-  context->state_ = std::make_unique<State>(model.state(), size, std::min(options.batch, size));
+  context->state_ = std::make_unique<State>(model.state(), size, std::min(options.batch, size), options.kv_type);
+  const KernelSet& kernels = model.kernels();
+  if (options.kv_type == KvType::kI8 &&
+      !(kernels[Step::kAttentionI8].exists() && kernels[Step::kQuantizeHeads].exists())) {
+    return Error{ErrorCode::kFailure,
+                 "int8 keys and values: no kernel i8_attention or i8_quantize on a target that may be used here; use "
+                 "float16 ones"};
+  }
   BITNET_RETURN_IF_ERROR(context->state_->graph.allocate());
   return context;
 }
@@ -127,6 +115,9 @@ Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink
     return Error{ErrorCode::kFailure, "context overflow: " + std::to_string(graph.past) + " + " + std::to_string(many) +
                                           " tokens exceed the context of " + std::to_string(graph.context) +
                                           " positions; use a larger --ctx-size"};
+  }
+  if (dump != nullptr && graph.kv_type != KvType::kF16) {
+    return usage("a graph dump shows float16 keys and values; leave out --kv-type i8");
   }
   if (dump != nullptr && many > graph.batch) {
     return usage("a graph dump covers one pass of at most " + std::to_string(graph.batch) + " tokens, found " +
@@ -197,7 +188,7 @@ std::int64_t Context::size() const { return state_->graph.context; }
 void Context::truncate(std::int64_t position) {
   state_->graph.past = std::clamp<std::int64_t>(position, 0, state_->graph.past);
 }
-std::uint64_t Context::kv_bytes() const { return state_->graph.kv_bytes(); }
+std::uint64_t Context::kv_bytes() const { return state_->graph.cache.bytes(); }
 
 std::vector<KernelUse> Context::kernel_uses() const {
   const Graph& graph = state_->graph;

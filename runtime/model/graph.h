@@ -11,8 +11,8 @@
 #include <span>
 #include <vector>
 
-#include "runtime/base/math.h"
 #include "runtime/kernels/kernel_abi.h"
+#include "runtime/model/kv_cache.h"
 #include "runtime/model/model_state.h"
 
 namespace bitnet {
@@ -25,6 +25,7 @@ struct Graph {
   ThreadPool& pool;
   std::int64_t context = 0;  // positions in the cache
   std::int64_t batch = 0;    // most tokens in a pass
+  KvType kv_type = KvType::kF16;
   std::int64_t past = 0;     // positions already in the cache
   std::int64_t tokens = 0;   // in this pass; their positions are past .. past + tokens - 1
   NodeDump* dump = nullptr;  // null: no dump
@@ -38,19 +39,17 @@ struct Graph {
   float* attended = nullptr;         // [t][q_width] output of attention
   float* result = nullptr;           // [t][hidden] after output_norm
   float* logits = nullptr;           // [kLogitRows][vocab]
-  std::array<std::int8_t*, 3> q8{};  // [t][round_up(width, 64)], zero-padded, by Width
+  std::array<std::int8_t*, 3> q8{};  // [t][BITNET_ACTIVATION_WIDTH(width)], zero-padded, by Width
   float* s8 = nullptr;               // [t] activation scales
   std::int32_t* sum8 = nullptr;      // [t, rounded up to the token tile] sums of q8
   std::int8_t* packed = nullptr;     // q8 of a pass, packed for the GEMM
   std::int32_t* acc = nullptr;       // [kGemmTokens or 1][y_width] integer products
-  std::uint16_t* keys = nullptr;     // [layer][kv_head][context][head_dim] float16
-  std::uint16_t* values = nullptr;   // the same shape
   float* cosines = nullptr;          // [context][rope_dim / 2]
   float* sines = nullptr;            // the same shape
   std::int64_t angles = 0;           // positions whose cosines and sines are filled
-  std::vector<const void*> pages;    // of keys, then of values: [layer][kv_head][pages of a head]
-  std::vector<std::byte*> scratch;   // one block per thread, 64-byte aligned
-  std::vector<Buffer> buffers;       // owner of all of these
+  KvCache cache;
+  std::vector<std::byte*> scratch;  // one block per thread, 64-byte aligned
+  std::vector<Buffer> buffers;      // owner of all of these
   std::array<std::uint64_t, kStepCount> calls{};
 
   static constexpr std::int64_t kLogitRows = 8;
@@ -59,10 +58,9 @@ struct Graph {
 
   enum Width : std::uint8_t { kHidden, kAttention, kFfn };
 
-  Graph(Model::State& state, std::int64_t positions, std::int64_t batch_tokens)
-      : model(state), config(state.config), pool(*state.pool), context(positions), batch(batch_tokens) {}
+  Graph(Model::State& state, std::int64_t positions, std::int64_t batch_tokens, KvType type)
+      : model(state), config(state.config), pool(*state.pool), context(positions), batch(batch_tokens), kv_type(type) {}
   Status allocate();
-  [[nodiscard]] std::uint64_t kv_bytes() const;
 
   // forward.cc: the page. Leaves the residual stream of the last layer in x.
   void forward(std::span<const std::int32_t> ids);
@@ -75,26 +73,14 @@ struct Graph {
   enum class Output : std::uint8_t { kStore, kAddToResidual };
   // y (or x +=) = products of q8 with the layer's weights; store: y [t][y_width].
   void product(FusedMatrix::Role role, const LayerWeights& layer, Output output);
-  void rope_and_store(std::int64_t layer);  // y = q|k|v: rotates q, k; rounds to float16; k, v -> cache
+  void rope_and_store(std::int64_t layer);  // y = q|k|v: rotates q, k; rounds q to float16; k, v -> cache
   void attend(std::int64_t layer);          // q in y, cache -> attended
   void gate();                              // y = gate|up -> y = act(gate) * up, [t][y_width]
   void output_norm(std::int64_t first, std::int64_t count);  // x -> result
 
   [[nodiscard]] const ChosenKernel& chosen(Step step) const { return model.kernels[step]; }
+  [[nodiscard]] Step attention_step() const { return kv_type == KvType::kF16 ? Step::kAttention : Step::kAttentionI8; }
   void count(Step step, std::int64_t n) { calls[static_cast<std::size_t>(step)] += static_cast<std::uint64_t>(n); }
-  [[nodiscard]] std::uint16_t* key_rows(std::int64_t layer, std::int64_t kv_head) const {
-    return keys + (layer * config.kv_heads + kv_head) * context * config.head_dim;
-  }
-  [[nodiscard]] std::uint16_t* value_rows(std::int64_t layer, std::int64_t kv_head) const {
-    return values + (layer * config.kv_heads + kv_head) * context * config.head_dim;
-  }
-  [[nodiscard]] std::int64_t page_count() const { return ceil_div<std::int64_t>(context, BITNET_ATTENTION_CHUNK); }
-  [[nodiscard]] const void* const* key_pages(std::int64_t layer, std::int64_t kv_head) const {
-    return pages.data() + (layer * config.kv_heads + kv_head) * page_count();
-  }
-  [[nodiscard]] const void* const* value_pages(std::int64_t layer, std::int64_t kv_head) const {
-    return key_pages(config.layers + layer, kv_head);
-  }
   [[nodiscard]] std::int64_t width_of(Width width) const {
     return width == kHidden ? config.hidden : width == kAttention ? q_width : config.ffn;
   }

@@ -114,7 +114,7 @@ Status load_bundle(Model::State& state, const ModelOptions& options, std::span<c
 
 // A refusal of the bundle's packed weights.
 Error packed_error(const Model::State& state, const std::string& what) {
-  return Error{ErrorCode::kVerification, "bundle '" + state.bundle->path() + "' refused: packed.t2: " + what +
+  return Error{ErrorCode::kVerification, "bundle '" + state.bundle->path() + "' refused: packed weights: " + what +
                                              "; run bitnet-codegen --model " + state.file.path() + " --pack again"};
 }
 
@@ -136,9 +136,10 @@ Status check_origin(const Model::State& state, const PackedLayout& layout) {
     for (std::int64_t sample = begin; sample < end; ++sample) {
       std::int64_t row = 0;
       const FusedMatrix& product = find(sample, row);
-      tile.resize(tile_bytes(Layout::kT2, product.k));
-      (void)pack_tile(product, row, tile.data());
       const std::int64_t index = sample / kSamples;
+      const Layout packed_as = state.kernels.layouts()[static_cast<std::size_t>(index % 4)];
+      tile.resize(tile_bytes(packed_as, product.k));
+      (void)pack_tile(product, packed_as, row, tile.data());
       const std::byte* copy = state.packed.data() +
                               layout.offsets[static_cast<std::size_t>(index / 4)][static_cast<std::size_t>(index % 4)] +
                               static_cast<std::size_t>(row / BITNET_TILE_ROWS) * tile.size();
@@ -167,9 +168,31 @@ Status check_origin(const Model::State& state, const PackedLayout& layout) {
                                  " are not this model's");
 }
 
-// Fills state.packed from the bundle's packed weights or from the model's I2_S tensors.
+std::string layout_names(const ProductLayouts& layouts) {
+  std::string text;
+  for (const Layout layout : layouts) text += (text.empty() ? "" : ", ") + std::string(info(layout).name);
+  return text;
+}
+
+// Whether the bundle has packed weights that the chosen kernels can use. Weights for another CPU's kernels are not an
+// error, but they save no time here.
+bool has_packed(const Model::State& state, const Logger& log) {
+  if (!state.bundle.has_value() || state.bundle->packed().empty()) return false;
+  const ProductLayouts& packed = state.bundle->packed_layouts();
+  const ProductLayouts& wanted = state.kernels.layouts();
+  if (packed == wanted) return true;
+  log.warning("the packed weights of " + state.bundle->path() + " are in the layouts " + layout_names(packed) +
+              ", the kernels that run here need " + layout_names(wanted) +
+              ": the model's own weights are packed instead, which takes longer (bitnet-codegen --model " +
+              state.file.path() + " --target native --pack makes a bundle for this CPU)");
+  return false;
+}
+
+// Fills state.packed from the bundle's packed weights or from the model's I2_S tensors, in the layouts of
+// state.kernels.
 Status pack_weights(Model::State& state, const ModelOptions& options, const Logger& log) {
-  const PackedLayout layout = packed_layout(state.tensors);
+  const ProductLayouts& layouts = state.kernels.layouts();
+  const PackedLayout layout = packed_layout(state.tensors, layouts);
   BITNET_ASSIGN_OR_RETURN(state.packed, Buffer::allocate(layout.bytes));
   auto* base = state.packed.as<std::uint8_t>();
   for (std::size_t l = 0; l < state.layers.size(); ++l) {
@@ -180,7 +203,7 @@ Status pack_weights(Model::State& state, const ModelOptions& options, const Logg
       for (std::size_t i = 0; i < parts.size(); ++i) product.scales[i] = i2s_scale(*parts[i]);
     }
   }
-  if (state.bundle.has_value() && !state.bundle->packed().empty()) {
+  if (has_packed(state, log)) {
     if (state.bundle->packed().size() != layout.bytes) {
       return packed_error(state, "it has " + std::to_string(state.bundle->packed().size()) +
                                      " bytes, this model's packed weights have " + std::to_string(layout.bytes));
@@ -193,7 +216,7 @@ Status pack_weights(Model::State& state, const ModelOptions& options, const Logg
       const FusedMatrix& product = state.tensors.layers[l].products[p];
       std::atomic<std::uint64_t> undefined{0};
       state.pool->parallel_for(product.n, 16, [&](std::int64_t begin, std::int64_t end, int) {
-        undefined += pack_product(product, begin, end, base + layout.offsets[l][p]);
+        undefined += pack_product(product, layouts[p], begin, end, base + layout.offsets[l][p]);
       });
       for (const gguf::Tensor* part : product.parts) {
         if (state.file.mapping() != nullptr) state.file.mapping()->release(part->data);
@@ -206,6 +229,14 @@ Status pack_weights(Model::State& state, const ModelOptions& options, const Logg
       log.warning(what + "; they are read as weight 0");
     }
   }
+  return {};
+}
+
+// The kernels of the bundle (where there is one) and the built-in ones that serve this model.
+Status choose_kernels(Model::State& state, std::span<const Isa> usable) {
+  const std::span<const Kernel> bundled =
+      state.bundle.has_value() ? state.bundle->kernels() : std::span<const Kernel>{};
+  BITNET_ASSIGN_OR_RETURN(state.kernels, KernelSet::choose(state.config, state.tensors, bundled, usable));
   return {};
 }
 
@@ -248,18 +279,19 @@ Status copy_embedding(Model::State& state) {
     if (state.file.mapping() != nullptr) state.file.mapping()->release(piece);
   }
   state.head = state.embedding.data();
-  state.head_f16 = tensor.type == gguf::TensorType::kF16;
   return {};
 }
 
 void log_kernels(const Model::State& state, const Logger& log) {
   std::vector<std::string> names;
   for (const ChosenKernel& chosen : state.kernels.all()) {
+    if (!chosen.exists()) continue;
     if (std::find(names.begin(), names.end(), chosen.name) == names.end()) names.push_back(chosen.name);
   }
   if (state.bundle.has_value()) {
-    log.info("kernels of " + state.bundle->path() + " (" + std::string(to_string(state.bundle->isa())) +
-             "), others built in: " + join(names));
+    std::string images;
+    for (const Isa isa : state.bundle->loaded()) images += (images.empty() ? "" : ", ") + std::string(to_string(isa));
+    log.info("kernels of " + state.bundle->path() + " (" + images + "), others built in: " + join(names));
   } else {
     log.info("no kernel bundle, running on built-in kernels (make one with bitnet-codegen --model " +
              state.file.path() + " --target native): " + join(names));
@@ -295,17 +327,16 @@ Result<std::unique_ptr<Model>> Model::load(const std::string& path, const ModelO
     }
   }
   state.layers.resize(state.tensors.layers.size());
+  BITNET_RETURN_IF_ERROR(choose_kernels(state, usable));
   Status packed = pack_weights(state, options, log);
   if (!packed.ok() && packed.error().code == ErrorCode::kVerification && options.bundle == "auto") {
     if (options.strict) return strict_refusal(packed.error());
     log.warning(packed.error().message + "; built-in kernels run instead");
     state.bundle.reset();
+    BITNET_RETURN_IF_ERROR(choose_kernels(state, usable));
     packed = pack_weights(state, options, log);
   }
   BITNET_RETURN_IF_ERROR(packed);
-  const std::span<const Kernel> bundled =
-      state.bundle.has_value() ? state.bundle->kernels() : std::span<const Kernel>{};
-  BITNET_ASSIGN_OR_RETURN(state.kernels, KernelSet::choose(state.config, state.tensors, bundled, usable));
   if (options.strict && !state.kernels.products_without_bundle().empty()) {
     return Error{ErrorCode::kStrict, "strict mode: " + state.bundle->path() + " has no kernel for some products; " +
                                          "built-in ones would run: " + join(state.kernels.products_without_bundle())};
@@ -331,7 +362,7 @@ const gguf::File& Model::file() const { return state_->file; }
 const ModelConfig& Model::config() const { return state_->config; }
 const KernelSet& Model::kernels() const { return state_->kernels; }
 int Model::threads() const { return state_->pool->size(); }
-std::string_view Model::target() const { return to_string(state_->kernels[Step::kGemvQkv].kernel.isa); }
+std::string_view Model::target() const { return to_string(state_->kernels[Step::kGemv].kernel.isa); }
 std::string_view Model::bundle_path() const {
   return state_->bundle.has_value() ? std::string_view(state_->bundle->path()) : std::string_view();
 }

@@ -70,14 +70,20 @@ class Model {
 // The directory and file names of a graph dump; see node_dump.h.
 class NodeDump;
 
+// Keys and values in the cache: float16, or int8 with a scale per head and position. int8 takes half the memory and is
+// approximate: the logits are not those of float16.
+enum class KvType : std::uint8_t { kF16, kI8 };
+
 struct ContextOptions {
   std::int64_t size = 0;     // positions; 0: the model's context length, at most 4096
   std::int64_t batch = 512;  // tokens per pass of the graph, 1..4096; bounds the memory of prefill
+  KvType kv_type = KvType::kF16;
 };
 
 class Context {
  public:
-  // kUsage: size < 1 or batch out of range. kMemory: the cache does not fit; the message states its size.
+  // kUsage: size < 1 or batch out of range. kMemory: the cache does not fit; the message states its size. kFailure: no
+  // kernels for int8 keys and values on the targets in use.
   [[nodiscard]] static Result<std::unique_ptr<Context>> create(Model& model, const ContextOptions& options);
   ~Context();
   Context(const Context&) = delete;
@@ -92,12 +98,13 @@ class Context {
   using LogitsSink = std::function<Status(std::int64_t position, std::span<const float> logits)>;
   [[nodiscard]] Status eval_all(std::span<const std::int32_t> tokens, const LogitsSink& sink);
 
-  // The same, and writes the graph's nodes. One pass: at most `batch` tokens.
+  // The same, and writes the graph's nodes. One pass: at most `batch` tokens. kUsage with int8 keys and values.
   [[nodiscard]] Status eval_dump(std::span<const std::int32_t> tokens, NodeDump& dump, const LogitsSink& sink);
 
   [[nodiscard]] std::int64_t position() const;  // tokens in the sequence
   [[nodiscard]] std::int64_t size() const;
   void truncate(std::int64_t position);  // forgets everything from `position` on; no-op beyond the end
+  // Of the cache's pages for the whole context; they become resident as the sequence grows.
   [[nodiscard]] std::uint64_t kv_bytes() const;
   // Kernels that really ran in this context, with their call counts: one call per product or row operation, however
   // many threads shared it.

@@ -24,7 +24,7 @@ struct ProductShape {
 
 struct LayerWeights {
   struct Product {
-    const std::uint8_t* weights = nullptr;  // t2, [n][k]
+    const std::uint8_t* weights = nullptr;  // packed, [n][k]
     std::array<float, 3> scales{};          // of the parts
   };
   std::array<Product, 4> products;       // by FusedMatrix::Role
@@ -46,8 +46,7 @@ struct Model::State {
   std::array<ProductShape, 4> products;  // by FusedMatrix::Role
   std::vector<LayerWeights> layers;
   const float* output_norm = nullptr;  // [hidden]
-  const std::byte* head = nullptr;     // [vocab][hidden], float16 or float32
-  bool head_f16 = true;
+  const std::byte* head = nullptr;     // [vocab][hidden] in the format of the kernel of Step::kHead
 
   Buffer packed;     // all products, PackedLayout
   Buffer norms;      // all norm gains

@@ -7,7 +7,6 @@
 
 #include "runtime/base/math.h"
 #include "runtime/model/graph.h"
-#include "runtime/model/rope.h"
 
 namespace bitnet {
 namespace {
@@ -63,12 +62,12 @@ void dump_norm(Graph& graph, const std::string& name, const Rows& input, const f
 // Rotated copies of the query (or key) heads in y, before their rounding to float16.
 Rows rotated(const Graph& graph, std::int64_t first, std::int64_t heads) {
   const ModelConfig& config = graph.config;
+  const Kernel& rope = graph.chosen(Step::kRope).kernel;
   Rows rows = gather(graph, graph.y + first, graph.y_width, heads * config.head_dim);
   for (std::int64_t t = 0; t < graph.tokens; ++t) {
     const std::int64_t at = (graph.past + t) * (config.rope_dim / 2);
-    for (std::int64_t head = 0; head < heads; ++head) {
-      rope_rotate(rows[t] + head * config.head_dim, config.rope_dim, graph.cosines + at, graph.sines + at);
-    }
+    rope(bitnet_rope_args{rows[t], graph.cosines + at, graph.sines + at, heads, config.head_dim, config.rope_dim,
+                          BITNET_ROPE_NEOX});
   }
   return rows;
 }
@@ -180,17 +179,21 @@ void dump_attention(Graph& graph, const LayerWeights& layer) {
     }
     for (std::int64_t head = 0; head < config.heads; ++head) {
       for (std::int64_t t = 0; t < n; ++t) {
-        attention(bitnet_attention_args{graph.y + t * graph.y_width + head * dim, graph.key_pages(0, head / group),
-                                        one_hot_pages.data(), block.data(), work, 1, dim, 1, graph.past + t, dim, dim,
-                                        scale});
+        attention(bitnet_attention_args{graph.y + t * graph.y_width + head * dim,
+                                        graph.cache.key_pages(0, head / group), one_hot_pages.data(), block.data(),
+                                        work, 1, dim, 1, graph.past + t, dim, dim, scale});
         std::copy_n(block.data(), std::min(dim, length - first), probabilities[head * n + t] + first);
       }
     }
   }
   for (std::int64_t head = 0; head < config.heads; ++head) {
     for (std::int64_t t = 0; t < n; ++t) {
-      (*dot)(bitnet_head_args{graph.key_rows(0, head / group), graph.y + t * graph.y_width + head * dim,
-                              scores[head * n + t], 0, length, dim});
+      const void* const* pages = graph.cache.key_pages(0, head / group);
+      for (std::int64_t j = 0; j < length; j += BITNET_ATTENTION_CHUNK) {
+        (*dot)(bitnet_head_args{pages[j / BITNET_ATTENTION_CHUNK], graph.y + t * graph.y_width + head * dim,
+                                scores[head * n + t] + j, 0, std::min<std::int64_t>(BITNET_ATTENTION_CHUNK, length - j),
+                                dim});
+      }
       std::copy_n(graph.attended + t * graph.q_width + head * dim, dim, weighted[head * n + t]);
     }
   }

@@ -1,13 +1,14 @@
-// I2_S (x86 layout) -> t2.
+// I2_S (x86 layout) -> the layouts of the kernels. Any layout can be made from decoded rows (runtime/kernels/layout.h);
+// t2, the common one, has a shorter way.
 //
-// Both layouts hold 2-bit codes, but a byte of I2_S holds four weights that lie 32 columns apart, and a byte of t2 four
-// that lie 4 columns apart. Take 16 source bytes of one row: field f (bits 7-2f:6-2f) of byte b is the weight of column
-// 32f + b of its group of 128. As four dwords a, b, c, d, field f of all of them are 16 consecutive columns, that is
-// the row's dword in one t2 line: a supplies field p = 0 of the target, b p = 1, and so on. So the four dwords and the
-// four target dwords are a 4 x 4 transposition of 2-bit elements, done for 4 byte positions and, in 64 bits, for two
-// rows at once. Where K is an odd multiple of 64, every other row begins in the middle of a group: the low nibbles of
-// one group and the high ones of the next, put together, are 128 columns of such a row in the same form. Every other K
-// is decoded by its flat index.
+// I2_S and t2 both hold 2-bit codes, but a byte of I2_S holds four weights that lie 32 columns apart, and a byte of t2
+// four that lie 4 columns apart. Take 16 source bytes of one row: field f (bits 7-2f:6-2f) of byte b is the weight of
+// column 32f + b of its group of 128. As four dwords a, b, c, d, field f of all of them are 16 consecutive columns,
+// that is the row's dword in one t2 line: a supplies field p = 0 of the target, b p = 1, and so on. So the four dwords
+// and the four target dwords are a 4 x 4 transposition of 2-bit elements, done for 4 byte positions and, in 64 bits,
+// for two rows at once. Where K is an odd multiple of 64, every other row begins in the middle of a group: the low
+// nibbles of one group and the high ones of the next, put together, are 128 columns of such a row in the same form.
+// Every other K is decoded by its flat index, and so are all matrices of the other layouts.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -174,9 +175,9 @@ std::uint64_t decode(const std::uint8_t* codes, std::int64_t flat, std::int64_t 
   return illegal;
 }
 
-// One tile with any K. `codes` is work space that is kept from tile to tile.
-std::uint64_t pack_decoded(const FusedMatrix& product, std::int64_t tile_row, std::vector<std::uint8_t>& codes,
-                           std::uint8_t* out) {
+// One tile with any K, in any layout. `codes` is work space that is kept from tile to tile.
+std::uint64_t pack_decoded(const FusedMatrix& product, Layout layout, std::int64_t tile_row,
+                           std::vector<std::uint8_t>& codes, std::uint8_t* out) {
   const std::int64_t k = product.k;
   const std::int64_t rows = std::min<std::int64_t>(BITNET_TILE_ROWS, product.n - tile_row);
   codes.resize(static_cast<std::size_t>(k * BITNET_TILE_ROWS));
@@ -185,30 +186,30 @@ std::uint64_t pack_decoded(const FusedMatrix& product, std::int64_t tile_row, st
     const RowSource source = find_row(product, tile_row + r);
     illegal += decode(source.codes, source.row * k, k, codes.data() + r * k);
   }
-  pack_codes(Layout::kT2, codes.data(), 0, rows, k, out);
+  pack_codes(layout, codes.data(), 0, rows, k, out);
   return illegal;
 }
 
-std::uint64_t pack_any(const FusedMatrix& product, std::int64_t tile_row, std::vector<std::uint8_t>& codes,
-                       std::uint8_t* out) {
-  if (product.k % (kGroup / 2) == 0) return pack_groups(product, tile_row, out);
-  return pack_decoded(product, tile_row, codes, out);
+std::uint64_t pack_any(const FusedMatrix& product, Layout layout, std::int64_t tile_row,
+                       std::vector<std::uint8_t>& codes, std::uint8_t* out) {
+  if (layout == Layout::kT2 && product.k % (kGroup / 2) == 0) return pack_groups(product, tile_row, out);
+  return pack_decoded(product, layout, tile_row, codes, out);
 }
 
 }  // namespace
 
-std::uint64_t pack_tile(const FusedMatrix& product, std::int64_t tile_row, std::uint8_t* out) {
+std::uint64_t pack_tile(const FusedMatrix& product, Layout layout, std::int64_t tile_row, std::uint8_t* out) {
   std::vector<std::uint8_t> codes;
-  return pack_any(product, tile_row, codes, out);
+  return pack_any(product, layout, tile_row, codes, out);
 }
 
-std::uint64_t pack_product(const FusedMatrix& product, std::int64_t row_begin, std::int64_t row_end,
+std::uint64_t pack_product(const FusedMatrix& product, Layout layout, std::int64_t row_begin, std::int64_t row_end,
                            std::uint8_t* out) {
   std::vector<std::uint8_t> codes;
+  const std::size_t bytes = tile_bytes(layout, product.k);
   std::uint64_t illegal = 0;
   for (std::int64_t row = row_begin; row < row_end; row += BITNET_TILE_ROWS) {
-    const auto tile = static_cast<std::size_t>(row / BITNET_TILE_ROWS);
-    illegal += pack_any(product, row, codes, out + tile * tile_bytes(Layout::kT2, product.k));
+    illegal += pack_any(product, layout, row, codes, out + static_cast<std::size_t>(row / BITNET_TILE_ROWS) * bytes);
   }
   return illegal;
 }

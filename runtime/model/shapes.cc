@@ -1,5 +1,6 @@
 // The shapes that a bundle is compiled for, and where each product lies in the packed weights. Both follow from the
-// tensors alone, so that the compiler, the packer and the loader agree without talking to each other.
+// tensors (and the products' layouts), so that the compiler, the packer and the loader agree without talking to each
+// other.
 #include <algorithm>
 #include <span>
 #include <string>
@@ -43,13 +44,13 @@ ModelShapes kernel_shapes(const ModelTensors& tensors) {
   return shapes;
 }
 
-PackedLayout packed_layout(const ModelTensors& tensors) {
+PackedLayout packed_layout(const ModelTensors& tensors, const ProductLayouts& layouts) {
   PackedLayout layout;
   for (const LayerTensors& layer : tensors.layers) {
     auto& offsets = layout.offsets.emplace_back();
     for (std::size_t p = 0; p < layer.products.size(); ++p) {
       offsets[p] = layout.bytes;
-      layout.bytes += round_up<std::size_t>(matrix_bytes(Layout::kT2, layer.products[p].n, layer.products[p].k), 64);
+      layout.bytes += round_up<std::size_t>(matrix_bytes(layouts[p], layer.products[p].n, layer.products[p].k), 64);
     }
   }
   return layout;

@@ -1,5 +1,6 @@
-// The steps of the forward pass (graph.h): how each is split over the threads, and the epilogues around the kernels.
+// The steps of the forward pass (graph.h): how each is split over the threads, and what its kernel is handed.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -13,17 +14,23 @@ namespace bitnet {
 namespace {
 
 // y[r] (or y[r] +=) = acc[r] * (scale of the row's part / activation scale), rows [begin, end).
-void epilogue(const ProductShape& shape, const std::array<float, 3>& scales, float activation_scale,
-              const std::int32_t* acc, float* y, std::int64_t begin, std::int64_t end, Graph::Output output) {
+void epilogue(const Kernel& kernel, const ProductShape& shape, const std::array<float, 3>& scales,
+              float activation_scale, const std::int32_t* acc, float* y, std::int64_t begin, std::int64_t end,
+              Graph::Output output) {
   for (std::size_t part = 0; part < shape.part_ends.size() && begin < end; ++part) {
     const std::int64_t part_end = std::min(end, shape.part_ends[part]);
-    const float factor = scales[part] / activation_scale;
-    if (output == Graph::Output::kStore) {
-      for (std::int64_t r = begin; r < part_end; ++r) y[r] = static_cast<float>(acc[r]) * factor;
-    } else {
-      for (std::int64_t r = begin; r < part_end; ++r) y[r] += static_cast<float>(acc[r]) * factor;
-    }
-    begin = std::max(begin, part_end);
+    if (part_end <= begin) continue;
+    kernel(bitnet_epilogue_args{.acc = acc + begin,
+                                .scales = &scales[part],
+                                .y = y + begin,
+                                .rows = part_end - begin,
+                                .groups = 1,
+                                .acc_stride = 0,
+                                .scale_stride = 0,
+                                .activation_scale = activation_scale,
+                                .scale_kind = BITNET_SCALE_TENSOR,
+                                .add = output == Graph::Output::kStore ? 0 : 1});
+    begin = part_end;
   }
 }
 
@@ -40,12 +47,17 @@ void Graph::embed(std::span<const std::int32_t> ids) {
   for (std::int64_t t = 0; t < tokens; ++t) {
     float* row = x + t * config.hidden;
     const std::int64_t first = ids[static_cast<std::size_t>(t)] * config.hidden;
-    if (model.head_f16) {
-      const auto* half = reinterpret_cast<const std::uint16_t*>(model.head) + first;
-      for (std::int64_t i = 0; i < config.hidden; ++i) row[i] = half_to_float(half[i]);
-    } else {
-      std::memcpy(row, reinterpret_cast<const float*>(model.head) + first,
-                  static_cast<std::size_t>(config.hidden) * sizeof(float));
+    const auto* half = reinterpret_cast<const std::uint16_t*>(model.head) + first;
+    switch (chosen(Step::kHead).kernel.format) {
+      case Format::kF16:
+        for (std::int64_t i = 0; i < config.hidden; ++i) row[i] = half_to_float(half[i]);
+        break;
+      case Format::kBf16:
+        for (std::int64_t i = 0; i < config.hidden; ++i) row[i] = std::bit_cast<float>(std::uint32_t{half[i]} << 16);
+        break;
+      default:
+        std::memcpy(row, reinterpret_cast<const float*>(model.head) + first,
+                    static_cast<std::size_t>(config.hidden) * sizeof(float));
     }
   }
   for (; angles < past + tokens; ++angles) {
@@ -79,49 +91,79 @@ void Graph::product(FusedMatrix::Role role, const LayerWeights& layer, Output ou
   const std::int8_t* rows = q8[input_width(role)];
   float* const out = output == Output::kStore ? y : x;
   const std::int64_t out_stride = output == Output::kStore ? y_width : config.hidden;
+  const Kernel& scale = chosen(Step::kEpilogue).kernel;
+  const Step step = model.kernels.product(role, tokens);
+  const Kernel& kernel = chosen(step).kernel;
+  count(step, 1);
+  count(Step::kEpilogue, tokens);
 
-  if (tokens == 1) {
-    const Kernel& gemv = chosen(gemv_step(role)).kernel;
-    pool.parallel_for(shape.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int) {
-      gemv(bitnet_gemv_args{weights.weights, rows, sum8, acc, nullptr, begin, end, 0, shape.n, shape.k});
-      epilogue(shape, weights.scales, s8[0], acc, out, begin, end, output);
+  if (kernel.op == Op::kGemv) {
+    pool.parallel_for(shape.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int thread) {
+      kernel(bitnet_gemv_args{.weights = weights.weights,
+                              .x = rows,
+                              .x_sums = sum8,
+                              .y = acc,
+                              .scratch = scratch[static_cast<std::size_t>(thread)],
+                              .row_begin = begin,
+                              .row_end = end,
+                              .y_stride = y_width,
+                              .n = shape.n,
+                              .k = shape.k});
+      epilogue(scale, shape, weights.scales, s8[0], acc, out, begin, end, output);
     });
-    count(gemv_step(role), 1);
     return;
   }
 
-  const Kernel& gemm = chosen(gemm_step(role)).kernel;
-  const std::int64_t tile = gemm.token_tile;
+  const std::int64_t tile = kernel.token_tile;
   const std::int64_t blocks = ceil_div<std::int64_t>(tokens, tile);
   pool.parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end, int) {
-    pack_activations(rows, tokens, shape.k, gemm.token_tile, begin, end, packed);
+    pack_activations(rows, tokens, shape.k, kernel.token_tile, begin, end, packed);
   });
   std::fill(sum8 + tokens, sum8 + blocks * tile, 0);
-  const std::int64_t padded = BITNET_ACTIVATION_WIDTH(shape.k);
+  const std::int64_t width = BITNET_ACTIVATION_WIDTH(shape.k);
   const std::int64_t chunk = std::max<std::int64_t>(kGemmTokens / tile, 1) * tile;
-  // Rows whose integer products of one chunk stay in cache until the epilogue has read them.
-  constexpr std::int64_t kRows = 256;
+  // Rows whose integer products of one chunk stay in cache until the epilogue has read them. A kernel that makes tables
+  // of the activations makes them once per call, so it gets more rows.
+  const std::int64_t block_rows = kernel.format == Format::kTl1 || kernel.format == Format::kTl2 ? 1024 : 256;
   pool.parallel_for(shape.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int thread) {
     for (std::int64_t t = 0; t < tokens; t += chunk) {
       const std::int64_t many = std::min(chunk, tokens - t);
-      for (std::int64_t row = begin; row < end; row += kRows) {
-        const std::int64_t row_end = std::min(row + kRows, end);
-        gemm(bitnet_gemm_args{weights.weights, packed + t * padded, sum8 + t, acc,
-                              scratch[static_cast<std::size_t>(thread)], row, row_end, many, y_width, 0, 0, shape.n,
-                              shape.k});
+      for (std::int64_t row = begin; row < end; row += block_rows) {
+        const std::int64_t row_end = std::min(row + block_rows, end);
+        kernel(bitnet_gemm_args{.weights = weights.weights,
+                                .x = packed + t * width,
+                                .x_sums = sum8 + t,
+                                .y = acc,
+                                .scratch = scratch[static_cast<std::size_t>(thread)],
+                                .row_begin = row,
+                                .row_end = row_end,
+                                .tokens = many,
+                                .y_stride = y_width,
+                                .group_stride = y_width,
+                                .sums_stride = 0,
+                                .n = shape.n,
+                                .k = shape.k});
         for (std::int64_t i = 0; i < many; ++i) {
-          epilogue(shape, weights.scales, s8[t + i], acc + i * y_width, out + (t + i) * out_stride, row, row_end,
+          epilogue(scale, shape, weights.scales, s8[t + i], acc + i * y_width, out + (t + i) * out_stride, row, row_end,
                    output);
         }
       }
     }
   });
-  count(gemm_step(role), 1);
 }
 
 void Graph::rope_and_store(std::int64_t layer) {
   const std::int64_t dim = config.head_dim;
   const std::int64_t group = config.heads / config.kv_heads;
+  const Kernel& rope = chosen(Step::kRope).kernel;
+  const Kernel& quantize = chosen(Step::kQuantizeHeads).kernel;
+  // int8 keys or values of one head and position, x ~ int8 * factor.
+  const auto store_int8 = [&](const float* row, const KvCache::Slot& slot) {
+    float scale = 0.0F;
+    std::int32_t sum = 0;
+    quantize(bitnet_quantize_args{row, cache.int8_row(slot), &scale, &sum, dim});
+    *cache.int8_factor(slot) = 1.0F / scale;
+  };
   // A unit is a key/value head of a token, with the query heads that share it.
   pool.parallel_for(tokens * config.kv_heads, 1, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t unit = begin; unit < end; ++unit) {
@@ -133,33 +175,54 @@ void Graph::rope_and_store(std::int64_t layer) {
       float* q = y + t * y_width + head * group * dim;
       float* k = y + t * y_width + q_width + head * dim;
       const float* v = k + config.kv_heads * dim;
-      for (std::int64_t g = 0; g < group; ++g) rope_rotate(q + g * dim, config.rope_dim, cosine, sine);
-      rope_rotate(k, config.rope_dim, cosine, sine);
+      rope(bitnet_rope_args{q, cosine, sine, group, dim, config.rope_dim, BITNET_ROPE_NEOX});
+      rope(bitnet_rope_args{k, cosine, sine, 1, dim, config.rope_dim, BITNET_ROPE_NEOX});
       round_to_half({q, static_cast<std::size_t>(group * dim)});
-      convert_to_half({k, static_cast<std::size_t>(dim)}, key_rows(layer, head) + position * dim);
-      convert_to_half({v, static_cast<std::size_t>(dim)}, value_rows(layer, head) + position * dim);
+      const KvCache::Slot key = cache.key_slot(layer, head, position);
+      const KvCache::Slot value = cache.value_slot(layer, head, position);
+      if (kv_type == KvType::kI8) {
+        store_int8(k, key);
+        store_int8(v, value);
+      } else {
+        convert_to_half({k, static_cast<std::size_t>(dim)}, cache.half_row(key));
+        convert_to_half({v, static_cast<std::size_t>(dim)}, cache.half_row(value));
+      }
     }
   });
+  count(Step::kRope, 2 * tokens * config.kv_heads);
+  if (kv_type == KvType::kI8) count(Step::kQuantizeHeads, 2 * tokens * config.kv_heads);
 }
 
 void Graph::attend(std::int64_t layer) {
-  const Kernel& kernel = chosen(Step::kAttention).kernel;
+  const Kernel& kernel = chosen(attention_step()).kernel;
   const std::int64_t dim = config.head_dim;
   const std::int64_t group = config.heads / config.kv_heads;
   const float scale = 1.0F / std::sqrt(static_cast<float>(dim));
-  const std::int64_t units = tokens * config.kv_heads;
-  // Later tokens see more positions: threads take every size()-th token of a head, which balances them.
+  // A unit is a block of tokens of one key/value head: the kernel reads keys and values once for the rows that it works
+  // on side by side. Later tokens see more positions: threads take every size()-th block, which balances them.
+  constexpr std::int64_t kBlock = BITNET_ATTENTION_ROWS;
+  const std::int64_t blocks = ceil_div(tokens, kBlock);
+  const std::int64_t units = blocks * config.kv_heads;
   pool.run([&](int thread) {
     auto* work = reinterpret_cast<float*>(scratch[static_cast<std::size_t>(thread)]);
     for (std::int64_t unit = thread; unit < units; unit += pool.size()) {
-      const std::int64_t head = unit / tokens;
-      const std::int64_t t = unit % tokens;
-      kernel(bitnet_attention_args{y + t * y_width + head * group * dim, key_pages(layer, head),
-                                   value_pages(layer, head), attended + t * q_width + head * group * dim, work, group,
-                                   dim, 1, past + t, q_width, q_width, scale});
+      const std::int64_t head = unit / blocks;
+      const std::int64_t t = unit % blocks * kBlock;
+      kernel(bitnet_attention_args{.q = y + t * y_width + head * group * dim,
+                                   .key_pages = cache.key_pages(layer, head),
+                                   .value_pages = cache.value_pages(layer, head),
+                                   .y = attended + t * q_width + head * group * dim,
+                                   .scratch = work,
+                                   .heads = group,
+                                   .head_dim = dim,
+                                   .tokens = std::min(kBlock, tokens - t),
+                                   .past = past + t,
+                                   .q_stride = y_width,
+                                   .y_stride = q_width,
+                                   .scale = scale});
     }
   });
-  count(Step::kAttention, units);
+  count(attention_step(), units);
 }
 
 void Graph::gate() {

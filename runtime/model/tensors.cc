@@ -1,9 +1,10 @@
 // The tensor table -> ModelTensors. The set of tensors is closed: each expected one must be there with its type and
 // shape, and each one that is there must be expected, because a bias or a projection scale that is silently left out
 // gives wrong text rather than an error.
-#include <array>
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <initializer_list>
 #include <map>
 #include <set>
 #include <string>
@@ -31,14 +32,13 @@ class Mapper {
   explicit Mapper(const gguf::File& file) : file_(file) {}
 
   Result<const gguf::Tensor*> norm(const std::string& name, std::int64_t k) {
-    return find(name, {gguf::TensorType::kF32, gguf::TensorType::kF32}, k, 1);
+    return find(name, {gguf::TensorType::kF32}, k, 1);
   }
   Result<const gguf::Tensor*> embedding(const std::string& name, std::int64_t n, std::int64_t k) {
-    return find(name, {gguf::TensorType::kF16, gguf::TensorType::kF32}, k, n);
+    return find(name, {gguf::TensorType::kF16, gguf::TensorType::kBF16, gguf::TensorType::kF32}, k, n);
   }
   Result<const gguf::Tensor*> ternary(const std::string& name, std::int64_t n, std::int64_t k) {
-    BITNET_ASSIGN_OR_RETURN(const gguf::Tensor* tensor,
-                            find(name, {gguf::TensorType::kI2_S, gguf::TensorType::kI2_S}, k, n));
+    BITNET_ASSIGN_OR_RETURN(const gguf::Tensor* tensor, find(name, {gguf::TensorType::kI2_S}, k, n));
     // The last group of 128 codes would run into the scale.
     if (n * k % 128 != 0) {
       return tensor_error(file_, name,
@@ -72,13 +72,15 @@ class Mapper {
   }
 
  private:
-  Result<const gguf::Tensor*> find(const std::string& name, std::array<gguf::TensorType, 2> types, std::int64_t ne0,
-                                   std::int64_t ne1) {
+  Result<const gguf::Tensor*> find(const std::string& name, std::initializer_list<gguf::TensorType> types,
+                                   std::int64_t ne0, std::int64_t ne1) {
     const gguf::Tensor* tensor = file_.find_tensor(name);
     if (tensor == nullptr) return tensor_error(file_, name, "missing");
-    if (tensor->type != types[0] && tensor->type != types[1]) {
-      std::string expected(gguf::to_string(types[0]));
-      if (types[1] != types[0]) expected += " or " + std::string(gguf::to_string(types[1]));
+    if (std::find(types.begin(), types.end(), tensor->type) == types.end()) {
+      std::string expected;
+      for (const gguf::TensorType type : types) {
+        expected += (expected.empty() ? "" : " or ") + std::string(gguf::to_string(type));
+      }
       return tensor_error(file_, name,
                           "expected type " + expected + ", found " + std::string(gguf::to_string(tensor->type)));
     }
