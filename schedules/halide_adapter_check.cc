@@ -17,7 +17,7 @@ static_assert(sizeof(bitnet_halide_type) == sizeof(halide_type_t));
 BITNET_SAME_FIELD(bitnet_halide_type, halide_type_t, code);
 BITNET_SAME_FIELD(bitnet_halide_type, halide_type_t, bits);
 BITNET_SAME_FIELD(bitnet_halide_type, halide_type_t, lanes);
-static_assert(halide_type_int == 0 && halide_type_float == 2);
+static_assert(halide_type_int == 0 && halide_type_uint == 1 && halide_type_float == 2);
 
 static_assert(sizeof(bitnet_halide_dimension) == sizeof(halide_dimension_t));
 BITNET_SAME_FIELD(bitnet_halide_dimension, halide_dimension_t, min);

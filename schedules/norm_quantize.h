@@ -6,16 +6,16 @@
 #include <cstdint>
 #include <string>
 
+#include "runtime/model/limits.h"
+
 namespace bitnet::schedules {
 
 // The schedule's knobs. Results do not depend on them: the order of every float sum is part of the algorithm.
 struct NormQuantizePoint {
-  std::int64_t k = 0;  // row length, 1 <= k <= kMaxNormQuantizeK, a constant of the compiled code
+  std::int64_t k = 0;  // row length, 1 <= k <= kMaxWidth, a constant of the compiled code
   int lanes = 0;       // float lanes of one vector, a power of two in [1, 16]; 0: the target's natural width
   int unroll = 4;      // vectors in flight per elementwise pass, a power of two in [1, 8]
 };
-
-inline constexpr std::int64_t kMaxNormQuantizeK = std::int64_t{1} << 22;  // |sum of q| <= 127 k stays exact
 
 // Builds and schedules the pipeline and lowers it for `target` (strict_float, no_asserts, no_bounds_query, no_runtime
 // are expected among its features). The compiled function, of external linkage:

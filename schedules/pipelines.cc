@@ -8,6 +8,7 @@
 #include <system_error>
 
 #include "schedules/norm_quantize.h"
+#include "schedules/ternary.h"
 
 namespace bitnet::schedules {
 namespace {
@@ -55,7 +56,7 @@ Result<std::int64_t> parse_value(const Pipeline& pipeline, const Parameter& para
 Pipeline norm_quantize_pipeline() {
   return {"norm_quantize",
           "RMSNorm and int8 quantisation of one float row (op norm_quantize)",
-          {{"K", 1, kMaxNormQuantizeK, 0, true, false, "row length"},
+          {{"K", 1, kMaxWidth, 0, true, false, "row length"},
            {"LANES", 0, 16, 0, false, true, "float lanes of a vector, 0: the target's natural width"},
            {"UNROLL", 1, 8, 4, false, true, "vectors in flight per elementwise pass"}},
           [](const Values& values, const Halide::Target& target, const std::string& symbol) {
@@ -67,10 +68,41 @@ Pipeline norm_quantize_pipeline() {
           }};
 }
 
+// The two operations differ in the tokens of a block, which only gemm has.
+Pipeline ternary_pipeline(std::string_view name, std::string_view meaning, bool gemm) {
+  Pipeline pipeline{
+      name,
+      meaning,
+      {{"K", 1, kMaxWidth, 0, true, false, "width of the matrix"},
+       {"STREAMS", 1, 8, 1, false, false, "row tiles side by side"},
+       {"DOT", 0, 4, 0, false, false,
+        "products summed 1: in fours (on AVX-512: with VNNI), 2: in pairs, 3: one by one, 4: by rows; 0: as suits the "
+        "target"},
+       {"PASSES", 0, 4, 0, false, true, "passes over a tile where products are summed in fours, 0: by registers"},
+       {"LANES", 0, 16, 0, false, true, "int32 lanes of a vector, 0: as suits the target"}},
+      [gemm](const Values& values, const Halide::Target& target, const std::string& symbol) {
+        TernaryPoint point;
+        point.k = values.at("K");
+        point.streams = static_cast<int>(values.at("STREAMS"));
+        point.dot = static_cast<Dot>(values.at("DOT"));
+        point.passes = static_cast<int>(values.at("PASSES"));
+        point.lanes = static_cast<int>(values.at("LANES"));
+        if (!gemm) return i2s_gemv(point, target, symbol);
+        point.tokens = static_cast<int>(values.at("TOKENS"));
+        return i2s_gemm(point, target, symbol);
+      }};
+  if (gemm) pipeline.parameters.push_back({"TOKENS", 1, 32, 0, true, false, "tokens of a block of packed activations"});
+  return pipeline;
+}
+
 }  // namespace
 
 const std::vector<Pipeline>& pipelines() {
-  static const std::vector<Pipeline> list = {norm_quantize_pipeline()};
+  static const std::vector<Pipeline> list = {
+      norm_quantize_pipeline(),
+      ternary_pipeline("i2s_gemv", "ternary weights in layout t2 times one row of activations (op gemv)", false),
+      ternary_pipeline("i2s_gemm", "ternary weights in layout t2 times packed activations (op gemm)", true),
+  };
   return list;
 }
 

@@ -1,24 +1,13 @@
-// The Halide pipelines: bitnet-halide compiles them in a child for every target that this CPU executes, clang wraps the
-// objects with schedules/halide_adapter.h the way bitnet-codegen does (freestanding, no libc), and the kernels of the
-// resulting shared object are compared with the scalar reference, bit for bit. The program's messages are tested too.
-// Under qemu-user (see CMakeLists.txt) the same test runs on a CPU that has exactly the target's instructions.
-#include <dlfcn.h>
+// The Halide pipelines, op by op against the scalar reference, bit for bit, and the messages of bitnet-halide. Under
+// qemu-user (see CMakeLists.txt) the same test runs on CPUs that have exactly the instructions of a target.
 #include <doctest/doctest.h>
-#include <elf.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <random>
 #include <string>
 #include <vector>
@@ -26,188 +15,29 @@
 #include "runtime/kernels/kernel.h"
 #include "runtime/kernels/kernel_abi.h"
 #include "runtime/reference/reference.h"
+#include "tests/halide_objects.h"
 
+namespace bitnet::test {
 namespace {
 
 namespace fs = std::filesystem;
-using bitnet::Isa;
-
-struct TargetRow {
-  Isa isa;
-  std::string name;
-  std::string triple;
-  std::string llvm_features;
-  std::string halide_target;
-};
-
-std::vector<TargetRow> target_rows() {
-  return {
-#define BITNET_TARGET(id, name, triple, llvm_features, halide_target, implies, part_of, qemu_cpu) \
-  {Isa::id, name, triple, llvm_features, halide_target},
-#include "runtime/kernels/targets.def"
-#undef BITNET_TARGET
-  };
-}
 
 const std::vector<std::int64_t> kRowLengths = {1, 5, 16, 17, 31, 64, 100, 256, 512, 1024, 1536, 2560, 4096, 6912, 8640};
 
-class Folder {
- public:
-  Folder() {
-    std::string pattern = (fs::temp_directory_path() / "bitnet_halide_XXXXXX").string();
-    REQUIRE(mkdtemp(pattern.data()) != nullptr);
-    path_ = pattern;
+// norm_quantize of rows of k, with the knobs of its schedule: ":LANES=4", "" = the schedule's own choice.
+PipelineKernel norm_quantize(const TargetRow& target, std::int64_t k, const std::string& knobs) {
+  PipelineKernel result;
+  result.kernel.format = Format::kI8;
+  result.kernel.op = Op::kNormQuantize;
+  result.kernel.k = k;
+  result.kernel.isa = target.isa;
+  result.request = "norm_quantize:K=" + std::to_string(k) + knobs;
+  result.name = "nq_k" + std::to_string(k) + knobs;
+  for (char& c : result.name) {
+    if (c == ':' || c == '=') c = '_';
   }
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  [[nodiscard]] std::string file(const std::string& name) const { return (path_ / name).string(); }
-  [[nodiscard]] std::string path() const { return path_.string(); }
-
- private:
-  fs::path path_;
-};
-
-struct Outcome {
-  int code = -1;
-  std::string output;  // standard output and error
-};
-
-std::string shell_word(const std::string& word) {
-  std::string quoted_word = "'";
-  for (const char c : word) quoted_word += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return quoted_word + "'";
+  return result;
 }
-
-Outcome run(const std::vector<std::string>& arguments, const std::string& working_folder = "/") {
-  std::string command = "cd " + shell_word(working_folder) + " &&";
-  for (const std::string& argument : arguments) command += " " + shell_word(argument);
-  FILE* pipe = popen((command + " 2>&1").c_str(), "r");
-  REQUIRE(pipe != nullptr);
-  Outcome outcome;
-  std::array<char, 4096> block{};
-  for (std::size_t n = 0; (n = std::fread(block.data(), 1, block.size(), pipe)) > 0;) {
-    outcome.output.append(block.data(), n);
-  }
-  const int status = pclose(pipe);
-  outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-  return outcome;
-}
-
-std::string halide_tool() {
-  const char* folder = std::getenv("BITNET_BIN");
-  REQUIRE_MESSAGE(folder != nullptr, "BITNET_BIN names no folder with bitnet-halide; run the test through ctest");
-  return std::string(folder) + "/bitnet-halide";
-}
-
-std::string bytes_of(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  REQUIRE_MESSAGE(in.good(), path);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
-// Entries in the relocation sections of a 64-bit shared object.
-std::uint64_t relocations(const std::string& elf) {
-  REQUIRE(elf.size() > sizeof(Elf64_Ehdr));
-  Elf64_Ehdr header;
-  std::memcpy(&header, elf.data(), sizeof header);
-  std::uint64_t count = 0;
-  for (int i = 0; i < header.e_shnum; ++i) {
-    Elf64_Shdr section;
-    std::memcpy(&section, elf.data() + header.e_shoff + static_cast<std::uint64_t>(i) * sizeof section, sizeof section);
-    if (section.sh_type == SHT_RELA || section.sh_type == SHT_REL) count += section.sh_size / section.sh_entsize;
-  }
-  return count;
-}
-
-// One pipeline of a shared object, with the knobs of its schedule.
-struct Variant {
-  std::int64_t k;
-  std::string knobs;  // ":LANES=4", "" = the schedule's own choice
-  [[nodiscard]] std::string name() const {
-    std::string text = "nq_k" + std::to_string(k) + knobs;
-    for (char& c : text) {
-      if (c == ':' || c == '=') c = '_';
-    }
-    return text;
-  }
-};
-
-class SharedObject {
- public:
-  SharedObject(const TargetRow& target, const std::vector<Variant>& variants, const Folder& folder) {
-    std::vector<std::string> halide = {halide_tool(), "--target", target.halide_target, "--out", folder.path()};
-    std::string source = "#include \"runtime/kernels/kernel_abi.h\"\n#include \"schedules/halide_adapter.h\"\n";
-    std::vector<std::string> link = {BITNET_TEST_CLANG,       "-shared", "-nostdlib",
-                                     "-Wl,-z,defs",           "-o",      folder.file("kernels.so"),
-                                     folder.file("kernels.o")};
-    for (const Variant& v : variants) {
-      const std::string symbol = "pipeline_" + v.name();
-      halide.push_back("norm_quantize:K=" + std::to_string(v.k) + v.knobs + ":SYMBOL=" + symbol);
-      source += "BITNET_HALIDE_NORM_QUANTIZE(" + v.name() + ", " + symbol + ", " + std::to_string(v.k) + ")\n";
-      link.push_back(folder.file(symbol + ".o"));
-    }
-    std::ofstream(folder.file("kernels.cc")) << source;
-    expect_success(run(halide));
-    std::vector<std::string> compile = {BITNET_TEST_CLANG,
-                                        "--target=" + target.triple,
-                                        "-std=c++17",
-                                        "-O3",
-                                        "-ffreestanding",
-                                        "-nostdinc",
-                                        "-isystem",
-                                        BITNET_TEST_CLANG_HEADERS,
-                                        "-I",
-                                        BITNET_TEST_SOURCE_DIR,
-                                        "-fPIC",
-                                        "-fvisibility=hidden",
-                                        "-Wall",
-                                        "-Wextra",
-                                        "-Werror",
-                                        "-c",
-                                        folder.file("kernels.cc"),
-                                        "-o",
-                                        folder.file("kernels.o")};
-    for (std::size_t begin = 0; begin < target.llvm_features.size();) {
-      const std::size_t end = std::min(target.llvm_features.find(',', begin), target.llvm_features.size());
-      for (const std::string& word : {std::string("-Xclang"), std::string("-target-feature"), std::string("-Xclang"),
-                                      target.llvm_features.substr(begin, end - begin)}) {
-        compile.push_back(word);
-      }
-      begin = end + 1;
-    }
-    expect_success(run(compile));
-    expect_success(run(link));  // fails if anything is undefined: the objects import nothing
-    CHECK(relocations(bytes_of(folder.file("kernels.so"))) == 0);
-    handle_ = dlopen(folder.file("kernels.so").c_str(), RTLD_NOW | RTLD_LOCAL);
-    REQUIRE_MESSAGE(handle_ != nullptr, dlerror());
-  }
-  ~SharedObject() {
-    if (handle_ != nullptr) dlclose(handle_);
-  }
-  SharedObject(const SharedObject&) = delete;
-  SharedObject& operator=(const SharedObject&) = delete;
-
-  [[nodiscard]] bitnet::Kernel kernel(const TargetRow& target, const Variant& v) const {
-    bitnet::Kernel kernel;
-    kernel.format = bitnet::Format::kI8;
-    kernel.op = bitnet::Op::kNormQuantize;
-    kernel.k = v.k;
-    kernel.isa = target.isa;
-    kernel.technique = "halide";
-    kernel.function = dlsym(handle_, v.name().c_str());
-    REQUIRE_MESSAGE(kernel.function != nullptr, v.name());
-    REQUIRE_MESSAGE(dlsym(handle_, ("pipeline_" + v.name()).c_str()) == nullptr, "the pipeline is exported");
-    return kernel;
-  }
-
- private:
-  static void expect_success(const Outcome& outcome) { REQUIRE_MESSAGE(outcome.code == 0, outcome.output); }
-  void* handle_ = nullptr;
-};
 
 struct Input {
   std::string name;
@@ -256,7 +86,7 @@ std::vector<Input> inputs(std::int64_t k) {
 }
 
 // The kernel against the reference; the buffers lie at odd addresses with guard bytes around the outputs.
-void check(const bitnet::Kernel& kernel, const std::string& what, const Input& input) {
+void check(const Kernel& kernel, const std::string& what, const Input& input) {
   CAPTURE(what);
   CAPTURE(input.name);
   const auto n = static_cast<std::size_t>(kernel.k);
@@ -272,8 +102,8 @@ void check(const bitnet::Kernel& kernel, const std::string& what, const Input& i
   std::array<std::int32_t, 3> q_sum = {-7, -7, -7};
   float expected_scale = 0.0F;
   std::int32_t expected_sum = 0;
-  bitnet::reference::norm_quantize(x.data() + 1, gain.data() + 3, kernel.k, input.eps, expected.data(), &expected_scale,
-                                   &expected_sum);
+  reference::norm_quantize(x.data() + 1, gain.data() + 3, kernel.k, input.eps, expected.data(), &expected_scale,
+                           &expected_sum);
   bitnet_norm_quantize_args args{};
   args.x = x.data() + 1;
   args.gain = gain.data() + 3;
@@ -296,18 +126,12 @@ void check(const bitnet::Kernel& kernel, const std::string& what, const Input& i
   CHECK((scale[0] == -1.0F && scale[2] == -1.0F && q_sum[0] == -7 && q_sum[2] == -7));
 }
 
-bool executable(const TargetRow& target) {
-  if (bitnet::probe_isa(target.isa)) return true;
-  std::printf("SKIPPED: Halide kernels of target %s (this CPU does not execute it)\n", target.name.c_str());
-  return false;
-}
-
-void check_all(const TargetRow& target, const std::vector<Variant>& variants) {
+void check_all(const TargetRow& target, const std::vector<PipelineKernel>& kernels) {
   const Folder folder;
-  const SharedObject object(target, variants, folder);
-  for (const Variant& v : variants) {
-    const bitnet::Kernel kernel = object.kernel(target, v);
-    for (const Input& input : inputs(v.k)) check(kernel, target.name + " " + v.name(), input);
+  const SharedObject object(target, kernels, folder);
+  for (const PipelineKernel& each : kernels) {
+    const Kernel kernel = object.kernel(each);
+    for (const Input& input : inputs(kernel.k)) check(kernel, target.name + " " + each.name, input);
   }
 }
 
@@ -316,42 +140,46 @@ void check_all(const TargetRow& target, const std::vector<Variant>& variants) {
 TEST_CASE("norm_quantize is the reference, bit for bit, on every target and length") {
   for (const TargetRow& target : target_rows()) {
     if (!executable(target)) continue;
-    std::vector<Variant> variants;
-    for (const std::int64_t k : kRowLengths) variants.push_back({k, ""});
-    check_all(target, variants);
+    std::vector<PipelineKernel> kernels;
+    for (const std::int64_t k : kRowLengths) kernels.push_back(norm_quantize(target, k, ""));
+    check_all(target, kernels);
   }
 }
 
 TEST_CASE("the schedule's knobs change no bit") {
   for (const TargetRow& target : target_rows()) {
     if (!executable(target)) continue;
-    std::vector<Variant> variants;
+    std::vector<PipelineKernel> kernels;
     for (const std::int64_t k : {3, 47, 640}) {
       for (const char* knobs : {":LANES=1:UNROLL=1", ":LANES=4:UNROLL=2", ":LANES=8:UNROLL=8", ":LANES=16:UNROLL=1"}) {
-        variants.push_back({k, knobs});
+        kernels.push_back(norm_quantize(target, k, knobs));
       }
     }
-    check_all(target, variants);
+    check_all(target, kernels);
   }
 }
 
 TEST_CASE("bitnet-halide: equal requests give equal bytes, wherever and beside whatever") {
   const Folder one;
   const Folder two;
-  const std::string request = "norm_quantize:K=2560:SYMBOL=first";
+  const char* const pipelines[] = {"norm_quantize:K=2560", "i2s_gemv:K=600:STREAMS=2",
+                                   "i2s_gemm:K=600:TOKENS=4:STREAMS=2"};
   for (const TargetRow& target : target_rows()) {
-    const std::vector<std::string> common = {halide_tool(), "--target", target.halide_target, "--out"};
-    std::vector<std::string> alone = common;
-    alone.insert(alone.end(), {one.path(), request});
-    std::vector<std::string> beside = common;
-    beside.insert(beside.end(), {".", "norm_quantize:K=100:SYMBOL=other", request});
-    REQUIRE(run(alone).code == 0);
-    const std::string bytes = bytes_of(one.file("first.o"));
-    CHECK(bytes.find(one.path()) == std::string::npos);
-    REQUIRE(run(alone).code == 0);
-    CHECK(bytes_of(one.file("first.o")) == bytes);
-    REQUIRE(run(beside, two.path()).code == 0);
-    CHECK(bytes_of(two.file("first.o")) == bytes);
+    for (const std::string pipeline : pipelines) {
+      const std::string request = pipeline + ":SYMBOL=first";
+      const std::vector<std::string> common = {halide_tool(), "--target", target.halide_target, "--out"};
+      std::vector<std::string> alone = common;
+      alone.insert(alone.end(), {one.path(), request});
+      std::vector<std::string> beside = common;
+      beside.insert(beside.end(), {".", "norm_quantize:K=100:SYMBOL=other", request});
+      REQUIRE(run(alone).code == 0);
+      const std::string bytes = bytes_of(one.file("first.o"));
+      CHECK(bytes.find(one.path()) == std::string::npos);
+      REQUIRE(run(alone).code == 0);
+      CHECK(bytes_of(one.file("first.o")) == bytes);
+      REQUIRE(run(beside, two.path()).code == 0);
+      CHECK(bytes_of(two.file("first.o")) == bytes);
+    }
   }
 }
 
@@ -371,7 +199,7 @@ TEST_CASE("bitnet-halide says what is wrong") {
     return std::vector<std::string>{"--target", good_target, "--out", folder.path(), text};
   };
   expect({"--list"}, 0, "norm_quantize");
-  expect({"--list"}, 0, "K  row length; 1 to 4194304, required");
+  expect({"--list"}, 0, "K  row length; 1 to 132104, required");
   expect({"--nonsense"}, 2, "--nonsense");
   expect({"--out", folder.path(), good}, 2, "--target is missing");
   expect({"--target", good_target, good}, 2, "--out is missing");
@@ -385,10 +213,21 @@ TEST_CASE("bitnet-halide says what is wrong") {
   expect(request("norm_quantize:K=64"), 2, "parameter SYMBOL is missing");
   expect(request("norm_quantize:K=64:K=64:SYMBOL=a"), 2, "parameter K is given twice");
   expect(request("norm_quantize:K=64:SYMBOL=a:SYMBOL=a"), 2, "parameter SYMBOL is given twice");
-  for (const char* k : {"0", "-1", "4194305", "64x", "", "99999999999999999999"}) {
+  for (const char* k : {"0", "-1", "132105", "64x", "", "99999999999999999999"}) {
     expect(request(std::string("norm_quantize:SYMBOL=a:K=") + k), 2,
-           std::string("parameter K must be 1 to 4194304, found '") + k + "'");
+           std::string("parameter K must be 1 to 132104, found '") + k + "'");
   }
+  for (const char* gemv : {"K=0", "K=132105", "STREAMS=0", "STREAMS=9", "DOT=5", "LANES=32"}) {
+    const std::string knob(gemv);
+    const std::string k = knob[0] == 'K' ? ":" : ":K=64:";
+    expect(request("i2s_gemv" + k + knob + ":SYMBOL=a"), 2,
+           "parameter " + knob.substr(0, knob.find('=')) + " must be ");
+  }
+  expect(request("i2s_gemv:K=64:PASSES=3:SYMBOL=a"), 2,
+         "parameter PASSES must be 0 or a power of two up to 4, found '3'");
+  expect(request("i2s_gemv:K=64:TOKENS=4:SYMBOL=a"), 2, "unknown parameter 'TOKENS'");
+  expect(request("i2s_gemm:K=64:SYMBOL=a"), 2, "parameter TOKENS is missing");
+  expect(request("i2s_gemm:K=64:TOKENS=33:SYMBOL=a"), 2, "parameter TOKENS must be 1 to 32, found '33'");
   expect(request("norm_quantize:K=64:UNROLL=3:SYMBOL=a"), 2, "UNROLL must be a power of two from 1 to 8, found '3'");
   expect(request("norm_quantize:K=64:SYMBOL=../a"), 2, "SYMBOL must be a C identifier, found '../a'");
   expect({"--target", good_target, "--out", folder.path(), good, good}, 2, "two pipelines have the symbol 'a'");
@@ -396,3 +235,5 @@ TEST_CASE("bitnet-halide says what is wrong") {
   expect({"--target", "hexagon-32-noos", "--out", folder.path(), good}, 1, "hvx");
   expect({"--target", good_target, "--out", folder.file("none"), good}, 1, "does not exist");
 }
+
+}  // namespace bitnet::test
