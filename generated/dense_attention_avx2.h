@@ -48,9 +48,9 @@ struct Group {
   long long head_dim;
   long long width;  // head_dim, in whole blocks
   float scale;
-  float* p;          // [kRows][kChunk] scores, then weights of the values
-  float* o;          // [kRows][width] merged
-  float* chunk_o;    // [kRows][width] of one chunk
+  float* p;        // [kRows][kChunk] scores, then weights of the values
+  float* o;        // [kRows][width] merged
+  float* chunk_o;  // [kRows][width] of one chunk
   const float* q[kRows];
   float* y[kRows];
   long long seen[kRows];

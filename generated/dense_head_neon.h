@@ -26,7 +26,7 @@ namespace dense_detail {
 template <int Streams, typename T>
 [[gnu::always_inline]] inline void head_rows(const T* weights, const float* x, float* y, long long row, long long step,
                                              long long k) {
-  constexpr long long kLine = 64 / static_cast<long long>(sizeof(T));
+  constexpr long long kElements = 64 / static_cast<long long>(sizeof(T));  // of a line
   const T* w[Streams];
   Lanes sums[Streams];
 #pragma GCC unroll 8
@@ -40,11 +40,10 @@ template <int Streams, typename T>
     for (int s = 0; s < Streams; ++s) sums[s] = sums[s] + load(w[s] + i, extent) * v;
   };
   long long i = 0;
-  for (; i + kLine <= k; i += kLine) {
+  for (; i + kElements <= k; i += kElements) {
 #pragma GCC unroll 8
     for (int s = 0; s < Streams; ++s) prefetch_ahead(w[s] + i);
-#pragma GCC unroll 4
-    for (long long part = 0; part < kLine; part += kLanes) add(i + part, Full{});
+    for (long long part = 0; part < kElements; part += kLanes) add(i + part, Full{});
   }
   for (; i + kLanes <= k; i += kLanes) add(i, Full{});
   if (i < k) add(i, Tail{k - i});
@@ -70,6 +69,10 @@ constexpr long long kLargestProduct = 127 * 32767;
 constexpr long long kWideChain = 2147483647 / (kWideProducts * kLargestProduct);
 static_assert(kWideChain >= 1 && kWideChain * kWideProducts * kLargestProduct <= 2147483647,
               "an int32 sum of head_screen could overflow");
+// The elements of such a chain, in whole lines of 64 bytes of weights.
+constexpr long long kLine = 64;
+constexpr long long kWideSpan = kWideChain * kWide / kLine * kLine;
+static_assert(kWideSpan >= kLine && kLine % kWide == 0, "a chain holds whole lines, and a line whole steps");
 
 // The exact dot products of Streams rows, `step` apart.
 template <int Streams>
@@ -82,19 +85,23 @@ template <int Streams>
     totals[s] = 0;
   }
   const long long whole = a->k / kWide * kWide;
-  for (long long first = 0; first < whole; first += kWideChain * kWide) {
-    const long long end = first + kWideChain * kWide < whole ? first + kWideChain * kWide : whole;
+  for (long long i = 0; i < whole;) {
+    const long long end = i + kWideSpan < whole ? i + kWideSpan : whole;
     WideSums sums[Streams];
 #pragma GCC unroll 8
     for (int s = 0; s < Streams; ++s) sums[s] = no_products();
-    for (long long i = first; i < end; i += kWide) {
-      const Wide v = load_wide(a->x + i);
+    const auto add = [&](long long at) {
+      const Wide v = load_wide(a->x + at);
 #pragma GCC unroll 8
-      for (int s = 0; s < Streams; ++s) {
-        prefetch_ahead(w[s] + i);
-        sums[s] = add_products(sums[s], load_wide(w[s] + i), v);
-      }
+      for (int s = 0; s < Streams; ++s) sums[s] = add_products(sums[s], load_wide(w[s] + at), v);
+    };
+    for (; i + kLine <= end; i += kLine) {
+#pragma GCC unroll 8
+      for (int s = 0; s < Streams; ++s) prefetch_ahead(w[s] + i);
+#pragma GCC unroll 8
+      for (long long part = 0; part < kLine; part += kWide) add(i + part);
     }
+    for (; i < end; i += kWide) add(i);
 #pragma GCC unroll 8
     for (int s = 0; s < Streams; ++s) totals[s] += total(sums[s]);
   }

@@ -83,9 +83,7 @@ constexpr int kHeadStreams = 4;
   return {_mm256_xor_ps(sign, a.low), _mm256_xor_ps(sign, a.high)};
 }
 
-[[gnu::always_inline]] inline Lanes load(const float* p, Full) {
-  return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
-}
+[[gnu::always_inline]] inline Lanes load(const float* p, Full) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 [[gnu::always_inline]] inline void store(float* p, Lanes a, Full) {
   _mm256_storeu_ps(p, a.low);
   _mm256_storeu_ps(p + 8, a.high);
@@ -103,7 +101,7 @@ constexpr int kHeadStreams = 4;
 [[gnu::always_inline]] inline Lanes load(const int8_t* p, Full) {
   const __m128i bytes = load16(p);
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
-           _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
 }
 [[gnu::always_inline]] inline Lanes load(const int32_t* p, Full) {
   const __m256i* q = reinterpret_cast<const __m256i*>(p);
@@ -129,9 +127,7 @@ constexpr int kHeadStreams = 4;
 [[gnu::always_inline]] inline __m256 power_of_two(__m256i e) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(e, _mm256_set1_epi32(127)), 23));
 }
-[[gnu::always_inline]] inline Lanes power_of_two(IntLanes e) {
-  return {power_of_two(e.low), power_of_two(e.high)};
-}
+[[gnu::always_inline]] inline Lanes power_of_two(IntLanes e) { return {power_of_two(e.low), power_of_two(e.high)}; }
 [[gnu::always_inline]] inline int32_t sum(__m256i a) {
   const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
   const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
@@ -177,9 +173,7 @@ constexpr int kHeadStreams = 4;
   for (int i = 0; i < 4; ++i) four[i] = fold4(fold8(a[i]), fold8(a[i + 4]));
   return fold1(fold2(four[0], four[1]), fold2(four[2], four[3]));
 }
-[[gnu::always_inline]] inline Lanes trees(const Lanes (&a)[kLanes]) {
-  return {eight_trees(a), eight_trees(a + 8)};
-}
+[[gnu::always_inline]] inline Lanes trees(const Lanes (&a)[kLanes]) { return {eight_trees(a), eight_trees(a + 8)}; }
 
 // int8 x int16 products of the screening head: 16 elements, two products a lane by vpmaddwd.
 constexpr long long kWide = 16;

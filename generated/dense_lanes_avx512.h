@@ -62,18 +62,14 @@ constexpr int kHeadStreams = 4;
 [[gnu::always_inline]] inline Lanes maximum(Lanes a, Lanes b) { return {_mm512_max_ps(a.v, b.v)}; }
 [[gnu::always_inline]] inline Lanes minimum(Lanes a, Lanes b) { return {_mm512_min_ps(a.v, b.v)}; }
 [[gnu::always_inline]] inline Lanes magnitude(Lanes a) { return {_mm512_abs_ps(a.v)}; }
-[[gnu::always_inline]] inline Lanes negative(Lanes a) {
-  return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0F))};
-}
+[[gnu::always_inline]] inline Lanes negative(Lanes a) { return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0F))}; }
 
 [[gnu::always_inline]] inline Lanes load(const float* p, Full) { return {_mm512_loadu_ps(p)}; }
 [[gnu::always_inline]] inline Lanes load(const float* p, Tail tail) {
   return {_mm512_maskz_loadu_ps(mask_of(tail), p)};
 }
 [[gnu::always_inline]] inline void store(float* p, Lanes a, Full) { _mm512_storeu_ps(p, a.v); }
-[[gnu::always_inline]] inline void store(float* p, Lanes a, Tail tail) {
-  _mm512_mask_storeu_ps(p, mask_of(tail), a.v);
-}
+[[gnu::always_inline]] inline void store(float* p, Lanes a, Tail tail) { _mm512_mask_storeu_ps(p, mask_of(tail), a.v); }
 
 [[gnu::always_inline]] inline Lanes from_half(__m256i bits) { return {_mm512_cvtph_ps(bits)}; }
 [[gnu::always_inline]] inline Lanes from_bfloat(__m256i bits) {
@@ -102,9 +98,7 @@ template <typename Extent>
 [[gnu::always_inline]] inline Lanes load(const int8_t* p, Tail tail) {
   return from_bytes(_mm_maskz_loadu_epi8(mask_of(tail), p));
 }
-[[gnu::always_inline]] inline Lanes load(const int32_t* p, Full) {
-  return {_mm512_cvtepi32_ps(_mm512_loadu_si512(p))};
-}
+[[gnu::always_inline]] inline Lanes load(const int32_t* p, Full) { return {_mm512_cvtepi32_ps(_mm512_loadu_si512(p))}; }
 [[gnu::always_inline]] inline Lanes load(const int32_t* p, Tail tail) {
   return {_mm512_cvtepi32_ps(_mm512_maskz_loadu_epi32(mask_of(tail), p))};
 }

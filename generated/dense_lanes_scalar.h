@@ -1,12 +1,12 @@
-// Lanes for plain C++: 16 floats at once, and what the dense operations do with them.
+// Lanes for C++ without intrinsics: 16 floats at once, and what the dense operations do with them.
 //
 // GENERATED from templates/dense_lanes.h.j2 and templates/dict/scalar/dense.j2
 // by templates/render.py. DO NOT EDIT: change the templates and run templates/render.py again.
 //
 // Every dense operation is written once, over blocks of 16 elements with the 16 running sums of
 // runtime/kernels/kernel_abi.h; a target only says what it does with one block:
-// 16 floats are an array, and each operation a loop over it, which the compiler may turn into what vectors it has.
-// Tails go through a zero-filled block on the stack.
+// 16 floats are one vector type of the compiler (vector_size), which it cuts into what registers the CPU has; operators
+// work element by element. Tails go through a zero-filled block on the stack.
 //
 // Why blocks of 16 with zero-filled tails keep the bits: lane = i mod 16 because every block starts at a multiple of
 // 16, and a lane that starts from +0 is never -0, so that adding the +0 of a padded product changes nothing.
@@ -38,11 +38,20 @@ struct Tail {
   long long count;
 };
 
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef float Floats4 __attribute__((vector_size(16)));
+// The same in memory, at any address of an element.
+typedef float StoredFloats __attribute__((vector_size(64), aligned(4), __may_alias__));
+typedef int32_t StoredInts __attribute__((vector_size(64), aligned(4), __may_alias__));
+typedef uint16_t StoredBits __attribute__((vector_size(32), aligned(2), __may_alias__));
+typedef int8_t StoredBytes __attribute__((vector_size(16), aligned(1), __may_alias__));
+
 struct Lanes {
-  float v[kLanes];
+  Floats v;
 };
 struct IntLanes {
-  int32_t v[kLanes];
+  Ints v;
 };
 
 // Rows x keys, and rows x blocks of values, of attention; rows of the head read side by side.
@@ -51,144 +60,116 @@ constexpr int kDotTile = 2;
 constexpr int kValueTile = 2;
 constexpr int kHeadStreams = 2;
 
-template <typename Fn>
-[[gnu::always_inline]] inline Lanes each(Fn fn) {
-  Lanes out;
-#pragma GCC unroll 16
-  for (int l = 0; l < kLanes; ++l) out.v[l] = fn(l);
-  return out;
-}
-template <typename Fn>
-[[gnu::always_inline]] inline IntLanes each_int(Fn fn) {
-  IntLanes out;
-#pragma GCC unroll 16
-  for (int l = 0; l < kLanes; ++l) out.v[l] = fn(l);
-  return out;
-}
-[[gnu::always_inline]] inline float float_of(uint32_t bits) { return __builtin_bit_cast(float, bits); }
-[[gnu::always_inline]] inline uint32_t bits_of(float x) { return __builtin_bit_cast(uint32_t, x); }
+[[gnu::always_inline]] inline Lanes floats_of(IntLanes a) { return {reinterpret_cast<Floats>(a.v)}; }
+[[gnu::always_inline]] inline IntLanes bits_of(Lanes a) { return {reinterpret_cast<Ints>(a.v)}; }
 
-[[gnu::always_inline]] inline Lanes broadcast(float x) {
-  return each([=](int) { return x; });
-}
-[[gnu::always_inline]] inline Lanes operator+(const Lanes& a, const Lanes& b) {
-  return each([&](int l) { return a.v[l] + b.v[l]; });
-}
-[[gnu::always_inline]] inline Lanes operator-(const Lanes& a, const Lanes& b) {
-  return each([&](int l) { return a.v[l] - b.v[l]; });
-}
-[[gnu::always_inline]] inline Lanes operator*(const Lanes& a, const Lanes& b) {
-  return each([&](int l) { return a.v[l] * b.v[l]; });
-}
-[[gnu::always_inline]] inline Lanes operator/(const Lanes& a, const Lanes& b) {
-  return each([&](int l) { return a.v[l] / b.v[l]; });
-}
-[[gnu::always_inline]] inline Lanes maximum(const Lanes& a, const Lanes& b) {
-  return each([&](int l) { return a.v[l] > b.v[l] ? a.v[l] : b.v[l]; });
-}
-[[gnu::always_inline]] inline Lanes minimum(const Lanes& a, const Lanes& b) {
-  return each([&](int l) { return a.v[l] < b.v[l] ? a.v[l] : b.v[l]; });
-}
-[[gnu::always_inline]] inline Lanes magnitude(const Lanes& a) {
-  return each([&](int l) { return float_of(bits_of(a.v[l]) & 0x7FFFFFFFU); });
-}
-[[gnu::always_inline]] inline Lanes negative(const Lanes& a) {
-  return each([&](int l) { return -a.v[l]; });
-}
+// x - 0 is x, where 0 + x would lose the sign of -0.
+[[gnu::always_inline]] inline Lanes broadcast(float x) { return {x - Floats{}}; }
+[[gnu::always_inline]] inline Lanes operator+(Lanes a, Lanes b) { return {a.v + b.v}; }
+[[gnu::always_inline]] inline Lanes operator-(Lanes a, Lanes b) { return {a.v - b.v}; }
+[[gnu::always_inline]] inline Lanes operator*(Lanes a, Lanes b) { return {a.v * b.v}; }
+[[gnu::always_inline]] inline Lanes operator/(Lanes a, Lanes b) { return {a.v / b.v}; }
+[[gnu::always_inline]] inline Lanes maximum(Lanes a, Lanes b) { return {a.v > b.v ? a.v : b.v}; }
+[[gnu::always_inline]] inline Lanes minimum(Lanes a, Lanes b) { return {a.v < b.v ? a.v : b.v}; }
+[[gnu::always_inline]] inline Lanes magnitude(Lanes a) { return floats_of({bits_of(a).v & 0x7FFFFFFF}); }
+[[gnu::always_inline]] inline Lanes negative(Lanes a) { return {-a.v}; }
 
-// binary16: exponent and fraction are moved into place and the bias is mended by an exact multiplication, which also
-// normalises subnormals.
-[[gnu::always_inline]] inline float to_float(Half h) {
-  const uint32_t magnitude_bits = (h.bits & 0x7FFFU) << 13;
-  const float scaled = float_of(magnitude_bits) * 0x1p112F;
-  const uint32_t special = magnitude_bits > 0x0F7FFFFFU ? 0x7F800000U : 0U;  // infinity or NaN
-  return float_of(bits_of(scaled) | special | (h.bits & 0x8000U) << 16);
+[[gnu::always_inline]] inline Lanes load(const float* p, Full) { return {*reinterpret_cast<const StoredFloats*>(p)}; }
+[[gnu::always_inline]] inline void store(float* p, Lanes a, Full) { *reinterpret_cast<StoredFloats*>(p) = a.v; }
+[[gnu::always_inline]] inline Lanes load(const int32_t* p, Full) {
+  return {__builtin_convertvector(*reinterpret_cast<const StoredInts*>(p), Floats)};
 }
-[[gnu::always_inline]] inline float to_float(Bfloat b) { return float_of(static_cast<uint32_t>(b.bits) << 16); }
-[[gnu::always_inline]] inline float to_float(int8_t x) { return static_cast<float>(x); }
-[[gnu::always_inline]] inline float to_float(int32_t x) { return static_cast<float>(x); }
-[[gnu::always_inline]] inline float to_float(float x) { return x; }
-
-template <typename T>
-[[gnu::always_inline]] inline Lanes load(const T* p, Full) {
-  return each([=](int l) { return to_float(p[l]); });
+[[gnu::always_inline]] inline Lanes load(const int8_t* p, Full) {
+  const Ints wide = __builtin_convertvector(*reinterpret_cast<const StoredBytes*>(p), Ints);
+  return {__builtin_convertvector(wide, Floats)};
 }
-[[gnu::always_inline]] inline void store(float* p, const Lanes& a, Full) {
-#pragma GCC unroll 16
-  for (int l = 0; l < kLanes; ++l) p[l] = a.v[l];
+[[gnu::always_inline]] inline IntLanes bits_at(const void* p) {
+  return {__builtin_convertvector(*static_cast<const StoredBits*>(p), Ints)};
 }
+// Exponent and fraction are moved into place and the bias is mended by an exact multiplication, which also normalises
+// subnormals; infinities and NaNs get their exponent back.
+[[gnu::always_inline]] inline Lanes load(const Half* p, Full) {
+  const Ints bits = bits_at(p).v;
+  const Ints magnitude_bits = (bits & 0x7FFF) << 13;
+  const Ints special = (magnitude_bits > 0x0F7FFFFF) & 0x7F800000;
+  const Lanes scaled = {floats_of({magnitude_bits}).v * 0x1p112F};
+  return floats_of({bits_of(scaled).v | special | ((bits & 0x8000) << 16)});
+}
+[[gnu::always_inline]] inline Lanes load(const Bfloat* p, Full) { return floats_of({bits_at(p).v << 16}); }
 
 // Half to even for |a| < 2^22: the sum has no bits behind the point, and its low bits are the integer.
-[[gnu::always_inline]] inline IntLanes round_to_int(const Lanes& a) {
-  return each_int([&](int l) { return static_cast<int32_t>(bits_of(a.v[l] + 12582912.0F) - 0x4B400000U); });
+[[gnu::always_inline]] inline IntLanes round_to_int(Lanes a) { return {bits_of({a.v + 12582912.0F}).v - 0x4B400000}; }
+[[gnu::always_inline]] inline Lanes to_float(IntLanes a) { return {__builtin_convertvector(a.v, Floats)}; }
+[[gnu::always_inline]] inline IntLanes operator+(IntLanes a, IntLanes b) { return {a.v + b.v}; }
+[[gnu::always_inline]] inline IntLanes operator-(IntLanes a, IntLanes b) { return {a.v - b.v}; }
+[[gnu::always_inline]] inline IntLanes halved(IntLanes a) { return {a.v >> 1}; }
+[[gnu::always_inline]] inline Lanes power_of_two(IntLanes e) { return floats_of({(e.v + 127) << 23}); }
+[[gnu::always_inline]] inline int32_t sum(IntLanes a) {
+  int32_t result = 0;
+  for (int l = 0; l < kLanes; ++l) result += a.v[l];
+  return result;
 }
-[[gnu::always_inline]] inline Lanes to_float(const IntLanes& a) {
-  return each([&](int l) { return static_cast<float>(a.v[l]); });
-}
-[[gnu::always_inline]] inline IntLanes operator+(const IntLanes& a, const IntLanes& b) {
-  return each_int([&](int l) { return a.v[l] + b.v[l]; });
-}
-[[gnu::always_inline]] inline IntLanes operator-(const IntLanes& a, const IntLanes& b) {
-  return each_int([&](int l) { return a.v[l] - b.v[l]; });
-}
-[[gnu::always_inline]] inline IntLanes halved(const IntLanes& a) {
-  return each_int([&](int l) { return a.v[l] >> 1; });
-}
-[[gnu::always_inline]] inline Lanes power_of_two(const IntLanes& e) {
-  return each([&](int l) { return float_of(static_cast<uint32_t>(e.v[l] + 127) << 23); });
-}
-[[gnu::always_inline]] inline int32_t sum(const IntLanes& a) {
-  int32_t s = 0;
-  for (int l = 0; l < kLanes; ++l) s += a.v[l];
-  return s;
-}
-[[gnu::always_inline]] inline void store_bytes(int8_t* p, const IntLanes& a, Full) {
-#pragma GCC unroll 16
-  for (int l = 0; l < kLanes; ++l) p[l] = static_cast<int8_t>(a.v[l]);
+[[gnu::always_inline]] inline void store_bytes(int8_t* p, IntLanes a, Full) {
+  *reinterpret_cast<StoredBytes*>(p) = __builtin_convertvector(a.v, StoredBytes);
 }
 
 [[gnu::always_inline]] inline float square_root(float x) { return __builtin_sqrtf(x); }
-[[gnu::always_inline]] inline float top_lane(const Lanes& a) {
+[[gnu::always_inline]] inline float top_lane(Lanes a) {
   float top = a.v[0];
   for (int l = 1; l < kLanes; ++l) top = a.v[l] > top ? a.v[l] : top;
   return top;
 }
 
-// The fixed tree: lanes l and l + 8, l + 4, l + 2, l + 1.
+// The fixed tree: lanes l and l + 8, l + 4, l + 2, l + 1. The first two steps.
+[[gnu::always_inline]] inline Floats4 fold4(Lanes a) {
+  const Floats4 first = __builtin_shufflevector(a.v, a.v, 0, 1, 2, 3);
+  const Floats4 second = __builtin_shufflevector(a.v, a.v, 4, 5, 6, 7);
+  const Floats4 third = __builtin_shufflevector(a.v, a.v, 8, 9, 10, 11);
+  const Floats4 fourth = __builtin_shufflevector(a.v, a.v, 12, 13, 14, 15);
+  return (first + third) + (second + fourth);
+}
 [[gnu::always_inline]] inline float tree(Lanes a) {
-#pragma GCC unroll 4
-  for (int distance = 8; distance > 0; distance /= 2) {
-#pragma GCC unroll 8
-    for (int l = 0; l < distance; ++l) a.v[l] += a.v[l + distance];
-  }
-  return a.v[0];
+  const Floats4 four = fold4(a);
+  return (four[0] + four[2]) + (four[1] + four[3]);
+}
+// The later steps on two of them at once; the sums of `a` lie before those of `b`.
+[[gnu::always_inline]] inline Floats4 fold2(Floats4 a, Floats4 b) {
+  return __builtin_shufflevector(a, b, 0, 1, 4, 5) + __builtin_shufflevector(a, b, 2, 3, 6, 7);
+}
+[[gnu::always_inline]] inline Floats4 fold1(Floats4 a, Floats4 b) {
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
 }
 // Lane i of the result is tree(a[i]).
 [[gnu::always_inline]] inline Lanes trees(const Lanes (&a)[kLanes]) {
-  Lanes out;
-  for (int i = 0; i < kLanes; ++i) out.v[i] = tree(a[i]);
-  return out;
+  alignas(64) float sums[kLanes];
+  for (int i = 0; i < kLanes; i += 4) {
+    const Floats4 low = fold2(fold4(a[i]), fold4(a[i + 1]));
+    const Floats4 high = fold2(fold4(a[i + 2]), fold4(a[i + 3]));
+    *reinterpret_cast<Floats4*>(sums + i) = fold1(low, high);
+  }
+  return load(static_cast<const float*>(sums), Full{});
 }
 
-// int8 x int16 products of the screening head: 16 elements, one product a lane.
-constexpr long long kWide = kLanes;
-constexpr long long kWideProducts = 1;
-using Wide = IntLanes;
-using WideSums = IntLanes;
-template <typename T>
-[[gnu::always_inline]] inline Wide load_wide(const T* p) {
-  return each_int([=](int l) { return static_cast<int32_t>(p[l]); });
+// int8 x int16 products of the screening head: 8 elements, two products a lane.
+constexpr long long kWide = 8;
+constexpr long long kWideProducts = 2;
+typedef int16_t Wide __attribute__((vector_size(16)));
+typedef int32_t WideSums __attribute__((vector_size(16)));
+typedef int32_t WideProducts __attribute__((vector_size(32)));
+typedef int16_t StoredWide __attribute__((vector_size(16), aligned(2), __may_alias__));
+typedef int8_t StoredNarrow __attribute__((vector_size(8), aligned(1), __may_alias__));
+[[gnu::always_inline]] inline Wide load_wide(const int16_t* p) { return *reinterpret_cast<const StoredWide*>(p); }
+[[gnu::always_inline]] inline Wide load_wide(const int8_t* p) {
+  return __builtin_convertvector(*reinterpret_cast<const StoredNarrow*>(p), Wide);
 }
-[[gnu::always_inline]] inline WideSums no_products() {
-  return each_int([](int) { return int32_t{0}; });
+[[gnu::always_inline]] inline WideSums no_products() { return WideSums{}; }
+[[gnu::always_inline]] inline WideSums add_products(WideSums sums, Wide a, Wide b) {
+  const WideProducts products = __builtin_convertvector(a, WideProducts) * __builtin_convertvector(b, WideProducts);
+  return sums + (__builtin_shufflevector(products, products, 0, 2, 4, 6) +
+                 __builtin_shufflevector(products, products, 1, 3, 5, 7));
 }
-[[gnu::always_inline]] inline WideSums add_products(const WideSums& sums, const Wide& a, const Wide& b) {
-  return each_int([&](int l) { return sums.v[l] + a.v[l] * b.v[l]; });
-}
-[[gnu::always_inline]] inline long long total(const WideSums& sums) {
-  long long s = 0;
-  for (int l = 0; l < kLanes; ++l) s += sums.v[l];
-  return s;
+[[gnu::always_inline]] inline long long total(WideSums sums) {
+  return (static_cast<long long>(sums[0]) + sums[1]) + (static_cast<long long>(sums[2]) + sums[3]);
 }
 
 // The first `count` values, then zeros. Reads and writes nothing beyond them.
