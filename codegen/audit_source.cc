@@ -21,6 +21,8 @@ namespace {
 
 constexpr std::string_view kRoot = "/bitnet/";  // of clang_backend.cc's file system
 constexpr std::int64_t kMaxInt16 = 32767;
+// From this count on, `#pragma GCC unroll` means the whole loop; less unrolls a long one in parts.
+constexpr std::int64_t kFullUnroll = 8;
 
 // clang's own builtins (those of a target are intrinsics, which the machine-code audit judges): they compute, or tell
 // the compiler something. Whatever may become a call, a trap or an atomic is not here.
@@ -262,7 +264,7 @@ class Walker : public clang::RecursiveASTVisitor<Walker> {
     if (hint.getState() == clang::LoopHintAttr::Disable) return false;
     clang::Expr::EvalResult count;
     return hint.getValue() == nullptr || !hint.getValue()->EvaluateAsInt(count, unit_.context()) ||
-           count.Val.getInt().getExtValue() > 1;
+           count.Val.getInt().getExtValue() >= kFullUnroll;
   }
 
   // Whether the function is marked, and each mark is true.

@@ -79,6 +79,7 @@ constexpr int kChain = kFlushLines * kLaneLookups;
 static_assert(kFlushLines >= 1 && kChain * kLargestEntry <= 32767, "an int16 sum of tl2_gemv could overflow");
 
 // The digits of 2 x 16 entries: `low` and `high` [2][16].
+BITNET_INT16_BOUND(2, kLargestEntry + kBase)
 inline void store_entries(__m256i entries0, __m256i entries1, __m256i* low, __m256i* high) {
   const __m256i factor = _mm256_set1_epi16(kHighFactor);
   const __m256i base = _mm256_set1_epi16(kBase);
