@@ -21,18 +21,21 @@ set(BITNET_GENERATED_FAMILIES
   generated/i2s_batch_avx512.h
   generated/i2s_batch_neon.h
   generated/i2s_batch_neon_dotprod.h
+  generated/i2s_batch_neon_i8mm.h
   generated/i2s_batch_scalar.h
   generated/i2s_gemm_avx2.h
   generated/i2s_gemm_avx2_vnni.h
   generated/i2s_gemm_avx512.h
   generated/i2s_gemm_neon.h
   generated/i2s_gemm_neon_dotprod.h
+  generated/i2s_gemm_neon_i8mm.h
   generated/i2s_gemm_scalar.h
   generated/i2s_gemv_avx2.h
   generated/i2s_gemv_avx2_vnni.h
   generated/i2s_gemv_avx512.h
   generated/i2s_gemv_neon.h
   generated/i2s_gemv_neon_dotprod.h
+  generated/i2s_gemv_neon_i8mm.h
   generated/i2s_gemv_scalar.h
   generated/t5_batch_avx512_vbmi.h
   generated/t5_batch_scalar.h

@@ -65,7 +65,7 @@ static_assert(kChain * kLargestProduct <= 32767, "an int16 sum of i2s_gemm could
 constexpr long long kNearBytes = 24 * 1024;
 constexpr long long kAheadBytes = 512;
 // Tokens whose sums fit the registers; more are served by further passes over the tile, which by then is near.
-constexpr int kPassTokens = 8;
+constexpr int kPassTokens = 4;
 
 // Tiles tile .. tile + count - 1 and, with several streams (`Tiles`), the same number of tiles `distance`,
 // 2 * `distance`, ... further on, read side by side.

@@ -106,22 +106,26 @@ inline void block(const bitnet_gemm_args* a, const int8_t* x, long long token, l
           for (int h = 0; h < 2; ++h) partial[m][n][h] = _mm256_setzero_si256();
         }
       }
+      static_assert(kFours % 2 == 0, "the panel of a line is no multiple of the loop's step");
+      for (long long from = kFours * first; from < kFours * last; from += 2) {
 #pragma GCC unroll 2
-      for (long long q = kFours * first; q < kFours * last; ++q) {  // k = 4 q .. + 3
-        __m256i codes[Tiles][2];
-#pragma GCC unroll 8
-        for (int n = 0; n < Tiles; ++n) {
-          const uint8_t* bytes = w + (q * Tiles + n) * kLineBytes;
-          for (int h = 0; h < 2; ++h) codes[n][h] = _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes) + h);
-        }
-#pragma GCC unroll 32
-        for (int m = 0; m < TokenTile; ++m) {
-          const int8_t* four = x + (q * TokenTile + m) * 4;
-          const __m256i xm = _mm256_set1_epi32(*reinterpret_cast<const Dword*>(four));
+        for (int u = 0; u < 2; ++u) {  // k = 4 q .. + 3
+          const long long q = from + u;
+          __m256i codes[Tiles][2];
 #pragma GCC unroll 8
           for (int n = 0; n < Tiles; ++n) {
-            for (int h = 0; h < 2; ++h) {
-              partial[m][n][h] = _mm256_add_epi16(partial[m][n][h], _mm256_maddubs_epi16(codes[n][h], xm));
+            const uint8_t* bytes = w + (q * Tiles + n) * kLineBytes;
+            for (int h = 0; h < 2; ++h) codes[n][h] = _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes) + h);
+          }
+#pragma GCC unroll 32
+          for (int m = 0; m < TokenTile; ++m) {
+            const int8_t* four = x + (q * TokenTile + m) * 4;
+            const __m256i xm = _mm256_set1_epi32(*reinterpret_cast<const Dword*>(four));
+#pragma GCC unroll 8
+            for (int n = 0; n < Tiles; ++n) {
+              for (int h = 0; h < 2; ++h) {
+                partial[m][n][h] = _mm256_add_epi16(partial[m][n][h], _mm256_maddubs_epi16(codes[n][h], xm));
+              }
             }
           }
         }
