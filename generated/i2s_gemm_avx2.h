@@ -107,10 +107,10 @@ inline void block(const bitnet_gemm_args* a, const int8_t* x, long long token, l
         }
       }
       static_assert(kFours % 2 == 0, "the panel of a line is no multiple of the loop's step");
-      for (long long from = kFours * first; from < kFours * last; from += 2) {
+      for (long long step = kFours / 2 * first; step < kFours / 2 * last; ++step) {
 #pragma GCC unroll 2
         for (int u = 0; u < 2; ++u) {  // k = 4 q .. + 3
-          const long long q = from + u;
+          const long long q = 2 * step + u;
           __m256i codes[Tiles][2];
 #pragma GCC unroll 8
           for (int n = 0; n < Tiles; ++n) {
