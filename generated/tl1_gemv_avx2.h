@@ -54,7 +54,8 @@ constexpr Entries make_entries() {
 constexpr Entries kEntry = make_entries();
 
 // An entry is kept as two signed bytes, entry = kBase * high + low, high = (entry * kHighFactor + 2^14) >> 15 (the
-// rounding high product of 16-bit units). Both digits are so small that several fit into a byte's sum.
+// rounding high product of 16-bit units). Both digits are so small that several fit into a byte's sum. Since low is
+// what high leaves, every base and factor that pass the static_assert below give the same sums.
 constexpr int kBase = 28;
 constexpr int kHighFactor = 1170;
 constexpr int largest_digit() {
@@ -68,9 +69,10 @@ constexpr int largest_digit() {
   }
   return largest;
 }
-constexpr int kByteLookups = 8;
-static_assert(kByteLookups * largest_digit() <= 127, "an int8 sum of tl1_gemv could overflow");
-constexpr int kByteLines = 2;
+// Lookups of a line whose digits are added into the same byte, and the lines after which these are flushed.
+constexpr int kByteLookups = 4;
+constexpr int kByteLines = 127 / largest_digit() / kByteLookups;
+static_assert(kByteLines >= 1, "an int8 sum of tl1_gemv could overflow");
 // Lookups of a line that are added into the same int16 lane, and the lines after which these go to int32.
 constexpr int kLaneLookups = 4;
 constexpr int kFlushLines = 32767 / kLargestEntry / kLaneLookups;

@@ -56,7 +56,8 @@ constexpr Entries make_entries() {
 constexpr Entries kEntry = make_entries();
 
 // An entry is kept as two signed bytes, entry = kBase * high + low, high = (entry * kHighFactor + 2^14) >> 15 (the
-// rounding high product of 16-bit units). Both digits are so small that several fit into a byte's sum.
+// rounding high product of 16-bit units). Both digits are so small that several fit into a byte's sum. Since low is
+// what high leaves, every base and factor that pass the static_assert below give the same sums.
 constexpr int kBase = 28;
 constexpr int kHighFactor = 1170;
 constexpr int largest_digit() {
@@ -70,6 +71,7 @@ constexpr int largest_digit() {
   }
   return largest;
 }
+// Lookups of a line whose digits are added into the same byte.
 constexpr int kByteLookups = 8;
 static_assert(kByteLookups * largest_digit() <= 127, "an int8 sum of tl2_gemv could overflow");
 // Lookups of a line that are added into the same int16 lane, and the lines after which these go to int32.
@@ -167,7 +169,7 @@ inline void pass(const bitnet_gemv_args* a, long long tile, long long distance, 
           __m512i low = zero;
           __m512i high = zero;
 #pragma GCC unroll 8
-          for (int b = 0; b < 8; ++b) {
+          for (int b = 0; b < kByteLookups; ++b) {  // blocks
             const __m512i indices = _mm512_load_si512(parts + b / 2);
             const __m512i index = _mm512_and_si512(b % 2 == 0 ? indices : _mm512_srli_epi16(indices, 4), nibble);
             // The mask of the sums, not of the differences: clang turns the other one round and needs a move more.

@@ -8,6 +8,7 @@ bitnet_add_test(reference_test reference_test.cc LINK bitnet_reference)
 bitnet_add_test(kernel_test kernel_test.cc kernel_test_dense.cc LINK bitnet_kernel_tester)
 bitnet_add_test(isa_test isa_test.cc)
 bitnet_add_test(layout_test layout_test.cc)
+bitnet_add_test(layout_tl_test layout_tl_test.cc)
 
 # Nothing but the record of kernels leaves the unit built with ISA flags; and the check refuses an object that breaks it.
 if(TARGET bitnet_builtin_avx2)

@@ -19,7 +19,7 @@ std::int8_t any_activation(std::mt19937& random) {
   return static_cast<std::int8_t>(static_cast<int>(random() % 255) - 127);
 }
 
-std::int8_t weight(Values values, std::mt19937& random, std::int64_t row) {
+std::int8_t weight(Values values, std::mt19937& random, std::int64_t row, std::int64_t k) {
   switch (values) {
     case Values::kRandom:
       return static_cast<std::int8_t>(static_cast<int>(random() % 3) - 1);
@@ -32,7 +32,8 @@ std::int8_t weight(Values values, std::mt19937& random, std::int64_t row) {
     case Values::kZero:
       return 0;
     case Values::kConstant:
-      return static_cast<std::int8_t>(row % 3 - 1);
+      // Every other row with zeros at every other four k: table entries of one and of several activations.
+      return static_cast<std::int8_t>(row % 2 != 0 && k / 4 % 2 != 0 ? 0 : row % 3 - 1);
   }
   return 0;
 }
@@ -91,7 +92,7 @@ void TernaryProblem::make_weights() {
   codes_.resize(index(n * k));
   for (std::int64_t r = 0; r < n; ++r) {
     for (std::int64_t i = 0; i < k; ++i) {
-      codes_[index(r * k + i)] = static_cast<std::uint8_t>(weight(values, random, r) + 1);
+      codes_[index(r * k + i)] = static_cast<std::uint8_t>(weight(values, random, r, i) + 1);
     }
   }
 }
