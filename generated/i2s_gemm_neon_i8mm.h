@@ -97,10 +97,10 @@ inline void block(const bitnet_gemm_args* a, const int8_t* x, long long token, l
       }
     }
     static_assert(kFours % 4 == 0, "the panel of a line is no multiple of the loop's step");
-    for (long long from = kFours * begin; from < kFours * end; from += 4) {
+    for (long long step = kFours / 4 * begin; step < kFours / 4 * end; ++step) {
 #pragma GCC unroll 4
       for (int u = 0; u < 4; ++u) {  // k = 4 q .. + 3
-        const long long q = from + u;
+        const long long q = 4 * step + u;
         int8x16_t codes[Tiles][4][2];  // of rows 4h, 4h + 1 and of rows 4h + 2, 4h + 3
 #pragma GCC unroll 8
         for (int n = 0; n < Tiles; ++n) {
