@@ -27,6 +27,7 @@ double seconds_of(ThreadPool& pool, const auto& work) {
 const ProbeLoops& probe_loops(Isa isa) {
   switch (isa) {
     case Isa::kAvx2:
+    case Isa::kAvx2Vnni:  // vpdpbusd on 256 bits starts as often as vpmaddubsw and multiplies as much
       return kProbeLoopsAvx2;
     case Isa::kAvx512:
     case Isa::kAvx512Vbmi:
