@@ -85,8 +85,8 @@ template <int Streams>
     totals[s] = 0;
   }
   const long long whole = a->k / kWide * kWide;
-  for (long long i = 0; i < whole;) {
-    const long long end = i + kWideSpan < whole ? i + kWideSpan : whole;
+  for (long long first = 0; first < whole; first += kWideSpan) {
+    const long long end = first + kWideSpan < whole ? first + kWideSpan : whole;
     WideSums sums[Streams];
 #pragma GCC unroll 8
     for (int s = 0; s < Streams; ++s) sums[s] = no_products();
@@ -95,6 +95,7 @@ template <int Streams>
 #pragma GCC unroll 8
       for (int s = 0; s < Streams; ++s) sums[s] = add_products(sums[s], load_wide(w[s] + at), v);
     };
+    long long i = first;
     for (; i + kLine <= end; i += kLine) {
 #pragma GCC unroll 8
       for (int s = 0; s < Streams; ++s) prefetch_ahead(w[s] + i);
