@@ -326,7 +326,11 @@ std::optional<MachineInstruction> Disassembler::decode(std::span<const std::byte
   // Branch targets count from the end of the instruction on x86, which its printer leaves to the caller.
   llvm_->printer->printInst(&inst, llvm_->x86 ? address + size : address, "", *llvm_->subtarget, stream);
   std::ranges::replace(text, '\t', ' ');
-  const std::size_t begin = std::min(text.find_first_not_of(' '), text.size());
+  std::size_t begin = std::min(text.find_first_not_of(' '), text.size());
+  if (const std::size_t end = text.find('}', begin); text[begin] == '{' && end != std::string::npos) {
+    out.hint = text.substr(begin, end + 1 - begin);
+    begin = std::min(text.find_first_not_of(' ', end + 1), text.size());
+  }
   const std::size_t blank = std::min(text.find(' ', begin), text.size());
   out.mnemonic = text.substr(begin, blank - begin);
   out.operands = text.substr(std::min(text.find_first_not_of(' ', blank), text.size()));

@@ -32,6 +32,7 @@ struct MemoryOperand {
 struct MachineInstruction {
   std::uint64_t address = 0;
   std::uint32_t size = 0;
+  std::string hint;      // the encoding, where the mnemonic has several: "{vex}"; else ""
   std::string mnemonic;  // "vpdpbusd"
   std::string operands;  // "zmm0, zmm1, zmmword ptr [rdi]": Intel's order on x86
   Flow flow = Flow::kNext;
@@ -46,7 +47,10 @@ struct MachineInstruction {
   std::uint32_t vector_reads = 0;
   std::uint32_t vector_writes = 0;
 
-  [[nodiscard]] std::string text() const { return operands.empty() ? mnemonic : mnemonic + " " + operands; }
+  [[nodiscard]] std::string text() const {
+    const std::string name = hint.empty() ? mnemonic : hint + " " + mnemonic;
+    return operands.empty() ? name : name + " " + operands;
+  }
 };
 
 class Disassembler {

@@ -113,7 +113,7 @@ Encodings encodings_of(const BundleImage& image, const KernelRecord& record, con
   for (const auto& [address, instruction] : code->instructions) {
     // In 64-bit mode 0x62 begins nothing but EVEX, 0xc4 and 0xc5 nothing but VEX; clang sets no prefix before them.
     const auto first = std::to_integer<unsigned>(image.bytes[address]);
-    const bool dot = instruction.text().find("vpdpbusd") != std::string::npos;  // LLVM writes "{vex} vpdpbusd"
+    const bool dot = instruction.mnemonic == "vpdpbusd";
     if (first == 0x62) ++found.evex;
     if (dot && first == 0x62) ++found.evex_dots;
     if (dot && (first == 0xC4 || first == 0xC5)) ++found.vex_dots;
