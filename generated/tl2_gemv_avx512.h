@@ -7,8 +7,8 @@
 // weights -1, 0, +1 into a table of 16 entries in its scratch; from then on 3 weights are one lookup.
 //
 // The four quarters of a register look up four triples of the same 16 rows (vpshufb). The sign bits of a block become a
-// mask register (vptestmb), under which the digits are negated. They are added up as bytes, after a line joined and
-// widened (vpunpckbw, vpmaddubsw), and go to int32 every 10 lines.
+// mask register (vptestnmb), under which the positive digits are added. Digits are added up as bytes, after a line
+// joined and widened (vpunpckbw, vpmaddubsw), and go to int32 every 10 lines.
 #ifndef BITNET_GENERATED_TL2_GEMV_AVX512_H_
 #define BITNET_GENERATED_TL2_GEMV_AVX512_H_
 
@@ -166,19 +166,26 @@ inline void pass(const bitnet_gemv_args* a, long long tile, long long distance, 
           const __m512i* parts = reinterpret_cast<const __m512i*>(line);
           const __m512i* tables_of = reinterpret_cast<const __m512i*>(table);
           const __m512i signs = _mm512_load_si512(parts + 4);
+          // The signed sum is twice the positive digits minus all: two operations a digit. Bytes may wrap on the way,
+          // the sum does not.
           __m512i low = zero;
           __m512i high = zero;
+          __m512i positive_low = zero;
+          __m512i positive_high = zero;
 #pragma GCC unroll 8
           for (int b = 0; b < kByteLookups; ++b) {  // blocks
             const __m512i indices = _mm512_load_si512(parts + b / 2);
             const __m512i index = _mm512_and_si512(b % 2 == 0 ? indices : _mm512_srli_epi16(indices, 4), nibble);
-            // The mask of the sums, not of the differences: clang turns the other one round and needs a move more.
             const __mmask64 positive = _mm512_testn_epi8_mask(signs, _mm512_set1_epi8(static_cast<char>(0x80 >> b)));
             const __m512i low_b = _mm512_shuffle_epi8(_mm512_load_si512(tables_of + 2 * b), index);
             const __m512i high_b = _mm512_shuffle_epi8(_mm512_load_si512(tables_of + 2 * b + 1), index);
-            low = _mm512_mask_add_epi8(_mm512_sub_epi8(low, low_b), positive, low, low_b);
-            high = _mm512_mask_add_epi8(_mm512_sub_epi8(high, high_b), positive, high, high_b);
+            low = _mm512_sub_epi8(low, low_b);
+            high = _mm512_sub_epi8(high, high_b);
+            positive_low = _mm512_mask_add_epi8(positive_low, positive, positive_low, low_b);
+            positive_high = _mm512_mask_add_epi8(positive_high, positive, positive_high, high_b);
           }
+          low = _mm512_add_epi8(low, _mm512_add_epi8(positive_low, positive_low));
+          high = _mm512_add_epi8(high, _mm512_add_epi8(positive_high, positive_high));
           const __m512i sum0 = _mm512_maddubs_epi16(factors, _mm512_unpacklo_epi8(low, high));
           const __m512i sum1 = _mm512_maddubs_epi16(factors, _mm512_unpackhi_epi8(low, high));
           word[s][0] = _mm512_add_epi16(word[s][0], sum0);
