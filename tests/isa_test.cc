@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "runtime/kernels/isa_probe.h"
 #include "runtime/kernels/kernel.h"
 
 namespace bitnet {
@@ -117,6 +118,24 @@ TEST_CASE("the probe leaves the handler of SIGILL as it was, and threads may ask
   REQUIRE(sigaction(SIGILL, nullptr, &illegal) == 0);
   REQUIRE(sigaction(SIGSEGV, nullptr, &fault) == 0);
   CHECK((illegal.sa_handler == fault.sa_handler));
+}
+
+TEST_CASE("a probe that meets an illegal instruction or a wrong result answers no") {
+  (void)probe_isa(Isa::kScalar);  // the probes have run: nobody else is inside the guard
+  CHECK(isa_detail::guarded([] { return true; }));
+  CHECK_FALSE(isa_detail::guarded([] { return false; }));
+  const auto illegal = [] {
+    raise(SIGILL);
+    return true;
+  };
+  CHECK_FALSE(isa_detail::guarded(illegal));
+  CHECK_FALSE(isa_detail::guarded(illegal));  // the first left the guard in order
+#if defined(__x86_64__)
+  CHECK_FALSE(isa_detail::guarded([] {
+    __asm__ volatile("ud2");
+    return true;
+  }));
+#endif
 }
 
 TEST_CASE("BITNET_FORCE_ISA restricts and never replaces") {
