@@ -65,8 +65,18 @@ std::string norm_quantize(const KernelSpec& spec) {
          std::to_string(spec.kernel.k) + ")\n";
 }
 
+// The pipeline behind its wrapper, and the scratch of such kernels: none.
+std::string halide_ternary(const KernelSpec& spec) {
+  const Kernel& kernel = spec.kernel;
+  const bool gemm = kernel.op == Op::kGemm;
+  const std::string constants = gemm ? list({kernel.n, kernel.k, spec.point.token_tile, spec.point.row_tiles})
+                                     : list({kernel.n, kernel.k, spec.point.streams});
+  return std::string(gemm ? "BITNET_HALIDE_GEMM(" : "BITNET_HALIDE_GEMV(") + spec.name() + ", " + spec.pipeline_symbol +
+         ", " + constants + ")\n" + std::string(kExport) + "const uint64_t " + spec.scratch_symbol() + " = 0;\n";
+}
+
 std::string kernel_text(const KernelSpec& spec) {
-  if (is_ternary(spec.kernel.op)) return ternary(spec);
+  if (is_ternary(spec.kernel.op)) return spec.pipeline.empty() ? ternary(spec) : halide_ternary(spec);
   return spec.pipeline.empty() ? dense(spec) : norm_quantize(spec);
 }
 

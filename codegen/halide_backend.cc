@@ -2,6 +2,7 @@
 // pipeline.
 #include "codegen/halide_backend.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 
@@ -41,12 +42,13 @@ Result<std::vector<std::string>> compile_with_halide(const std::string& tool, co
                                         folder.path()};
   std::vector<std::string> symbols;
   for (const KernelSpec& spec : image.kernels) {
-    if (spec.pipeline.empty()) continue;
+    if (spec.pipeline.empty() || std::ranges::find(symbols, spec.pipeline_symbol) != symbols.end()) continue;
     symbols.push_back(spec.pipeline_symbol);
     arguments.push_back(spec.pipeline + ":SYMBOL=" + spec.pipeline_symbol);
   }
   std::vector<std::string> objects;
   if (symbols.empty()) return objects;
+  if (limit == limit.zero()) limit = kHalideTimeLimit * symbols.size();
   const Result<std::string> output = run_program(arguments, limit);
   if (!output.ok()) {
     return Error{output.error().code,

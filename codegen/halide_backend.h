@@ -22,9 +22,10 @@ inline constexpr std::chrono::milliseconds kHalideTimeLimit{30'000};
 // "Halide 21.0.0": the library that this build's bitnet-halide is linked with.
 [[nodiscard]] std::string halide_version();
 
-// One object for each kernel of `kernels` that has a pipeline, in order. kFailure: the tool cannot be started, ends
-// with an error (its messages are given), runs longer than `limit` (it is killed) or leaves an object out.
+// One object for each pipeline of the image's kernels, in order of its first kernel. kFailure: the tool cannot be
+// started, ends with an error (its messages are given), runs longer than `limit` (0: kHalideTimeLimit for each
+// pipeline; it is killed) or leaves an object out.
 [[nodiscard]] Result<std::vector<std::string>> compile_with_halide(const std::string& tool, const ImagePlan& image,
-                                                                   std::chrono::milliseconds limit = kHalideTimeLimit);
+                                                                   std::chrono::milliseconds limit = {});
 
 }  // namespace bitnet::codegen

@@ -122,8 +122,23 @@ class FormatRule {
   const PlanOptions& options_;
 };
 
+// The pipeline of schedules/ternary.h behind a kernel, in the words of bitnet-halide; kernels of equal K share it.
+// DOT=1 is what Halide needs to be told where the target has AVX-512 VNNI.
+void use_halide(KernelSpec& spec, const Target& target) {
+  const bool gemm = spec.kernel.op == Op::kGemm;
+  const std::string op = "i2s_" + std::string(to_string(spec.kernel.op));
+  const std::string k = std::to_string(spec.kernel.k);
+  const std::string tokens = std::to_string(spec.point.token_tile);
+  const std::string streams = std::to_string(gemm ? spec.point.row_tiles : spec.point.streams);
+  spec.kernel.technique = "halide";
+  spec.pipeline = op + ":K=" + k + (gemm ? ":TOKENS=" + tokens : "") + ":STREAMS=" + streams;
+  if (target.features.find("+avx512vnni") != std::string_view::npos) spec.pipeline += ":DOT=1";
+  spec.pipeline_symbol =
+      "halide_" + op + "_k" + k + (gemm ? "t" + tokens : "") + "s" + streams + "_" + identifier(target.isa);
+}
+
 Result<KernelSpec> ternary_spec(const Target& target, Format format, Op op, std::int32_t m, const KernelShape& shape,
-                                std::int32_t group, const Points& points) {
+                                std::int32_t group, const Points& points, std::string_view technique = {}) {
   KernelSpec spec;
   spec.kernel.format = format;
   spec.kernel.op = op;
@@ -132,9 +147,23 @@ Result<KernelSpec> ternary_spec(const Target& target, Format format, Op op, std:
   spec.kernel.group = group;
   spec.kernel.m = m;
   spec.kernel.isa = target.isa;
+  spec.kernel.technique = technique;
   BITNET_ASSIGN_OR_RETURN(spec.point, points.choose(spec.kernel));
   spec.kernel.token_tile = op == Op::kGemv ? 1 : m != 0 ? m : spec.point.token_tile;
+  if (!spec.point.technique.empty()) use_halide(spec, target);
   return spec;
+}
+
+// The Halide variants of i2s that the points have not chosen already.
+Status add_halide(ImagePlan& image, const KernelShape& shape, const Points& points) {
+  for (const Op op : {Op::kGemv, Op::kGemm}) {
+    BITNET_ASSIGN_OR_RETURN(KernelSpec spec,
+                            ternary_spec(*image.target, Format::kI2s, op, 0, shape, 0, points, "halide"));
+    const bool known = std::ranges::any_of(
+        image.kernels, [name = spec.name()](const KernelSpec& other) { return other.name() == name; });
+    if (!known) image.kernels.push_back(std::move(spec));
+  }
+  return {};
 }
 
 Status add_ternary(ImagePlan& image, Format format, const KernelShape& shape, std::int32_t group,
@@ -176,7 +205,7 @@ void add_dense(ImagePlan& image, const ModelShapes& shapes, const Points& points
     spec.kernel.isa = target.isa;
     image.kernels.push_back(std::move(spec));
   }
-  if (!halide) return;
+  if (!halide && !(every_technique && templates)) return;
   for (const std::int64_t k : shapes.norm_quantize) image.kernels.push_back(halide_norm_quantize(target, k));
 }
 
@@ -198,6 +227,7 @@ Result<Plan> make_plan(const ModelShapes& shapes, const TargetSelection& selecti
       for (const Format format : rule.formats(*target, shape)) {
         BITNET_RETURN_IF_ERROR(add_ternary(image, format, shape, options.group, points));
       }
+      if (options.halide && options.group == 0) BITNET_RETURN_IF_ERROR(add_halide(image, shape, points));
     }
     if (options.dense) add_dense(image, shapes, points, options.every_format);
     if (!image.kernels.empty()) plan.images.push_back(std::move(image));

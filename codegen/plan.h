@@ -43,8 +43,9 @@ struct Plan {
 struct PlanOptions {
   std::optional<Format> format;  // ternary; nullopt: what the points say for each shape, i2s where they say nothing
   std::int32_t group = 0;        // K-group of every ternary product: 0, 64, 128 or 256
-  bool every_format = false;     // all families that a target has, beside each other: for tests and benches
+  bool every_format = false;     // all families and techniques of a target, beside each other: for tests and benches
   bool dense = true;             // the dense operations too
+  bool halide = false;           // the Halide variants of i2s gemv and gemm too, beside the kernels chosen
 };
 
 // For each image: gemv, gemm and small batches of every ternary shape in the format chosen, the dense operations, and

@@ -120,6 +120,13 @@ class Row {
     return value->get();
   }
 
+  // "template" unless given.
+  Result<std::string> technique(std::string_view fallback = "template") {
+    BITNET_ASSIGN_OR_RETURN(std::string name, string("technique", fallback));
+    if (std::ranges::find(kTechniques, name) != std::end(kTechniques)) return name;
+    return fail("technique", "key 'technique': expected template or halide, found '" + name + "'");
+  }
+
   // n and k: both (one shape) or none (every shape).
   Status shape(std::int64_t& n, std::int64_t& k) {
     BITNET_ASSIGN_OR_RETURN(n, integer(kN));
@@ -169,14 +176,21 @@ Result<Point> read_point(const toml::table& table, const std::string& path) {
     return {};
   };
   if (batch) BITNET_RETURN_IF_ERROR(take(kM, point.m));
+  BITNET_ASSIGN_OR_RETURN(const std::string technique, row.technique());
+  const bool halide = technique == "halide";
+  if (halide && (batch || point.format != Format::kI2s)) {
+    return row.fail("technique", "key 'technique': Halide pipelines multiply i2s only, and have no small batches");
+  }
+  if (halide) point.technique = technique;
   if (gemm && !batch) {
     BITNET_RETURN_IF_ERROR(take(kTokenTile, point.token_tile));
     BITNET_RETURN_IF_ERROR(take(kRowTiles, point.row_tiles));
   } else {
     BITNET_RETURN_IF_ERROR(take(kStreams, point.streams));
-    BITNET_RETURN_IF_ERROR(take(kPrefetch, point.prefetch));
+    if (!halide) BITNET_RETURN_IF_ERROR(take(kPrefetch, point.prefetch));
   }
   BITNET_RETURN_IF_ERROR(row.finish());
+  if (const auto* note = table.get("note")) point.note = note->as_string()->get();  // finish() has seen its type
   if (point.m == 6) return row.fail("m", "key 'm': expected 2, 4 or 8, found 6");
   return point;
 }
@@ -199,10 +213,7 @@ Result<DensePoint> read_dense(const toml::table& table, const std::string& path)
   if (is_ternary(point.op)) {
     return row.fail("op", "key 'op': expected a dense operation, found '" + std::string(to_string(point.op)) + "'");
   }
-  BITNET_ASSIGN_OR_RETURN(point.technique, row.string("technique"));
-  if (std::ranges::find(kTechniques, point.technique) == std::end(kTechniques)) {
-    return row.fail("technique", "key 'technique': expected template or halide, found '" + point.technique + "'");
-  }
+  BITNET_ASSIGN_OR_RETURN(point.technique, row.technique({}));
   if (point.technique == "halide" && point.op != Op::kNormQuantize) {
     return row.fail("technique", "key 'technique': no Halide pipeline does " + std::string(to_string(point.op)) +
                                      "; only norm_quantize has one");
@@ -212,7 +223,8 @@ Result<DensePoint> read_dense(const toml::table& table, const std::string& path)
 }
 
 bool same_place(const Point& a, const Point& b) {
-  return a.isa == b.isa && a.op == b.op && a.format == b.format && a.m == b.m && a.n == b.n && a.k == b.k;
+  return a.isa == b.isa && a.op == b.op && a.format == b.format && a.m == b.m && a.n == b.n && a.k == b.k &&
+         a.technique == b.technique;
 }
 bool same_place(const LayoutPoint& a, const LayoutPoint& b) { return a.isa == b.isa && a.n == b.n && a.k == b.k; }
 bool same_place(const DensePoint& a, const DensePoint& b) { return a.isa == b.isa && a.op == b.op; }
@@ -245,8 +257,12 @@ Result<Point> Points::choose(const Kernel& kernel) const {
     if (point.isa != kernel.isa || point.op != kernel.op || point.format != kernel.format || point.m != kernel.m) {
       continue;
     }
+    if (kernel.technique.empty() ? kernel.group != 0 && !point.technique.empty()
+                                 : kernel.technique != point.technique) {
+      continue;
+    }
     if (point.n == kernel.n && point.k == kernel.k) return point;
-    if (point.n == 0) general = &point;
+    if (point.n == 0 && general == nullptr) general = &point;
   }
   if (general != nullptr) return *general;
   const std::string isa(to_string(kernel.isa));
@@ -256,7 +272,8 @@ Result<Point> Points::choose(const Kernel& kernel) const {
   return Error{ErrorCode::kUsage, "points (" + provenance + "): no point for " + format + " " + op + m + " " +
                                       std::to_string(kernel.n) + " x " + std::to_string(kernel.k) + " on " + isa +
                                       ", and no general one: add a [[point]] with isa = \"" + isa + "\", op = \"" + op +
-                                      "\", format = \"" + format + "\"" + m};
+                                      "\", format = \"" + format + "\"" + m +
+                                      (kernel.technique.empty() ? "" : ", technique = \"" + kernel.technique + "\"")};
 }
 
 std::optional<Format> Points::format(Isa isa, std::int64_t n, std::int64_t k) const {

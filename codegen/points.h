@@ -21,6 +21,12 @@
 //   m = 4                         # small batches of 2, 4 or 8 tokens: streams and prefetch, as for gemv
 //   streams = 2
 //   prefetch = 1024
+//   [[point]]
+//   isa = "avx512"
+//   op = "gemv"
+//   technique = "halide"          # i2s without m: the pipeline of schedules/ternary.h; default: the template
+//   streams = 2                   # keys streams (gemv), token_tile and row_tiles (gemm). A place may have one point of
+//                                 # each technique: the first one in the file is used, never halide for K-groups
 //   [[layout]]                    # which format --format auto takes for a shape (without: i2s)
 //   isa = "avx512-vbmi"
 //   format = "t5"                 # n and k as above
@@ -53,6 +59,8 @@ struct Point {
   std::int32_t prefetch = 0;
   std::int32_t token_tile = 0;  // gemm
   std::int32_t row_tiles = 0;
+  std::string technique;  // "" template, "halide"
+  std::string note;
 };
 
 // One [[layout]] row.
@@ -76,7 +84,8 @@ struct Points {
   std::string provenance;  // stands in the bundle
 
   // The point for the kernel's isa, op, format and m: that of exactly its shape, else the general one of the target,
-  // else an error that names what is missing. (K-groups share the points of their shape.)
+  // else an error that names what is missing. (K-groups share the points of their shape.) A kernel with a technique
+  // gets a point of that technique, one without gets the first point of any that can serve it.
   [[nodiscard]] Result<Point> choose(const Kernel& kernel) const;
   // The format that --format auto takes for a shape, the exact shape before the general one; nullopt: none is named.
   [[nodiscard]] std::optional<Format> format(Isa isa, std::int64_t n, std::int64_t k) const;

@@ -40,16 +40,17 @@ struct bitnet_halide_buffer {
 }  // extern "C"
 
 namespace bitnet_halide {
+namespace {
 
-inline constexpr bitnet_halide_type kInt8 = {0, 8, 1};
-inline constexpr bitnet_halide_type kInt32 = {0, 32, 1};
-inline constexpr bitnet_halide_type kUint8 = {1, 8, 1};
-inline constexpr bitnet_halide_type kFloat32 = {2, 32, 1};
+constexpr bitnet_halide_type kInt8 = {0, 8, 1};
+constexpr bitnet_halide_type kInt32 = {0, 32, 1};
+constexpr bitnet_halide_type kUint8 = {1, 8, 1};
+constexpr bitnet_halide_type kFloat32 = {2, 32, 1};
 
-inline constexpr int kLineK = 16;  // of layout t2
-inline constexpr int kLineBytes = 64;
+constexpr int kLineK = 16;  // of layout t2
+constexpr int kLineBytes = 64;
 // Packed activations that meet one row of tiles before the next: they stay in a 1 MiB L2 cache beside the weights.
-inline constexpr long long kActivationBytes = 512 * 1024;
+constexpr long long kActivationBytes = 512 * 1024;
 
 inline bitnet_halide_buffer buffer(const void* host, const bitnet_halide_type& type, bitnet_halide_dimension* dim,
                                    int dimensions) noexcept {
@@ -70,7 +71,7 @@ struct TileRange {
 };
 
 template <long long K>
-inline constexpr int kLines = static_cast<int>((K + kLineK - 1) / kLineK);
+constexpr int kLines = static_cast<int>((K + kLineK - 1) / kLineK);
 
 template <long long K, GemvPipeline* Pipeline>
 inline void gemv_tiles(const bitnet_gemv_args* a, const TileRange& tiles) noexcept {
@@ -148,6 +149,7 @@ inline void gemm(const bitnet_gemm_args* a) noexcept {
   }
 }
 
+}  // namespace
 }  // namespace bitnet_halide
 
 // Define `void KERNEL(const bitnet_gemv_args*)` and `void KERNEL(const bitnet_gemm_args*)` without K-groups for a

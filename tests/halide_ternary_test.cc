@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstdio>
@@ -41,6 +42,17 @@ PipelineKernel ternary(const TargetRow& target, Op op, std::int64_t n, std::int6
     if (c == ':' || c == '=') c = '_';
   }
   return result;
+}
+
+// Those that this CPU executes; targets that are one to Halide once.
+std::vector<TargetRow> distinct_targets() {
+  std::vector<TargetRow> rows;
+  for (const TargetRow& target : target_rows()) {
+    const bool known =
+        std::ranges::any_of(rows, [&](const TargetRow& other) { return other.halide_target == target.halide_target; });
+    if (!known && executable(target)) rows.push_back(target);
+  }
+  return rows;
 }
 
 // What the planner adds to requests for the target.
@@ -85,8 +97,7 @@ class Sparse {
 }  // namespace
 
 TEST_CASE("ternary pipelines: the tester's verdict on every target") {
-  for (const TargetRow& target : target_rows()) {
-    if (!executable(target)) continue;
+  for (const TargetRow& target : distinct_targets()) {
     const std::string dot = dot_of(target);
     std::vector<PipelineKernel> kernels;
     // One line and one row; rests of runs, of streams and of tiles.
@@ -104,16 +115,15 @@ TEST_CASE("ternary pipelines: the tester's verdict on every target") {
 }
 
 TEST_CASE("ternary pipelines: the schedule's knobs change no sum") {
-  for (const TargetRow& target : target_rows()) {
-    if (!executable(target)) continue;
+  for (const TargetRow& target : distinct_targets()) {
     std::vector<PipelineKernel> kernels;
     for (const char* knobs : {":DOT=1:PASSES=1", ":DOT=1:PASSES=2", ":DOT=1:PASSES=4", ":DOT=2", ":DOT=3", ":DOT=4"}) {
-      for (const char* lanes : {"", ":LANES=1", ":LANES=4", ":LANES=16"}) {
+      for (const char* lanes : {"", ":LANES=1", ":LANES=16"}) {
         const std::string more = std::string(knobs) + lanes;
         // With VNNI the compiler may take all of Zen 4: only what the planner asks for is promised to keep from it.
         if (!dot_of(target).empty() && more.starts_with(":DOT=1") && *lanes != '\0') continue;
         kernels.push_back(ternary(target, Op::kGemv, 49, 600, {2, 1, more}));
-        kernels.push_back(ternary(target, Op::kGemm, 49, 600, {2, 2, more}));
+        if (*lanes == '\0') kernels.push_back(ternary(target, Op::kGemm, 33, 600, {1, 2, more}));
       }
     }
     check_all(target, kernels);
