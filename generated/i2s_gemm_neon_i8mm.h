@@ -157,13 +157,13 @@ template <long long K, int Group, int TokenTile, int Tiles>
 inline void row(const bitnet_gemm_args* a, long long first_block, long long last_block, long long tile) {
   const long long lines = line_count<K>(a);
   expand<Tiles>(a->weights + tile * lines * kLineBytes, static_cast<uint8_t*>(a->scratch), lines);
-  // While this row is multiplied, the next one's weights come near, a share with every block. Past the end of the
+  // While this row is multiplied, the next one's weights are prefetched, a share with every block. Past the end of the
   // matrix that touches nothing.
-  const uint8_t* next = a->weights + (tile + Tiles) * lines * kLineBytes;
-  const long long share = (Tiles * lines + last_block - first_block - 1) / (last_block - first_block) * kLineBytes;
+  const uint8_t* prefetched = a->weights + (tile + Tiles) * lines * kLineBytes;
+  const long long prefetch_lines = (Tiles * lines + last_block - first_block - 1) / (last_block - first_block);
   for (long long b = first_block; b < last_block; ++b) {
-    for (long long j = 0; j < share; j += kLineBytes) __builtin_prefetch(next + j, 0, 2);
-    next += share;
+    for (long long i = 0; i < prefetch_lines; ++i) __builtin_prefetch(prefetched + i * kLineBytes, 0, 2);
+    prefetched += prefetch_lines * kLineBytes;
     block<K, Group, TokenTile, Tiles>(a, a->x + b * block_bytes<K, TokenTile>(a), b * TokenTile, tile);
   }
 }

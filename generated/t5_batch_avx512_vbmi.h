@@ -90,7 +90,7 @@ inline void pass(const bitnet_gemm_args* a, long long tile, long long distance, 
     for (int n = 0; n < Tiles; ++n) w[n] = a->weights + (tile + n * distance) * lines * kLineBytes;
 #pragma GCC unroll 1
     for (int from = 0; from < M; from += TokenTile) {
-      if (from != 0 && from >= a->tokens) break;
+      if (from >= a->tokens) break;
       const int8_t* x = a->x + from * 4;
       __m512i total[TokenTile][Tiles][kFields];
 #pragma GCC unroll 8

@@ -25,6 +25,7 @@
 #include "codegen/plan.h"
 #include "codegen/temp_dir.h"
 #include "runtime/base/sha256.h"
+#include "tests/evex_form.h"
 #include "tests/kernel_tester.h"
 #include "tests/mutation_sites.h"
 
@@ -73,6 +74,10 @@ std::vector<std::pair<const EmbeddedFile*, const Target*>> runnable_headers(cons
   for (const EmbeddedFile& file : codegen::embedded_files()) {
     const Target* target = target_of_header(file.path);
     if (target == nullptr || file.path.find(options.family) == std::string_view::npos) continue;
+    if (target->isa == Isa::kAvx2Vnni && !probe_isa(target->isa) && probe_isa(Isa::kAvx512)) {
+      headers.emplace_back(&file, &evex_form());
+      continue;
+    }
     const bool emulated = is_arm(*target) && !options.arm_tester.empty();
     if (probe_isa(target->isa) || emulated) {
       headers.emplace_back(&file, target);

@@ -131,6 +131,8 @@ constexpr Equivalence kEquivalences[] = {
     {"kActivationBytes =", "",
      "how many token blocks share a pass over the row tiles: any positive number gives every "
      "block and tile exactly once"},
+    {"from < M;", "bound",
+     "one pass more over a tile: no token of it is below a->tokens <= M, so nothing of it is computed or written"},
     {"static_assert", "", "admits or refuses parameters at compile time; no code changes with it"},
     {"BITNET_INT16_BOUND", "", "an annotation for the audit; no code changes with it"},
 };

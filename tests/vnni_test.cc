@@ -19,35 +19,19 @@
 #include "codegen/points.h"
 #include "codegen/targets.h"
 #include "runtime/base/sha256.h"
+#include "tests/evex_form.h"
 #include "tests/kernel_tester.h"
 
 namespace bitnet::codegen {
 namespace {
 
-constexpr std::string_view kVexFeature = "+avxvnni";
-constexpr std::string_view kEvexFeatures = "+avx512f,+avx512vl,+avx512bw,+avx512vnni";
+using test::evex_form;
 
 // Tails of N and K, several streams and row tiles, K beyond a flush and beyond L1.
 const std::vector<KernelShape> kShapes = {{1, 16},   {15, 1},    {17, 64},    {40, 100},  {64, 63},
                                           {129, 80}, {144, 65},  {160, 1040}, {88, 2560}, {72, 6912},
                                           {33, 256}, {40, 8640}, {112, 2560}};
 const std::vector<KernelShape> kGroupShapes = {{88, 256}, {17, 100}, {33, 640}, {160, 1040}};
-
-// The registry's row with AVX-512's 256-bit form in place of AVX-VNNI.
-const Target& evex_form() {
-  static const std::string features = [] {
-    std::string text(target_of(Isa::kAvx2Vnni).features);
-    const std::size_t at = text.find(kVexFeature);
-    REQUIRE_MESSAGE(at != std::string::npos, "targets.def: avx2-vnni no longer has " << kVexFeature);
-    return text.replace(at, kVexFeature.size(), kEvexFeatures);
-  }();
-  static const Target target = [] {
-    Target changed = target_of(Isa::kAvx2Vnni);
-    changed.features = features;
-    return changed;
-  }();
-  return target;
-}
 
 // avx2-vnni's own image, without that of avx2 that comes along, compiled for `target`.
 CompiledBundle compile_for(const Target& target, const std::vector<KernelShape>& shapes, std::int32_t group = 0,
@@ -184,6 +168,8 @@ TEST_CASE("a broken kernel of avx2-vnni is caught") {
 }
 
 TEST_CASE("avx2-vnni ships VEX-encoded vpdpbusd and nothing EVEX-encoded") {
+  CHECK(target_of(Isa::kAvx2Vnni).features.find("+avxvnni") != std::string_view::npos);
+  CHECK(evex_form().features.find("avxvnni") == std::string_view::npos);
   const auto shipped = compile_for(target_of(Isa::kAvx2Vnni), kShapes);
   const auto other = compile_for(evex_form(), {{40, 100}});
   std::size_t dots = 0;
