@@ -309,7 +309,7 @@ TEST_CASE("dense kernels pass exactly and are caught otherwise") {
   check_pair(Op::kNorm, Format::kF32, norm<0>, norm<1>, ": y[7]");
   check_pair(Op::kRelu2Gate, Format::kF32, relu2_gate<0>, relu2_gate<1>, "behind its end");
   check_pair(Op::kSiluGate, Format::kF32, silu_gate<0>, silu_gate<1>, ": y[0]");
-  check_pair(Op::kAttention, Format::kF16, attention<0>, attention<1>, "input of 3 tokens after 510");
+  check_pair(Op::kAttention, Format::kF16, attention<0>, attention<1>, "input of 2 tokens after 511");
   check_pair(Op::kAttention, Format::kI8, attention_i8<0>, attention_i8<1>, ": y[0]");
   check_pair(Op::kEpilogue, Format::kF32, epilogue<0>, epilogue<1>, ": y[");
   check_pair(Op::kRope, Format::kF32, rope<0>, rope<1>, ": x[0]");
