@@ -157,9 +157,11 @@ class Products {
 
   // Field p where it stands: the code times 4^p, but for the topmost field of a signed byte, which has no room for it.
   [[nodiscard]] Expr standing_code(const Expr& byte, const Expr& p) const {
-    const Expr value = without(byte, ~(Expr(std::uint8_t{3}) << cast<std::uint8_t>(2 * p)));
-    if (!signed_) return value;
-    return cast<std::int8_t>(select(p == kFields - 1, byte >> Expr(std::uint8_t{2 * (kFields - 1)}), value));
+    Expr value = without(byte, ~(Expr(std::uint8_t{3}) << cast<std::uint8_t>(2 * p)));
+    if (signed_) {
+      value = cast<std::int8_t>(select(p == kFields - 1, byte >> Expr(std::uint8_t{2 * (kFields - 1)}), value));
+    }
+    return value;
   }
   [[nodiscard]] Expr standing_shift(const Expr& p) const {
     return signed_ ? select(p == kFields - 1, 0, 2 * p) : 2 * p;
@@ -283,7 +285,7 @@ class Products {
 };
 
 // y over whole tiles, any number of them; the output's first three dimensions.
-void describe_output(Func y) {
+void describe_output(const Func& y) {
   y.output_buffer().dim(0).set_bounds(0, kRows).set_stride(1);
   y.output_buffer().dim(1).set_min(0).set_stride(kRows);
   y.output_buffer().dim(2).set_min(0);

@@ -45,6 +45,7 @@ Status write(const std::vector<std::string>& arguments) {
   PlanOptions plan_options;
   plan_options.group = std::atoi(arguments[2].c_str());
   plan_options.every_format = true;
+  plan_options.halide = true;
   BITNET_ASSIGN_OR_RETURN(Plan plan, make_plan(kShapes, selection, points, plan_options));
   CompileOptions options;
   Target wrong;
