@@ -15,6 +15,7 @@
 
 #include "codegen/audit_int16.h"
 #include "codegen/audit_loops.h"
+#include "codegen/kernel_words.h"
 
 namespace bitnet::codegen {
 namespace {
@@ -103,7 +104,7 @@ class Walker : public clang::RecursiveASTVisitor<Walker> {
       : unit_(unit), function_(function), facts_(facts), bounded_(read_bound()) {}
 
   bool shouldVisitTemplateInstantiations() const { return true; }
-  bool shouldVisitLambdaBody() const { return false; }  // walked as the function that it is, where it is called
+  bool TraverseLambdaExpr(clang::LambdaExpr* /*lambda*/) { return true; }  // its body is walked where it is called
 
   bool VisitCallExpr(clang::CallExpr* call) {
     const clang::FunctionDecl* callee = call->getDirectCallee();
@@ -386,12 +387,6 @@ class Auditor : public clang::ASTConsumer {
  private:
   SourceFacts& facts_;
 };
-
-// The struct that kernels of an operation take.
-std::string arguments_of(Op op) {
-  const bool gate = op == Op::kRelu2Gate || op == Op::kSiluGate;
-  return "bitnet_" + (gate ? "gate" : std::string(to_string(op))) + "_args";
-}
 
 }  // namespace
 

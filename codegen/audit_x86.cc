@@ -204,9 +204,12 @@ std::set<std::string, std::less<>> features_of(const Target& target) {
     features.emplace(target.features.substr(begin + 1, end - begin - 1));  // without the '+'
     begin = end + 1;
   }
-  if (features.contains("avx512f")) features.insert({"avx2", "fma", "f16c"});
-  if (features.contains("avx2")) {
-    features.insert({"avx", "sse3", "ssse3", "sse4.1", "sse4.2", "popcnt", "crc32"});
+  // What a feature brings along, the larger ones first.
+  constexpr std::pair<std::string_view, std::string_view> kImplied[] = {
+      {"avx512f", "avx2"}, {"avx512f", "fma"},   {"avx512f", "f16c"}, {"avx2", "avx"},     {"avx", "sse4.2"},
+      {"avx", "popcnt"},   {"sse4.2", "sse4.1"}, {"sse4.2", "crc32"}, {"sse4.1", "ssse3"}, {"ssse3", "sse3"}};
+  for (const auto& [feature, implied] : kImplied) {
+    if (features.contains(feature)) features.emplace(implied);
   }
   return features;
 }

@@ -101,6 +101,21 @@ class AuditedEmitObject : public clang::EmitObjAction {
   SourceFacts& facts_;
 };
 
+// The audit alone.
+class AuditOnly : public clang::ASTFrontendAction {
+ public:
+  explicit AuditOnly(SourceFacts& facts) : facts_(facts) {}
+
+ protected:
+  std::unique_ptr<clang::ASTConsumer> CreateASTConsumer(clang::CompilerInstance& /*compiler*/,
+                                                        llvm::StringRef /*file*/) override {
+    return make_source_auditor(facts_);
+  }
+
+ private:
+  SourceFacts& facts_;
+};
+
 std::vector<std::string> project_headers(const std::vector<std::string>& dependencies, const std::string& source_name) {
   std::vector<std::string> headers;
   for (const std::string& dependency : dependencies) {
@@ -113,10 +128,9 @@ std::vector<std::string> project_headers(const std::vector<std::string>& depende
   return headers;
 }
 
-}  // namespace
-
-Result<ClangOutput> compile_with_clang(const std::string& source, const std::string& source_name, const Target& target,
-                                       const std::map<std::string, std::string>& overrides) {
+// Runs `action` on the unit; fills the object, if the action writes one, and the headers.
+Status run_clang(clang::FrontendAction& action, const std::string& source, const std::string& source_name,
+                 const Target& target, const std::map<std::string, std::string>& overrides, ClangOutput& output) {
   initialise_llvm();
   std::string messages;
   llvm::raw_string_ostream message_stream(messages);
@@ -144,14 +158,29 @@ Result<ClangOutput> compile_with_clang(const std::string& source, const std::str
   compiler.setOutputStream(std::make_unique<llvm::raw_svector_ostream>(object));
   auto collector = std::make_shared<clang::DependencyCollector>();
   compiler.addDependencyCollector(collector);
-  ClangOutput output;
-  AuditedEmitObject action(output.facts);
   if (!compiler.ExecuteAction(action)) return refused();
 
   output.object.assign(object.data(), object.size());
   const auto dependencies = collector->getDependencies();
   output.headers = project_headers({dependencies.begin(), dependencies.end()}, source_name);
+  return {};
+}
+
+}  // namespace
+
+Result<ClangOutput> compile_with_clang(const std::string& source, const std::string& source_name, const Target& target,
+                                       const std::map<std::string, std::string>& overrides) {
+  ClangOutput output;
+  AuditedEmitObject action(output.facts);
+  BITNET_RETURN_IF_ERROR(run_clang(action, source, source_name, target, overrides, output));
   return output;
+}
+
+Result<SourceFacts> read_source_facts(const std::string& source, const std::string& source_name, const Target& target) {
+  ClangOutput output;
+  AuditOnly action(output.facts);
+  BITNET_RETURN_IF_ERROR(run_clang(action, source, source_name, target, {}, output));
+  return std::move(output.facts);
 }
 
 std::string clang_version() { return "clang " CLANG_VERSION_STRING; }

@@ -24,6 +24,9 @@ struct ClangOutput {
 [[nodiscard]] Result<ClangOutput> compile_with_clang(const std::string& source, const std::string& source_name,
                                                      const Target& target,
                                                      const std::map<std::string, std::string>& overrides = {});
+// What the source audit finds in the unit, without generating code.
+[[nodiscard]] Result<SourceFacts> read_source_facts(const std::string& source, const std::string& source_name,
+                                                    const Target& target);
 // "clang 19.1.7"
 [[nodiscard]] std::string clang_version();
 

@@ -149,6 +149,7 @@ class Compiler {
       result_.table.kernels.push_back(record(spec, elf, flat.bytes, *image.target));
     }
     result_.images.push_back(std::move(flat));
+    result_.objects.push_back(std::move(objects));
     return {};
   }
 

@@ -33,10 +33,11 @@ struct PhaseTime {
 struct CompiledBundle {
   std::vector<BundleImage> images;
   KernelTable table;
-  std::string tools;                     // versions of what made it
-  std::vector<SourceFile> sources;       // translation units and the headers that they include
-  std::vector<PhaseTime> times;          // in order of completion; phases overlap
-  std::vector<std::string> self_tested;  // targets whose image was run against the scalar reference here
+  std::vector<std::vector<std::string>> objects;  // of each image, relocatable ELF: for a static library
+  std::string tools;                              // versions of what made it
+  std::vector<SourceFile> sources;                // translation units and the headers that they include
+  std::vector<PhaseTime> times;                   // in order of completion; phases overlap
+  std::vector<std::string> self_tested;           // targets whose image was run against the scalar reference here
 };
 
 // Every image is audited; every image that this machine executes is self-tested (kVerification names the kernel and the

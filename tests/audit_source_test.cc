@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -42,9 +43,9 @@ ImagePlan plan_for(Isa isa) {
 }
 
 Status audit_text(const std::string& source, Isa isa) {
-  const Result<ClangOutput> output = compile_with_clang(with_isa(source, isa), "kernel.cc", target_of(isa));
-  if (!output.ok()) return output.error();
-  return audit_source(output->facts, plan_for(isa));
+  const Result<SourceFacts> facts = read_source_facts(with_isa(source, isa), "kernel.cc", target_of(isa));
+  if (!facts.ok()) return facts.error();
+  return audit_source(*facts, plan_for(isa));
 }
 
 // A unit of the planned kernel with `body`, and what stands before it.
@@ -251,6 +252,7 @@ TEST_CASE("every rendered family passes on every target") {
   }
   const auto points = parse_points(toml, "test.toml");
   REQUIRE_MESSAGE(points.ok(), points.error().message);
+  std::set<Isa> audited;  // an image that comes along with several targets is the same each time
   for (const Target& target : targets()) {
     if (!target.part_of.empty()) continue;  // comes with its target
     CAPTURE(target.name);
@@ -263,11 +265,11 @@ TEST_CASE("every rendered family passes on every target") {
       const auto plan = make_plan(shapes, *selection, *points, options);
       REQUIRE_MESSAGE(plan.ok(), plan.error().message);
       for (const ImagePlan& image : plan->images) {
-        const auto output =
-            compile_with_clang(emit_translation_unit(image), translation_unit_name(image), *image.target);
-        REQUIRE_MESSAGE(output.ok(), output.error().message);
-        for (const std::string& violation : output->facts.violations) MESSAGE(violation);
-        expect_pass(audit_source(output->facts, image));
+        if (group == 0 ? !audited.insert(image.target->isa).second : image.target != &target) continue;
+        const auto facts = read_source_facts(emit_translation_unit(image), translation_unit_name(image), *image.target);
+        REQUIRE_MESSAGE(facts.ok(), facts.error().message);
+        for (const std::string& violation : facts->violations) MESSAGE(violation);
+        expect_pass(audit_source(*facts, image));
       }
     }
   }

@@ -157,6 +157,89 @@ TEST_CASE("machine code beyond the target is refused, and allowed where the targ
   }
 }
 
+TEST_CASE("the two encodings of vpdpbusd, and the byte permutations, go to the targets that have them") {
+  const std::string dot = "*(v8si*)p = __builtin_ia32_vpdpbusd256(*(v8si*)p, *(v8si*)(p + 8), *(v8si*)(p + 16));";
+  const std::string vex = with_feature("avxvnni", dot);
+  CHECK(audit(vex, Isa::kAvx2Vnni).ok());
+  expect_refusal(audit(vex, Isa::kAvx2), "needs avxvnni");
+  expect_refusal(audit(vex, Isa::kAvx512Vbmi), "needs avxvnni");
+  const std::string evex = with_feature("avx512vl,avx512vnni", dot);
+  CHECK(audit(evex, Isa::kAvx512).ok());
+  expect_refusal(audit(evex, Isa::kAvx2Vnni), "needs avx512vnni");
+  for (const char* permutation : {"__builtin_ia32_permvarqi512(*(v64qi*)p, *(v64qi*)(p + 16))",
+                                  "__builtin_ia32_vpermi2varqi512(*(v64qi*)p, *(v64qi*)(p + 16), *(v64qi*)(p + 32))",
+                                  "__builtin_ia32_vpmultishiftqb512(*(v64qi*)p, *(v64qi*)(p + 16))"}) {
+    CAPTURE(permutation);
+    const std::string source = with_feature("avx512vbmi,evex512", "*(v64qi*)p = " + std::string(permutation) + ";");
+    expect_refusal(audit(source, Isa::kAvx512), "needs avx512vbmi");
+    const Status allowed = audit(source, Isa::kAvx512Vbmi);
+    CHECK_MESSAGE(allowed.ok(), allowed.error().message);
+  }
+}
+
+TEST_CASE("AArch64 code decodes with exactly the features of its target") {
+  const auto with = [](const std::string& extension, const std::string& instruction) {
+    return kKernel + "{ asm volatile(\".arch_extension " + extension + "\\n" + instruction +
+           "\" : : \"r\"(p) : \"v0\", \"x1\", \"memory\"); *p = 0; }";
+  };
+  const std::string dot = with("dotprod", "sdot v0.4s, v1.16b, v2.16b");
+  expect_refusal(audit(dot, Isa::kNeon), "'sdot v0.4s, v1.16b, v2.16b' needs more than +neon");
+  CHECK(audit(dot, Isa::kNeonDotprod).ok());
+  CHECK(audit(dot, Isa::kNeonI8mm).ok());
+  const std::string matrix = with("i8mm", "smmla v0.4s, v1.16b, v2.16b");
+  expect_refusal(audit(matrix, Isa::kNeonDotprod), "'smmla v0.4s, v1.16b, v2.16b' needs more than +neon,+dotprod");
+  CHECK(audit(matrix, Isa::kNeonI8mm).ok());
+  expect_refusal(audit(with("fp16", "fadd v0.8h, v1.8h, v2.8h"), Isa::kNeonI8mm), "needs more than");
+  expect_refusal(audit(with("sve", "ptrue p0.b"), Isa::kNeonI8mm), "needs more than");
+  expect_refusal(audit(with("lse", "ldadd w1, w1, [x0]"), Isa::kNeonI8mm), "needs more than");
+  expect_refusal(audit(kKernel + "{ asm volatile(\".inst 0xffffffff\"); *p = 0; }", Isa::kNeon), "no instruction");
+}
+
+TEST_CASE("AArch64 code neither enters the system, nor changes modes, nor synchronises, nor traps") {
+  const std::pair<const char*, const char*> cases[] = {
+      {"svc #0", "enters the system"},
+      {"hlt #1", "enters the system"},
+      {"mrs x1, cntvct_el0", "enters the system"},
+      {"mrs x1, tpidr_el0", "enters the system"},
+      {"msr fpcr, x1", "enters the system"},
+      {"wfi", "enters the system"},
+      {"yield", "enters the system"},
+      {"dmb ish", "enters the system"},
+      {"isb", "enters the system"},
+      {"dc zva, x1", "enters the system"},
+      {"brk #1", "traps"},
+      {"udf #0", "traps"},
+      {"ldxr w1, [x0]", "synchronises"},
+      {"stxr w1, w1, [x0]", "synchronises"},
+      {"ldar w1, [x0]", "synchronises"},
+      {"stlr w1, [x0]", "synchronises"},
+  };
+  for (const auto& [instruction, offence] : cases) {
+    CAPTURE(instruction);
+    const std::string source = kKernel + "{ asm volatile(\"" + instruction + "\" : : : \"x1\", \"memory\"); *p = 0; }";
+    expect_refusal(audit(source, Isa::kNeon), offence);
+  }
+  CHECK(audit(kKernel + "{ asm volatile(\"nop\"); *p = 0; }", Isa::kNeon).ok());
+}
+
+TEST_CASE("RISC-V code by exact features; unknown architectures are refused") {
+  Target target;
+  target.name = "riscv64";
+  target.triple = "riscv64-unknown-linux-gnu";
+  target.features = "+m,+f,+d";
+  const auto judge = [&](std::uint32_t word) { return audit_code(std::as_bytes(std::span(&word, 1)), 0, target); };
+  CHECK(judge(0x00B50533).ok());                                   // add a0, a0, a1
+  CHECK(judge(0x02B50533).ok());                                   // mul a0, a0, a1
+  expect_refusal(judge(0x00000073), "'ecall' enters the system");  // and csr instructions with it
+  expect_refusal(judge(0x00302573), "enters the system");          // frcsr a0
+  expect_refusal(judge(0x0FF0000F), "'fence' synchronises");
+  expect_refusal(judge(0x02008057), "no instruction of this target");  // a vector instruction
+  target.features = "+f,+d";
+  expect_refusal(judge(0x02B50533), "no instruction of this target");
+  target.triple = "wasm32-unknown-unknown";
+  expect_refusal(judge(0x00B50533), "no rules for machine code of wasm32");
+}
+
 TEST_CASE("a kernel neither enters the system nor changes the floating-point mode") {
   expect_refusal(audit(kKernel + "{ asm volatile(\"syscall\" : : : \"memory\"); *p = 0; }", Isa::kAvx512),
                  "enter the system");

@@ -37,6 +37,14 @@ void add_list_targets(CLI::App& app, int& exit_code) {
   command->callback([json, &exit_code] { exit_code = list_targets_command(*json); });
 }
 
+void add_explain(CLI::App& app, int& exit_code) {
+  auto* command =
+      app.add_subcommand("explain", "one kernel: formula, layout, tuned point, source, and its machine code");
+  auto explain = std::make_shared<ExplainCommand>();
+  explain->add_options(*command);
+  command->callback([explain, &exit_code] { exit_code = explain->run(); });
+}
+
 }  // namespace
 }  // namespace bitnet::tools
 
@@ -48,6 +56,7 @@ int main(int argc, char** argv) {
   int exit_code = 0;
   bitnet::tools::CompileCommand compile;
   compile.add_options(app);
+  bitnet::tools::add_explain(app, exit_code);
   bitnet::tools::add_inspect(app, exit_code);
   bitnet::tools::add_verify(app, exit_code);
   bitnet::tools::add_list_targets(app, exit_code);

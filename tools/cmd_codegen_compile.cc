@@ -11,9 +11,11 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "codegen/assembly_text.h"
 #include "codegen/compile.h"
 #include "codegen/plan.h"
 #include "codegen/points.h"
+#include "codegen/static_library.h"
 #include "codegen/targets.h"
 #include "codegen/temp_dir.h"
 #include "runtime/base/buffer.h"
@@ -27,6 +29,17 @@
 #include "tools/output.h"
 
 namespace bitnet::tools {
+
+Result<codegen::PlanOptions> read_format(const std::string& name) {
+  codegen::PlanOptions options;
+  if (name == "auto") return options;
+  options.format = parse_format(name);
+  if (options.format.has_value() && is_ternary(*options.format)) return options;
+  std::string known = "auto";
+  for (const Layout layout : kAllLayouts) known.append(", ").append(to_string(format_of(layout)));
+  return Error{ErrorCode::kUsage, "unknown format '" + name + "' (known: " + known + ")"};
+}
+
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -159,26 +172,55 @@ Status check_output(const std::string& output, const std::string& model) {
   return Error{ErrorCode::kUsage, output + " is the model itself; name another file with --output"};
 }
 
-// --format: "auto" leaves the choice to the points.
-Result<codegen::PlanOptions> read_format(const std::string& name) {
-  codegen::PlanOptions options;
-  if (name == "auto") return options;
-  options.format = parse_format(name);
-  if (options.format.has_value() && is_ternary(*options.format)) return options;
-  std::string known = "auto";
-  for (const Layout layout : kAllLayouts) known.append(", ").append(to_string(format_of(layout)));
-  return Error{ErrorCode::kUsage, "unknown format '" + name + "' (known: " + known + ")"};
+Status write_into(const std::string& folder, const std::string& file, const std::string& text) {
+  const std::filesystem::path path = std::filesystem::path(folder) / file;
+  std::error_code error;
+  std::filesystem::create_directories(path.parent_path(), error);
+  if (error) return Error{ErrorCode::kFailure, "cannot make " + path.parent_path().string() + ": " + error.message()};
+  return codegen::write_file(path.string(), text);
 }
 
 Status emit_sources(const codegen::CompiledBundle& bundle, const std::string& folder) {
   for (const codegen::SourceFile& source : bundle.sources) {
-    const std::filesystem::path path = std::filesystem::path(folder) / source.path;
-    std::error_code error;
-    std::filesystem::create_directories(path.parent_path(), error);
-    if (error) return Error{ErrorCode::kFailure, "cannot make " + path.parent_path().string() + ": " + error.message()};
-    BITNET_RETURN_IF_ERROR(codegen::write_file(path.string(), source.text));
+    BITNET_RETURN_IF_ERROR(write_into(folder, source.path, source.text));
   }
   return {};
+}
+
+Status emit_assembly(const codegen::CompiledBundle& bundle, const std::string& folder) {
+  for (const BundleImage& image : bundle.images) {
+    BITNET_ASSIGN_OR_RETURN(const std::string text, codegen::assembly_text(image.bytes, image.isa, bundle.table));
+    BITNET_RETURN_IF_ERROR(write_into(folder, "bitnet_kernels_" + identifier(image.isa) + ".s", text));
+  }
+  return {};
+}
+
+// libNAME.a and NAME.h, for --emit static.
+struct LibraryPaths {
+  std::string name;
+  std::string archive;
+  std::string header;
+};
+Result<LibraryPaths> library_paths(const CompileCommand& command, const codegen::TargetSelection& selection) {
+  std::filesystem::path archive(command.output);
+  if (command.output.empty()) {
+    std::string file = "lib" + std::filesystem::path(command.model).stem().string() + "_" + selection.name + ".a";
+    std::replace(file.begin(), file.end(), '+', '_');
+    archive = std::filesystem::path(command.model).replace_filename(file);
+  }
+  const std::string stem = archive.stem().string();
+  if (archive.extension() != ".a" || !stem.starts_with("lib") || stem.size() == 3) {
+    return Error{ErrorCode::kUsage,
+                 "--emit static writes libNAME.a and NAME.h: expected --output libNAME.a, found " + archive.string()};
+  }
+  const std::string name = stem.substr(3);
+  return LibraryPaths{name, archive.string(), archive.replace_filename(name + ".h").string()};
+}
+
+Status emit_static(const codegen::CompiledBundle& bundle, const LibraryPaths& paths) {
+  BITNET_ASSIGN_OR_RETURN(const codegen::StaticLibrary library, codegen::make_static_library(bundle, paths.name));
+  BITNET_RETURN_IF_ERROR(codegen::write_file(paths.archive, library.archive));
+  return codegen::write_file(paths.header, library.header);
 }
 
 struct Report {
@@ -242,7 +284,16 @@ Result<Report> compile_model(const CompileCommand& command) {
   BITNET_ASSIGN_OR_RETURN(const codegen::Plan plan,
                           codegen::make_plan(kernel_shapes(tensors), selection, points, plan_options));
 
+  const bool library = command.emit == "static";
+  if (library && command.pack) {
+    return Error{ErrorCode::kUsage, "--pack puts weights into a bundle; --emit static writes none"};
+  }
+  LibraryPaths paths;
   report.output = command.output.empty() ? default_output(command.model, selection) : command.output;
+  if (library) {
+    BITNET_ASSIGN_OR_RETURN(paths, library_paths(command, selection));
+    report.output = paths.archive;
+  }
   BITNET_RETURN_IF_ERROR(check_output(report.output, command.model));
 
   auto hashed = std::async(std::launch::async, [&] { return hash_model(file); });
@@ -252,6 +303,15 @@ Result<Report> compile_model(const CompileCommand& command) {
   const HashedModel model = hashed.get();
   report.bundle.times.push_back({"model sha256", model.milliseconds});
   if (!command.emit_sources.empty()) BITNET_RETURN_IF_ERROR(emit_sources(report.bundle, command.emit_sources));
+
+  if (!command.emit_asm.empty()) BITNET_RETURN_IF_ERROR(emit_assembly(report.bundle, command.emit_asm));
+  report.target = plan.target;
+  report.sha256 = model.sha256;
+  if (library) {
+    BITNET_RETURN_IF_ERROR(emit_static(report.bundle, paths));
+    report.total_ms = milliseconds_since(begin);
+    return report;
+  }
 
   BundleInput input;
   std::shared_ptr<PackedWeights> weights;
@@ -276,8 +336,6 @@ Result<Report> compile_model(const CompileCommand& command) {
   BITNET_RETURN_IF_ERROR(write_bundle(input, report.output));
   report.bundle.times.push_back({"write bundle", milliseconds_since(write_begin)});
   if (weights != nullptr) report.warnings = weights->warnings(file.path());
-  report.target = plan.target;
-  report.sha256 = model.sha256;
   report.packed_bytes = input.packed_bytes;
   report.total_ms = milliseconds_since(begin);
   return report;
@@ -287,7 +345,7 @@ Result<Report> compile_model(const CompileCommand& command) {
 
 void CompileCommand::add_options(CLI::App& app) {
   app.add_option("-m,--model", model, "the model (.gguf)");
-  app.add_option("-t,--target", targets, "native, scalar, avx2, avx512 (repeatable: one bundle with all images)");
+  app.add_option("-t,--target", targets, "a name of list-targets, or native (repeatable: one bundle with all images)");
   app.add_option("-o,--output", output,
                  "the bundle; default: MODEL.TARGET.bnk beside the model, MODEL.bnk for several");
   app.add_option("--format", format, "weight layouts: auto (what the points say for each shape), i2s, t5, tl1 or tl2")
@@ -295,6 +353,13 @@ void CompileCommand::add_options(CLI::App& app) {
   app.add_option("--points", points, "tuned points (TOML) instead of the built-in defaults");
   app.add_flag("--pack", pack, "put the packed weights into the bundle");
   app.add_option("--emit-sources", emit_sources, "also write the generated sources and their headers into this folder");
+  app.add_option("--emit-asm", emit_asm,
+                 "also write each image as assembly, disassembled from its bytes, into this folder");
+  app.add_option(
+         "--emit", emit,
+         "bundle, or static: a static library (libNAME.a, by --output) and NAME.h for programs without a loader")
+      ->check(CLI::IsMember({"bundle", "static"}))
+      ->capture_default_str();
   app.add_option("-j,--jobs", jobs, "compilations at once; default: one per CPU")->check(CLI::Range(1, 1024));
   app.add_flag("--json", json, "report as one JSON object on standard output");
   app.add_flag("-v,--verbose", verbosity, "print phases and kernels");

@@ -5,7 +5,13 @@
 #include <string>
 #include <vector>
 
+#include "codegen/plan.h"
+#include "runtime/base/result.h"
+
 namespace bitnet::tools {
+
+// --format: "auto" leaves the choice to the points. kUsage for a word that is no ternary format.
+[[nodiscard]] Result<codegen::PlanOptions> read_format(const std::string& name);
 
 // `bitnet-codegen --model x.gguf --target T [...]`: model to bundle.
 class CompileCommand {
@@ -19,7 +25,9 @@ class CompileCommand {
   std::string output;
   std::string points;
   std::string format = "auto";
+  std::string emit = "bundle";
   std::string emit_sources;
+  std::string emit_asm;
   int jobs = 0;
   int verbosity = 0;
   bool pack = false;
@@ -28,5 +36,21 @@ class CompileCommand {
 };
 
 int list_targets_command(bool json);
+
+// `bitnet-codegen explain NAME BUNDLE` or `explain NAME --model x.gguf --target T`: what a kernel is and does.
+class ExplainCommand {
+ public:
+  void add_options(CLI::App& command);
+  // Prints to standard output; exit code.
+  [[nodiscard]] int run() const;
+
+  std::string name;
+  std::string bundle;
+  std::string model;
+  std::string target;
+  std::string format = "auto";
+  std::string points;
+  bool json = false;
+};
 
 }  // namespace bitnet::tools
