@@ -31,8 +31,8 @@ constexpr int encode(int j, int c4) {
   const int sum = j / 4 + 11 * q;
   const int u = sum % 32;
   const int y = (j % 4 + sum / 32) % 4;
-  const bool smallest = q == 0 || (u > 20 && (q == 1 || (u + 21) % 32 > 20));
-  return 64 * y + 2 * u + (smallest ? 0 : 1);
+  const bool shared = q == 2 || (q == 1 && u <= 20);  // a smaller q has this u too
+  return 64 * y + 2 * u + (shared ? 1 : 0);
 }
 // c0 .. c3, digit p in bits 2p+1:2p.
 constexpr int fields(int j) { return j % 3 | j / 3 % 3 << 2 | j / 9 % 3 << 4 | j / 27 << 6; }
