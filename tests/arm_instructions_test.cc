@@ -56,8 +56,8 @@ std::vector<Loop> innermost_loops(const CodeMap& code) {
 }
 
 // Weights that one round works on, from what its instructions do: SMLAL multiplies 8, SDOT 16, and a lookup of low
-// parts (those that UABAL adds) serves 2 weights of 16 rows. Loops that also look up high parts (UABA) are another
-// matter.
+// parts (those that UABAL adds) serves 2 weights of 16 rows. Rounds that also look up high parts (UABA), because
+// activations are large, are another matter.
 int weights(const Loop& loop) {
   if (loop.count("uaba") != 0 || loop.count("uabd") != 0) return 0;
   const int lookups = loop.count("uabal") != 0 ? loop.count("tbl") : 0;
