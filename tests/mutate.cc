@@ -89,11 +89,19 @@ std::vector<std::pair<const EmbeddedFile*, const Target*>> runnable_headers(cons
   return headers;
 }
 
-// Shapes that meet every path of a family: tails in N and K, several tiles for every count of streams, many lines.
-const ModelShapes kShapes = {{{17, 70}, {160, 400}, {33, 8640}, {96, 1040}}, {}};
+// Shapes that meet every path of a family: tails in N and K and none, whole K-groups, several tiles for every count of
+// streams, many lines.
+const ModelShapes kShapes = {{{17, 70}, {48, 256}, {160, 400}, {33, 8640}, {96, 1040}}, {}};
 
-Result<codegen::Plan> plan_of(const Mutant& mutant, std::int32_t group) {
-  BITNET_ASSIGN_OR_RETURN(const codegen::Points points, codegen::default_points());
+// With `other_points` streams and row tiles that the defaults do not take, so that what remains of a row range behind
+// the last whole group of them is code that runs.
+Result<codegen::Plan> plan_of(const Mutant& mutant, std::int32_t group, bool other_points) {
+  BITNET_ASSIGN_OR_RETURN(codegen::Points points, codegen::default_points());
+  for (codegen::Point& point : points.points) {
+    if (!other_points) break;
+    if (point.streams != 0) point.streams = point.streams == 3 ? 2 : 3;
+    if (point.row_tiles != 0) point.row_tiles = point.row_tiles == 2 ? 3 : 2;
+  }
   codegen::TargetSelection selection;
   selection.images = {mutant.target};
   selection.asked = selection.images;
@@ -155,8 +163,8 @@ Outcome judge(const Mutant& mutant, const Options& options) {
   std::string text(mutant.file->text);
   text.replace(mutant.site.offset, mutant.site.from.size(), mutant.site.to);
   compile_options.overrides = {{std::string(mutant.file->path), text}};
-  for (const std::int32_t group : {0, 128}) {
-    const auto plan = plan_of(mutant, group);
+  for (const auto& [group, other_points] : {std::pair{0, false}, {128, false}, {0, true}, {128, true}}) {
+    const auto plan = plan_of(mutant, group, other_points);
     if (!plan.ok()) return Outcome::kBroken;
     if (plan->images.empty()) continue;  // no K-groups in this family
     const auto bundle = codegen::compile(*plan, compile_options);

@@ -32,6 +32,7 @@ std::string code_only(std::string_view text) {
     if (text.substr(i, 2) == "//") {
       blank(i, line_end);
       i = line_end;
+      line_start = true;
       continue;
     }
     if (text[i] == '"') {
@@ -134,6 +135,8 @@ constexpr Equivalence kEquivalences[] = {
     {"from < M;", "bound",
      "one pass more over a tile: no token of it is below a->tokens <= M, so nothing of it is computed or written"},
     {"static_assert", "", "admits or refuses parameters at compile time; no code changes with it"},
+    {"kLargestProduct =", "", "only BITNET_INT16_BOUND and a static_assert read it; no code changes with it"},
+    {"kChain =", "", "only BITNET_INT16_BOUND and a static_assert read it; no code changes with it"},
     {"BITNET_INT16_BOUND", "", "an annotation for the audit; no code changes with it"},
 };
 
