@@ -370,7 +370,10 @@ void Unit::declarations(const clang::DeclContext* scope) {
     } else if (llvm::isa<clang::FileScopeAsmDecl>(declaration)) {
       violation(declaration->getLocation(), "inline assembly outside functions");
     } else if (const auto* candidate = llvm::dyn_cast<clang::FunctionDecl>(declaration)) {
-      if (candidate->isThisDeclarationADefinition() && candidate->isExternallyVisible() && !candidate->isTemplated()) {
+      // Inline functions of headers have external linkage too, but nothing outside the unit can call them.
+      const bool inner_inline = candidate->isInlined() && candidate->getVisibility() == clang::HiddenVisibility;
+      if (candidate->isThisDeclarationADefinition() && candidate->isExternallyVisible() && !candidate->isTemplated() &&
+          !inner_inline) {
         exported(*candidate);
       }
     }
