@@ -26,7 +26,6 @@ constexpr long long kLineK = 16;
 constexpr long long kLineBytes = 64;
 [[maybe_unused]] constexpr int kFours = kLineK / 4;
 
-
 template <long long K>
 constexpr long long line_count([[maybe_unused]] const bitnet_gemv_args* a) {
   return ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
