@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "codegen/audit_int16.h"
@@ -142,9 +143,30 @@ class Walker : public clang::RecursiveASTVisitor<Walker> {
     facts_.constant_loops += verdict.constant ? 1 : 0;
     if (!verdict.problem.empty()) refuse(loop->getForLoc(), verdict.problem);
     if (verdict.constant) known_.insert(verdict.counter);
+    const std::optional<std::int64_t> last = verdict.constant ? last_value(*loop, *verdict.counter) : std::nullopt;
+    if (last) last_.insert({verdict.counter, *last});
     const bool result = RecursiveASTVisitor::TraverseForStmt(loop);
+    if (last) last_.erase(verdict.counter);
     if (verdict.constant) known_.erase(verdict.counter);
     return result;
+  }
+  // Elements beyond a local array: undefined, so the compiler drops them in silence.
+  bool VisitArraySubscriptExpr(clang::ArraySubscriptExpr* element) {
+    const clang::QualType type = element->getBase()->IgnoreParenImpCasts()->getType();
+    const auto* array = unit_.context().getAsConstantArrayType(type);
+    if (array == nullptr || element->getIdx()->isValueDependent()) return true;
+    const clang::Expr* index = element->getIdx()->IgnoreParenImpCasts();
+    std::optional<std::int64_t> most = integer(*index);
+    if (const auto* reference = llvm::dyn_cast<clang::DeclRefExpr>(index); !most && reference != nullptr) {
+      const auto found = last_.find(llvm::dyn_cast<clang::VarDecl>(reference->getDecl()));
+      if (found != last_.end()) most = found->second;
+    }
+    const auto size = static_cast<std::int64_t>(array->getSize().getZExtValue());
+    if (most && *most >= size) {
+      refuse(element->getExprLoc(),
+             "element " + std::to_string(*most) + " of an array of " + std::to_string(size) + " elements");
+    }
+    return true;
   }
   bool VisitCXXForRangeStmt(clang::CXXForRangeStmt* loop) {
     const clang::Expr* range = loop->getRangeInit();
@@ -246,6 +268,31 @@ class Walker : public clang::RecursiveASTVisitor<Walker> {
     return true;
   }
 
+  [[nodiscard]] std::optional<std::int64_t> integer(const clang::Expr& expression) const {
+    clang::Expr::EvalResult result;
+    if (expression.isValueDependent() || !expression.EvaluateAsInt(result, unit_.context())) return std::nullopt;
+    return result.Val.getInt().getExtValue();
+  }
+  // The largest value of the counter of "for (counter = first; counter < bound; ++counter)", also with <=; nothing for
+  // a loop of another form or without a turn.
+  [[nodiscard]] std::optional<std::int64_t> last_value(const clang::ForStmt& loop,
+                                                       const clang::VarDecl& counter) const {
+    const auto* condition = llvm::dyn_cast<clang::BinaryOperator>(loop.getCond()->IgnoreParenImpCasts());
+    const auto* increment = llvm::dyn_cast_or_null<clang::UnaryOperator>(loop.getInc());
+    if (condition == nullptr || increment == nullptr || !increment->isIncrementOp() || counter.getInit() == nullptr) {
+      return std::nullopt;
+    }
+    const bool closed = condition->getOpcode() == clang::BO_LE;
+    const auto* left = llvm::dyn_cast<clang::DeclRefExpr>(condition->getLHS()->IgnoreParenImpCasts());
+    if ((!closed && condition->getOpcode() != clang::BO_LT) || left == nullptr || left->getDecl() != &counter) {
+      return std::nullopt;
+    }
+    const auto first = integer(*counter.getInit());
+    const auto bound = integer(*condition->getRHS());
+    if (!first || !bound || *first > (closed ? *bound : *bound - 1)) return std::nullopt;
+    return closed ? *bound : *bound - 1;
+  }
+
   void sum(clang::SourceLocation place, const std::string& what) {
     if (!bounded_) {
       refuse(place, what + " outside a function marked BITNET_INT16_BOUND(chain, product)");
@@ -296,7 +343,8 @@ class Walker : public clang::RecursiveASTVisitor<Walker> {
   const clang::FunctionDecl& function_;
   Facts& facts_;
   bool bounded_;
-  std::set<const clang::VarDecl*> known_;  // counters of the constant loops around the place
+  std::set<const clang::VarDecl*> known_;               // counters of the constant loops around the place
+  std::map<const clang::VarDecl*, std::int64_t> last_;  // of those that go up by one to a constant, the largest value
 };
 
 void Unit::variable(const clang::VarDecl& declaration) {
@@ -313,7 +361,8 @@ void Unit::variable(const clang::VarDecl& declaration) {
     violation(judged.getLocation(), name + " is not constant: a kernel keeps no state");
   } else if (!judged.hasConstantInitialization()) {
     violation(judged.getLocation(), name + " is initialised at run time: nobody would do it");
-  } else if (judged.isExternallyVisible() && is_ours(judged.getLocation())) {
+  } else if (judged.isExternallyVisible() && is_ours(judged.getLocation()) &&
+             !(judged.isInline() && judged.getVisibility() == clang::HiddenVisibility)) {
     facts_.constants.push_back(judged.getNameAsString());
   }
 }
