@@ -53,8 +53,9 @@ add_test(NAME arm_bundles COMMAND sh "${CMAKE_CURRENT_SOURCE_DIR}/arm_bundles.sh
   "$<TARGET_FILE:write_test_bundle>" "${PROJECT_SOURCE_DIR}/models/default.gguf" "${bitnet_arm_bundles}")
 set_tests_properties(arm_bundles PROPERTIES FIXTURES_SETUP bitnet_arm_bundles)
 
-# bitnet_add_arm_tests(CPU targets): `targets` is what the probe must find on it.
-function(bitnet_add_arm_tests cpu targets)
+# bitnet_add_arm_tests(CPU bundle targets): `targets` is what the probe must find on it, `bundle` what greedy text is
+# generated with.
+function(bitnet_add_arm_tests cpu bundle targets)
   set(environment "BITNET_TEST_QUICK=1;BITNET_TEST_EMULATOR=qemu-aarch64 -cpu ${cpu};BITNET_TEST_EXPECT_ISAS=${targets}")
   add_test(NAME arm_isa_${cpu} COMMAND ${bitnet_arm_run} -cpu ${cpu} "${bitnet_arm_dir}/bin/isa_test")
   set_tests_properties(arm_isa_${cpu} PROPERTIES ENVIRONMENT "${environment}" FIXTURES_REQUIRED bitnet_arm_programs)
@@ -65,13 +66,13 @@ function(bitnet_add_arm_tests cpu targets)
   set_tests_properties(arm_kernels_${cpu} PROPERTIES ENVIRONMENT "${environment}"
                        FIXTURES_REQUIRED "bitnet_arm_programs;bitnet_arm_bundles")
   add_test(NAME arm_text_${cpu} COMMAND sh "${CMAKE_CURRENT_SOURCE_DIR}/arm_text.sh" "$<TARGET_FILE:bitnet>"
-    "${bitnet_arm_dir}/bin/bitnet" "${PROJECT_SOURCE_DIR}/models/default.gguf" "${bitnet_arm_bundles}" "${targets}"
-    ${bitnet_arm_run} -cpu ${cpu})
+    "${bitnet_arm_dir}/bin/bitnet" "${PROJECT_SOURCE_DIR}/models/default.gguf" "${bitnet_arm_bundles}/${bundle}.bnk"
+    "${targets}" ${bitnet_arm_run} -cpu ${cpu})
   set_tests_properties(arm_text_${cpu} PROPERTIES FIXTURES_REQUIRED "bitnet_arm_programs;bitnet_arm_bundles")
 endfunction()
-bitnet_add_arm_tests(cortex-a53 "scalar neon")
-bitnet_add_arm_tests(neoverse-n1 "scalar neon neon-dotprod")
-bitnet_add_arm_tests(max "scalar neon neon-dotprod neon-i8mm")
+bitnet_add_arm_tests(cortex-a53 neon-dotprod "scalar neon")
+bitnet_add_arm_tests(neoverse-n1 neon-dotprod "scalar neon neon-dotprod")
+bitnet_add_arm_tests(max neon-i8mm "scalar neon neon-dotprod neon-i8mm")
 
 # A kernel that uses more than its target faults: the image neon with dot products, on a CPU without them. Where the CPU
 # has them the same bundle is right, so that it is the instruction that is caught and not the kernel.

@@ -8,7 +8,7 @@ if [ $# -ne 4 ]; then
 fi
 bin=$1 write=$2 model=$3 out=$4
 mkdir -p "$out"
-for target in neon neon-dotprod neon-i8mm; do
+for target in neon-dotprod neon-i8mm; do
   PATH=/nonexistent "$bin/bitnet-codegen" --model "$model" --target "$target" -o "$out/$target.bnk" --quiet
 done
 PATH=/nonexistent "$write" "$out/every.bnk" neon-i8mm 0

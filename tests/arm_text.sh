@@ -1,22 +1,22 @@
 #!/bin/sh
-# arm_text.sh NATIVE CROSS MODEL BUNDLES TARGETS RUN...: greedy text of the cross-built program (started by RUN...), with
-# the bundle of the best of TARGETS and with built-in kernels, against that of the native one. All three must be the same
-# bytes, and the bundle must have been used.
+# arm_text.sh NATIVE CROSS MODEL BUNDLE TARGETS RUN...: greedy text of the cross-built program (started by RUN...), with
+# BUNDLE and with built-in kernels, against that of the native one. All three must be the same bytes, and kernels of the
+# best of TARGETS must have been used.
 set -eu
 if [ $# -lt 6 ]; then
-  echo "usage: arm_text.sh NATIVE CROSS MODEL BUNDLES TARGETS RUN..." >&2
+  echo "usage: arm_text.sh NATIVE CROSS MODEL BUNDLE TARGETS RUN..." >&2
   exit 2
 fi
-native=$1 cross=$2 model=$3 bundles=$4 targets=$5
+native=$1 cross=$2 model=$3 bundle=$4 targets=$5
 shift 5
 best=${targets##* }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 prompt='ROMEO:
 '
-"$native" run -m "$model" --bundle none -p "$prompt" -n 24 --greedy >"$work/native"
-"$@" "$cross" run -m "$model" --bundle none -p "$prompt" -n 24 --greedy >"$work/builtin"
-"$@" "$cross" run -m "$model" --bundle "$bundles/$best.bnk" -p "$prompt" -n 24 --greedy -v >"$work/bundle" 2>"$work/log"
+"$native" run -m "$model" --bundle none -p "$prompt" -n 64 --greedy >"$work/native"
+"$@" "$cross" run -m "$model" --bundle none -p "$prompt" -n 64 --greedy >"$work/builtin"
+"$@" "$cross" run -m "$model" --bundle "$bundle" -p "$prompt" -n 64 --greedy -v >"$work/bundle" 2>"$work/log"
 if ! grep -q '[[:alpha:]]' "$work/native"; then
   echo "arm_text.sh: the native program wrote no words" >&2
   exit 1
