@@ -2,7 +2,8 @@
 # Installs what is missing, builds, and runs all tests. Ends with the closing lines of the test runner.
 #   tools/test.sh           everything that CI runs
 #   tools/test.sh --full    also the long runs: the whole test plan of the kernels under sanitizers and under emulation,
-#                           and 60 seconds of fuzzing a target instead of 10
+#                           every row of every model's shapes, 30 mutations of kernels, and 60 seconds of fuzzing a
+#                           target instead of 10
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -57,10 +58,20 @@ step "Each step of that model's blocks against PyTorch"
 cp "$work/model.gguf" "$work/nodes/"
 BITNET_TRAINING_PARITY="$work/nodes" BITNET_BIN="$root/build/release/bin" build/release/bin/training_parity_test
 
-step "All tests of the optimised build"
+step "Kernels of the optimised build"
 if [ "$full" -eq 1 ]; then
   for cpu in Nehalem Haswell; do
     BITNET_TEST_EMULATOR="qemu-x86_64 -cpu $cpu" qemu-x86_64 -cpu "$cpu" build/release/bin/kernel_test
   done
+  tools/mutate.sh --seed 1
 fi
-ctest --test-dir build/release --output-on-failure -j "$(nproc)"
+kernels='kernel|codegen_test|vnni|halide|arm_|riscv'
+[ "$full" -eq 0 ] || export BITNET_TEST_FULL=1
+ctest --test-dir build/release --output-on-failure -j "$(nproc)" -R "$kernels"
+step "How each kernel ran: times tested, name without its shape, how"
+sed -nE 's/^([a-z0-9]+_[a-z0-9_]+) +(native|run natively|emulated by .*|SKIPPED: .*|not run: .*)$/\1 \2/p' \
+  build/release/Testing/Temporary/LastTest.log | sed -E 's/_n[0-9]+k[0-9]+(g[0-9]+)?(m[0-9]+)?_/_\1\2_/; s/_k[0-9]+_/_/; s/__/_/' |
+  sort | uniq -c
+
+step "All other tests of the optimised build"
+ctest --test-dir build/release --output-on-failure -j "$(nproc)" -E "$kernels"
