@@ -7,11 +7,11 @@ cd "$root"
 tools/install_deps.sh test
 tools/build.sh release
 arguments=("$@")
-arm=build/aarch64/bin/bundle_kernel_test
+arm=build/release/tests/aarch64/bin/bundle_kernel_test  # built by the test arm_build
 if [ -x "$arm" ]; then
   arguments+=(--arm-tester "$arm")
-  if [ -d build/sysroot-arm64 ]; then arguments+=(--arm-sysroot build/sysroot-arm64); fi
+  arguments+=(--arm-sysroot /usr/aarch64-linux-gnu)
 else
-  echo "mutate: AArch64 families are not drawn from: $arm is not built (tools/build.sh aarch64)"
+  echo "mutate: AArch64 families are not drawn from: $arm is not built (ctest --test-dir build/release -R arm_build)"
 fi
 exec build/release/bin/bitnet-mutate "${arguments[@]}"
