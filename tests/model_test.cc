@@ -3,8 +3,6 @@
 #include "runtime/model/model.h"
 
 #include <doctest/doctest.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <bit>
@@ -18,9 +16,9 @@
 #include "runtime/base/half.h"
 #include "runtime/base/thread_pool.h"
 #include "runtime/kernels/layout.h"
-#include "runtime/model/kv_cache.h"
 #include "runtime/model/rope.h"
 #include "tests/assets.h"
+#include "tests/model_evaluation.h"
 #include "tests/model_files.h"
 
 namespace bitnet {
@@ -220,54 +218,16 @@ TEST_CASE("shape hash") {
 
 // ---- evaluation ----------------------------------------------------------------------------------------------------
 
-using Logits = std::vector<std::vector<float>>;
-
-std::unique_ptr<Model> load(const std::string& path, int threads, const std::string& bundle = "none") {
-  auto model = Model::load(path, {.threads = threads, .bundle = bundle, .strict = false, .log = {}});
-  REQUIRE_MESSAGE(model.ok(), (model.ok() ? "" : model.error().message));
-  return std::move(model).value();
-}
-
-std::unique_ptr<Context> context_of(Model& model, std::int64_t size, std::int64_t batch = 512,
-                                    KvType kv_type = KvType::kF16) {
-  auto context = Context::create(model, {.size = size, .batch = batch, .kv_type = kv_type});
-  REQUIRE_MESSAGE(context.ok(), (context.ok() ? "" : context.error().message));
-  return std::move(context).value();
-}
-
-std::vector<std::int32_t> prompt(std::int64_t length, std::int64_t vocab) {
-  std::mt19937 random(11);
-  std::vector<std::int32_t> ids(static_cast<std::size_t>(length));
-  for (std::int32_t& id : ids) id = static_cast<std::int32_t>(random() % static_cast<std::uint32_t>(vocab));
-  return ids;
-}
-
-Logits evaluate_all(Context& context, std::span<const std::int32_t> ids) {
-  Logits logits;
-  const std::int64_t start = context.position();
-  const Status status = context.eval_all(ids, [&](std::int64_t position, std::span<const float> row) -> Status {
-    REQUIRE(position == start + static_cast<std::int64_t>(logits.size()));
-    logits.emplace_back(row.begin(), row.end());
-    return {};
-  });
-  REQUIRE_MESSAGE(status.ok(), (status.ok() ? "" : status.error().message));
-  return logits;
-}
-
-void check_equal(std::span<const float> ours, const std::vector<float>& expected) {
-  REQUIRE(ours.size() == expected.size());
-  REQUIRE(std::memcmp(ours.data(), expected.data(), ours.size_bytes()) == 0);
-}
-
-struct EvaluationCase {
-  const char* shape;
-  const char* architecture;
-  std::int64_t length;
-};
-// K = 192 and 320 are odd multiples of 64, head_dim 32, groups of 3; 290 positions need two chunks of attention.
-constexpr EvaluationCase kEvaluationCases[] = {{"2x192x320x6/2x300", "bitnet-b1.58", 37},
-                                               {"2x256x384x4/4x300", "bitnet", 20},
-                                               {"1x128x256x2/1x300", "bitnet-25", 290}};
+using test::check_equal;
+using test::codegen_program;
+using test::context_of;
+using test::evaluate_all;
+using test::EvaluationCase;
+using test::kEvaluationCases;
+using test::load;
+using test::Logits;
+using test::make_bundle;
+using test::prompt;
 
 // Whatever the threads and however `ids` are cut into passes, each token has the logits `expected`.
 void check_invariance(const std::string& path, const std::string& bundle, std::span<const std::int32_t> ids,
@@ -320,21 +280,6 @@ TEST_CASE("a token's logits do not depend on threads, batches, prefill or decode
   }
 }
 
-// bitnet-codegen, or nullopt (and said so) where it is not built.
-std::optional<std::string> codegen_program(const char* what) {
-  const char* bin = std::getenv("BITNET_BIN");
-  std::string codegen = std::string(bin == nullptr ? "" : bin) + "/bitnet-codegen";
-  if (bin != nullptr && std::filesystem::exists(codegen)) return codegen;
-  std::printf("SKIPPED: %s (bitnet-codegen is not built, BITNET_BIN)\n", what);
-  return std::nullopt;
-}
-
-int make_bundle(const std::string& codegen, const std::string& model, const std::string& bundle,
-                const std::string& options) {
-  const std::string command = "'" + codegen + "' -q --model '" + model + "' -o '" + bundle + "' " + options;
-  return std::system(command.c_str());
-}
-
 TEST_CASE("nor on the bundle: each of its images gives the logits of the built-in kernels") {
   const auto codegen = codegen_program("logits of bundles");
   if (!codegen.has_value()) return;
@@ -363,237 +308,6 @@ TEST_CASE("nor on the bundle: each of its images gives the logits of the built-i
       check_invariance(path, bundle, ids, expected);
     }
   }
-}
-
-// A weight format, the target that is asked for it and the image that then holds it.
-struct FormatCase {
-  const char* format;
-  const char* target;
-  Isa image;
-};
-constexpr FormatCase kFormatCases[] = {{"t5", "scalar", Isa::kScalar},    {"tl1", "scalar", Isa::kScalar},
-                                       {"tl2", "scalar", Isa::kScalar},   {"tl1", "avx2", Isa::kAvx2},
-                                       {"tl2", "avx2", Isa::kAvx2},       {"tl2", "avx512", Isa::kAvx512},
-                                       {"t5", "avx512", Isa::kAvx512Vbmi}};
-
-// What bitnet-codegen printed on standard error.
-std::string said_by(const std::string& command, const TempFolder& folder, int& code) {
-  code = std::system((command + " 2> '" + folder.file("err") + "'").c_str());
-  std::ifstream file(folder.file("err"));
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-TEST_CASE("nor on the format of the weights") {
-  const auto codegen = codegen_program("logits of weight formats");
-  if (!codegen.has_value()) return;
-  const TempFolder folder;
-  const EvaluationCase& c = kEvaluationCases[0];
-  const std::string path = write_synth(folder, "m.gguf", c.shape, c.architecture);
-  const auto plain = load(path, 1);
-  const std::vector<std::int32_t> ids = prompt(c.length, plain->config().vocab);
-  const Logits expected = evaluate_all(*context_of(*plain, c.length), ids);
-  for (const FormatCase& f : kFormatCases) {
-    const std::string image(to_string(f.image));
-    INFO(f.format, " on ", image);
-    if (!probe_isa(f.image)) {
-      std::printf("SKIPPED: logits of %s on %s (this CPU does not execute it)\n", f.format, image.c_str());
-      continue;
-    }
-    const std::string bundle = folder.file("format.bnk");
-    const std::string packed = folder.file("packed.bnk");
-    const std::string options = std::string("--target ") + f.target + " --format " + f.format;
-    REQUIRE(make_bundle(*codegen, path, bundle, options) == 0);
-    REQUIRE(make_bundle(*codegen, path, packed, options + " --pack") == 0);
-    const ScopedEnvironment force("BITNET_FORCE_ISA", image.c_str());
-    for (const std::string& each : {bundle, packed}) {
-      std::vector<std::string> lines;
-      const auto model =
-          Model::load(path, {.threads = 2, .bundle = each, .strict = false, .log = [&](LogLevel, auto line) {
-                               lines.emplace_back(line);
-                             }});
-      REQUIRE_MESSAGE(model.ok(), (model.ok() ? "" : model.error().message));
-      REQUIRE(lines.size() == 1);  // the kernels; nothing to warn of
-      CHECK((*model)->target() == image);
-      for (const Layout layout : (*model)->kernels().layouts()) CHECK(to_string(format_of(layout)) == f.format);
-      CHECK((*model)->kernels().products_without_bundle().empty());
-      const auto context = context_of(**model, c.length);
-      const Logits all = evaluate_all(*context, ids);
-      for (std::size_t i = 0; i < all.size(); ++i) check_equal(all[i], expected[i]);
-      bool ran = false;
-      for (const KernelUse& use : context->kernel_uses()) {
-        ran |= use.name.starts_with(std::string(f.format) + "_gemm_");
-        CHECK_FALSE(use.name.starts_with("i2s_"));
-      }
-      CHECK(ran);
-    }
-    check_invariance(path, bundle, ids, expected);
-  }
-}
-
-TEST_CASE("packed weights that the kernels of this CPU do not take are packed anew, and said so") {
-  const auto codegen = codegen_program("packed weights in another layout");
-  if (!codegen.has_value()) return;
-  if (!probe_isa(Isa::kAvx512Vbmi)) {
-    std::printf("SKIPPED: packed weights in another layout (this CPU does not execute avx512-vbmi)\n");
-    return;
-  }
-  const TempFolder folder;
-  const EvaluationCase& c = kEvaluationCases[0];
-  const std::string path = write_synth(folder, "m.gguf", c.shape, c.architecture);
-  const std::string bundle = folder.file("t5.bnk");
-  REQUIRE(make_bundle(*codegen, path, bundle, "--target avx512 --format t5 --pack") == 0);
-  const auto plain = load(path, 1);
-  const std::vector<std::int32_t> ids = prompt(c.length, plain->config().vocab);
-  const Logits expected = evaluate_all(*context_of(*plain, c.length), ids);
-  const ScopedEnvironment force("BITNET_FORCE_ISA", "avx512");  // whose image has i2s kernels
-  std::vector<std::string> warnings;
-  const auto model = Model::load(
-      path, {.threads = 2, .bundle = bundle, .strict = false, .log = [&](LogLevel level, std::string_view line) {
-               if (level == LogLevel::kWarning) warnings.emplace_back(line);
-             }});
-  REQUIRE_MESSAGE(model.ok(), (model.ok() ? "" : model.error().message));
-  REQUIRE(warnings.size() == 1);
-  CHECK(warnings[0].find("are in the layouts t5, t5, t5, t5, the kernels that run here need t2, t2, t2, t2") !=
-        std::string::npos);
-  CHECK((*model)->target() == "avx512");
-  const Logits all = evaluate_all(*context_of(**model, c.length), ids);
-  for (std::size_t i = 0; i < all.size(); ++i) check_equal(all[i], expected[i]);
-}
-
-TEST_CASE("formats that a target does not have are refused by name") {
-  const auto codegen = codegen_program("refused formats");
-  if (!codegen.has_value()) return;
-  const TempFolder folder;
-  const std::string path = write_synth(folder, "m.gguf", kEvaluationCases[0].shape);
-  const std::string command = "'" + *codegen + "' -q --model '" + path + "' -o '" + folder.file("x.bnk") + "' ";
-  int code = 0;
-  const std::string target = said_by(command + "--target avx2 --format t5", folder, code);
-  CHECK(WEXITSTATUS(code) == 2);
-  for (const char* part : {"t5", "avx2", "scalar", "avx512"}) CHECK(target.find(part) != std::string::npos);
-  const std::string unknown = said_by(command + "--target scalar --format tl3", folder, code);
-  CHECK(WEXITSTATUS(code) == 2);
-  CHECK(unknown.find("unknown format 'tl3' (known: auto, i2s, t5, tl1, tl2)") != std::string::npos);
-  CHECK_FALSE(std::filesystem::exists(folder.file("x.bnk")));
-}
-
-// ---- the key/value cache -------------------------------------------------------------------------------------------
-
-TEST_CASE("cache pages: layout, sizes, memory as the sequence grows") {
-  for (const KvType type : {KvType::kF16, KvType::kI8}) {
-    constexpr std::int64_t kLayers = 3;
-    constexpr std::int64_t kHeads = 2;
-    constexpr std::int64_t kDim = 72;
-    auto cache = KvCache::create(type, kLayers, kHeads, kDim, 513);
-    REQUIRE(cache.ok());
-    const std::int64_t page = type == KvType::kF16 ? 256 * kDim * 2 : 256 * (kDim + 4);
-    CHECK(cache->bytes() == static_cast<std::uint64_t>(kLayers * kHeads * 2 * 3 * page));
-    std::vector<std::pair<const std::byte*, const std::byte*>> ranges;
-    for (std::int64_t layer = 0; layer < kLayers; ++layer) {
-      for (std::int64_t head = 0; head < kHeads; ++head) {
-        for (std::int64_t position : {0, 255, 256, 511, 512}) {
-          for (const auto& [slot, pages] :
-               {std::pair{cache->key_slot(layer, head, position), cache->key_pages(layer, head)},
-                {cache->value_slot(layer, head, position), cache->value_pages(layer, head)}}) {
-            CHECK(slot.page == pages[position / 256]);
-            CHECK(slot.row == position % 256);
-            CHECK(reinterpret_cast<std::uintptr_t>(slot.page) % 64 == 0);
-            if (position % 256 == 0) ranges.emplace_back(slot.page, slot.page + page);
-          }
-        }
-      }
-    }
-    std::sort(ranges.begin(), ranges.end());
-    for (std::size_t i = 1; i < ranges.size(); ++i) CHECK(ranges[i - 1].second <= ranges[i].first);
-  }
-
-  // One position of every head touched: only the first block of pages is resident.
-  auto cache = KvCache::create(KvType::kF16, 8, 4, 64, 65536);
-  REQUIRE(cache.ok());
-  for (std::int64_t layer = 0; layer < 8; ++layer) {
-    for (std::int64_t head = 0; head < 4; ++head) {
-      cache->half_row(cache->key_slot(layer, head, 0))[0] = 1;
-      cache->half_row(cache->value_slot(layer, head, 0))[0] = 1;
-    }
-  }
-  const auto resident = [&](std::int64_t position) {
-    unsigned char state = 0;
-    const std::byte* page = cache->key_slot(3, 2, position).page;
-    REQUIRE(mincore(const_cast<std::byte*>(page), 4096, &state) == 0);  // pages are multiples of 4096 bytes here
-    return (state & 1) != 0;
-  };
-  CHECK(resident(0));
-  CHECK_FALSE(resident(512));
-  CHECK_FALSE(resident(65535));
-}
-
-TEST_CASE("a context across page borders, float16 and int8: decode, prefill and truncation agree") {
-  const TempFolder folder;
-  const std::string path = write_synth(folder, "m.gguf", "2x64x128x4/2x300", "bitnet");
-  const auto model = load(path, 2);
-  const std::vector<std::int32_t> ids = prompt(514, model->config().vocab);
-  for (const KvType type : {KvType::kF16, KvType::kI8}) {
-    INFO("type ", static_cast<int>(type));
-    const auto step = context_of(*model, 514, 512, type);
-    Logits expected;
-    for (const std::int32_t& id : ids) {
-      const auto logits = step->eval({&id, 1});
-      REQUIRE(logits.ok());
-      expected.emplace_back(logits->begin(), logits->end());
-    }
-    for (const std::int64_t size : {255, 256, 257, 512, 514}) {
-      INFO("context of ", size);
-      const auto tokens = std::span(ids).first(static_cast<std::size_t>(size));
-      for (const std::int64_t batch : {1, 7, 16, 255, 256, 257, 512}) {
-        if (batch == 1 && size != 257) continue;
-        INFO("batch ", batch);
-        const auto context = context_of(*model, size, batch, type);
-        const Logits all = evaluate_all(*context, tokens);
-        for (std::size_t i = 0; i < all.size(); ++i) check_equal(all[i], expected[i]);
-        const auto overflow = context->eval({&ids[0], 1});
-        REQUIRE_FALSE(overflow.ok());
-        CHECK(overflow.error().message.find("exceed the context of " + std::to_string(size)) != std::string::npos);
-        // Other tokens across the border, forgotten again.
-        const std::int64_t back = std::min<std::int64_t>(size - 1, 254);
-        context->truncate(back);
-        const std::vector<std::int32_t> other(static_cast<std::size_t>(size - back), 3);
-        REQUIRE(context->eval(other).ok());
-        context->truncate(back);
-        const auto again = context->eval(tokens.subspan(static_cast<std::size_t>(back)));
-        REQUIRE(again.ok());
-        check_equal(*again, expected[static_cast<std::size_t>(size - 1)]);
-      }
-    }
-  }
-}
-
-TEST_CASE("int8 keys and values are near float16 ones, and not equal") {
-  const TempFolder folder;
-  const std::string path = write_synth(folder, "m.gguf", "2x256x384x4/4x300", "bitnet");
-  const auto model = load(path, 2);
-  const std::vector<std::int32_t> ids = prompt(300, model->config().vocab);
-  const Logits f16 = evaluate_all(*context_of(*model, 300), ids);
-  const auto context = context_of(*model, 300, 512, KvType::kI8);
-  const Logits i8 = evaluate_all(*context, ids);
-  CHECK(context->kv_bytes() < context_of(*model, 300)->kv_bytes() * 6 / 10);
-  bool quantized = false;
-  for (const KernelUse& use : context->kernel_uses()) {
-    CHECK_FALSE(use.name.starts_with("f16_attention_"));
-    quantized |= use.name.starts_with("i8_quantize_");
-  }
-  CHECK(quantized);
-  // A key or value is off by at most half a step, 1/254 of its head's largest; the later layers' quantisation to 8 bits
-  // turns that into whole steps here and there. Measured on this model: 0.028 of the largest logit.
-  double largest = 0.0;
-  double difference = 0.0;
-  for (std::size_t t = 0; t < ids.size(); ++t) {
-    for (std::size_t v = 0; v < f16[t].size(); ++v) {
-      largest = std::max(largest, std::abs(static_cast<double>(f16[t][v])));
-      difference = std::max(difference, std::abs(static_cast<double>(f16[t][v]) - static_cast<double>(i8[t][v])));
-    }
-  }
-  MESSAGE("largest logit ", largest, ", largest difference ", difference);
-  CHECK(difference > 0.0);
-  CHECK(difference <= 0.06 * largest);
 }
 
 TEST_CASE("a bfloat16 embedding gives the logits of the same values in float32") {
