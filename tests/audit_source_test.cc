@@ -160,6 +160,19 @@ TEST_CASE("no assembly, no jumps") {
   expect_pass(audit("int v = a->x[0]; asm(\"\" : \"+r\"(v)); a->y[0] = v;"));
 }
 
+TEST_CASE("elements beyond a local array are refused") {
+  expect_refusal(audit("int t[2]; for (int i = 0; i <= 2; ++i) t[i] = i; a->y[0] = t[1];"),
+                 "element 2 of an array of 2 elements");
+  expect_refusal(
+      audit("int t[2][3]; for (int i = 0; i < 2; ++i) for (int j = 0; j < 4; ++j) t[i][j] = j; a->y[0] = t[1][2];"),
+      "element 3 of an array of 3 elements");
+  expect_refusal(audit("int t[2] = {1, 2}; a->y[0] = t[2];"), "element 2 of an array of 2 elements");
+  expect_pass(
+      audit("int t[2][3]; for (int i = 0; i < 2; ++i) for (int j = 0; j < 3; ++j) t[i][j] = j; a->y[0] = t[1][2];"));
+  expect_pass(
+      audit("int t[4]; for (int i = 0; i <= 3; ++i) t[i] = i; for (int i = 4; i < 4; ++i) t[i] = 0; a->y[0] = t[3];"));
+}
+
 TEST_CASE("the end of a loop shows in its head") {
   expect_refusal(audit("for (int i = 0;; ++i) { if (a->x[i] == 0) break; a->y[0] = i; }"), "without a condition");
   expect_refusal(audit("int i = 0; while (a->x[i] != 0) ++i; a->y[0] = i;"), "a while loop");
