@@ -97,9 +97,10 @@ inline __m256i repeat_word(__m256i words, int index) {
   return _mm256_shuffle_epi8(words, _mm256_set1_epi16(static_cast<short>(0x0100 + 0x0202 * index)));
 }
 
+constexpr long long lines_of(long long k) { return (k + kLineK - 1) / kLineK; }
 template <long long K>
 constexpr long long line_count([[maybe_unused]] const bitnet_gemv_args* a) {
-  return ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
+  return lines_of(K != 0 ? K : a->k);
 }
 
 // The tables of all lines, in the scratch.
@@ -222,7 +223,7 @@ inline void pass(const bitnet_gemv_args* a, long long tile, long long distance, 
 // Scratch that a call with inputs of length k needs, in bytes: the tables.
 constexpr size_t tl1_gemv_scratch_bytes_for(long long k) {
   using namespace tl1_gemv_detail;
-  return static_cast<size_t>((k + kLineK - 1) / kLineK * kTableBytes);
+  return static_cast<size_t>(lines_of(k) * kTableBytes);
 }
 
 // The same for a constant K.

@@ -95,9 +95,10 @@ inline Parts parts(int8_t x0, int8_t x1) {
   return {vcombine_s8(vmovn_s16(low[0]), vmovn_s16(low[1])), vcombine_s8(vmovn_s16(high[0]), vmovn_s16(high[1]))};
 }
 
+constexpr long long lines_of(long long k) { return (k + kLineK - 1) / kLineK; }
 template <long long K>
 constexpr long long line_count([[maybe_unused]] const bitnet_gemv_args* a) {
-  return ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
+  return lines_of(K != 0 ? K : a->k);
 }
 
 // The tables of all lines, in the scratch.
@@ -212,7 +213,7 @@ inline void pass(const bitnet_gemv_args* a, long long tile, long long distance, 
 // Scratch that a call with inputs of length k needs, in bytes: the tables.
 constexpr size_t tl1_gemv_scratch_bytes_for(long long k) {
   using namespace tl1_gemv_detail;
-  return static_cast<size_t>((k + kLineK - 1) / kLineK * kTableBytes);
+  return static_cast<size_t>(lines_of(k) * kTableBytes);
 }
 
 // The same for a constant K.

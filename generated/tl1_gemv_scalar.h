@@ -47,9 +47,10 @@ constexpr int kRows = BITNET_TILE_ROWS;
 // An entry of a table.
 typedef int16_t Sum __attribute__((__may_alias__));
 
+constexpr long long lines_of(long long k) { return (k + kLineK - 1) / kLineK; }
 template <long long K>
 constexpr long long line_count([[maybe_unused]] const bitnet_gemv_args* a) {
-  return ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
+  return lines_of(K != 0 ? K : a->k);
 }
 
 // The tables of all lines, in the scratch.
@@ -121,7 +122,7 @@ inline void pass(const bitnet_gemv_args* a, long long tile, long long distance, 
 // Scratch that a call with inputs of length k needs, in bytes: the tables.
 constexpr size_t tl1_gemv_scratch_bytes_for(long long k) {
   using namespace tl1_gemv_detail;
-  return static_cast<size_t>((k + kLineK - 1) / kLineK * kTableBytes);
+  return static_cast<size_t>(lines_of(k) * kTableBytes);
 }
 
 // The same for a constant K.

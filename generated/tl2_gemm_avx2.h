@@ -65,9 +65,10 @@ inline void panel_order(const uint8_t* bytes, __m256i* rows) {
   rows[1] = _mm256_shuffle_epi8(_mm256_permute2x128_si256(even, odd, 0x31), transpose);
 }
 
+constexpr long long lines_of(long long k) { return (k + kLineK - 1) / kLineK; }
 template <long long K>
 constexpr long long line_count([[maybe_unused]] const bitnet_gemm_args* a) {
-  return ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
+  return lines_of(K != 0 ? K : a->k);
 }
 
 // Packed activations of one token block.
@@ -200,7 +201,7 @@ inline void row(const bitnet_gemm_args* a, long long first_block, long long last
 template <int TokenTile, int RowTiles>
 constexpr size_t tl2_gemm_scratch_bytes_for(long long k) {
   using namespace tl2_gemm_detail;
-  return static_cast<size_t>((k + kLineK - 1) / kLineK * kLineSteps * kStepBytes * RowTiles);
+  return static_cast<size_t>(lines_of(k) * kLineSteps * kStepBytes * RowTiles);
 }
 
 // The same for a constant K.

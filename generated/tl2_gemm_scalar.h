@@ -33,9 +33,10 @@ constexpr long long kStepBytes = 64;
 constexpr long long kActivationBytes = 512 * 1024;
 constexpr int kRows = BITNET_TILE_ROWS;
 
+constexpr long long lines_of(long long k) { return (k + kLineK - 1) / kLineK; }
 template <long long K>
 constexpr long long line_count([[maybe_unused]] const bitnet_gemm_args* a) {
-  return ((K != 0 ? K : a->k) + kLineK - 1) / kLineK;
+  return lines_of(K != 0 ? K : a->k);
 }
 
 // Packed activations of one token block.
@@ -128,7 +129,7 @@ inline void row(const bitnet_gemm_args* a, long long first_block, long long last
 template <int TokenTile, int RowTiles>
 constexpr size_t tl2_gemm_scratch_bytes_for(long long k) {
   using namespace tl2_gemm_detail;
-  return static_cast<size_t>((k + kLineK - 1) / kLineK * kLineSteps * kStepBytes * RowTiles);
+  return static_cast<size_t>(lines_of(k) * kLineSteps * kStepBytes * RowTiles);
 }
 
 // The same for a constant K.
