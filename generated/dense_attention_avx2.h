@@ -56,31 +56,48 @@ struct Group {
   long long seen[kRows];
 };
 
-// q . k for R rows and J keys, one Lanes each: sums[r][at + j].
+// The whole blocks of q . k for R rows and J of up to 16 keys, one Lanes each: sums[r][at + j]. Beyond the last key
+// it is taken again.
 template <int R, int J, typename T>
-[[gnu::always_inline]] inline void dots(const float* const* q, const T* key, long long head_dim, int at,
+[[gnu::always_inline]] inline void dots(const float* const* q, const T* key, long long head_dim, int at, int keys,
                                         Lanes (*sums)[kLanes]) {
+  const T* rows[J];
   Lanes s[R][J];
+#pragma GCC unroll 16
+  for (int j = 0; j < J; ++j) rows[j] = key + (at + j < keys ? at + j : keys - 1) * head_dim;
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
     for (int j = 0; j < J; ++j) s[r][j] = broadcast(0.0F);
   }
-  for_blocks(head_dim, [&](long long d, auto extent) {
+  for (long long d = 0; d + kLanes <= head_dim; d += kLanes) {
     Lanes k[J];
 #pragma GCC unroll 16
-    for (int j = 0; j < J; ++j) k[j] = load(key + j * head_dim + d, extent);
+    for (int j = 0; j < J; ++j) k[j] = load(rows[j] + d, Full{});
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const Lanes v = load(q[r] + d, extent);
+      const Lanes v = load(q[r] + d, Full{});
 #pragma GCC unroll 16
       for (int j = 0; j < J; ++j) s[r][j] = s[r][j] + v * k[j];
     }
-  });
+  }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
     for (int j = 0; j < J; ++j) sums[r][at + j] = s[r][j];
+  }
+}
+
+// The rest of head_dim behind its whole blocks.
+template <typename T>
+[[gnu::noinline]] void add_rest(const float* const* q, int rows, const T* key, int keys, long long head_dim,
+                                Lanes (*sums)[kLanes]) {
+  const long long whole = head_dim / kLanes * kLanes;
+  const Tail rest{head_dim - whole};
+  for (int r = 0; r < rows; ++r) {
+    for (int j = 0; j < keys; ++j) {
+      sums[r][j] = sums[r][j] + load(q[r] + whole, rest) * load(key + j * head_dim + whole, rest);
+    }
   }
 }
 
@@ -89,16 +106,17 @@ template <int R, int J, typename T>
 template <int R, typename T>
 inline void scores(const Group& g, int first, const Page<T>& key, long long count) {
   constexpr int J = kDotTile / R < 4 ? kDotTile / R : 4;
+  static_assert(kLanes % J == 0, "16 keys are whole groups of J");
   const float* const* q = g.q + first;
   for (long long begin = 0; begin < count; begin += kLanes) {
     const int keys = static_cast<int>(count - begin < kLanes ? count - begin : kLanes);
+    const T* rows = key.rows + begin * g.head_dim;
     Lanes sums[R][kLanes];
-    int j = 0;
-    for (; j + J <= keys; j += J) dots<R, J>(q, key.rows + (begin + j) * g.head_dim, g.head_dim, j, sums);
-    for (; j < keys; ++j) dots<R, 1>(q, key.rows + (begin + j) * g.head_dim, g.head_dim, j, sums);
-    for (; j < kLanes; ++j) {
+    for (int j = 0; j < keys; j += J) dots<R, J>(q, rows, g.head_dim, j, keys, sums);
+    for (int j = keys; j < kLanes; ++j) {
       for (int r = 0; r < R; ++r) sums[r][j] = broadcast(0.0F);
     }
+    if (g.head_dim != g.width) add_rest(q, R, rows, keys, g.head_dim, sums);
     Lanes factors = broadcast(1.0F);
     if constexpr (kHasFactors<T>) {
       factors = keys == kLanes ? load(key.factors + begin, Full{}) : load(key.factors + begin, Tail{keys});
@@ -150,6 +168,16 @@ template <int R, int D, typename T, typename Extent>
   }
 }
 
+// The elements of head_dim behind its whole blocks; p, o and value begin where the first of them belongs.
+template <typename T>
+[[gnu::noinline]] void weigh_rest(const float* p, int rows, const T* value, long long head_dim, long long begin,
+                                  long long end, float* o, long long width) {
+  const Tail rest{head_dim % kLanes};
+  for (int r = 0; r < rows; ++r) {
+    weigh_blocks<1, 1>(p + r * kChunk, value, head_dim, begin, end, o + r * width, width, rest);
+  }
+}
+
 // Rows first .. first + R - 1 of o, all of head_dim.
 template <int R, typename T>
 inline void weigh(const Group& g, int first, const T* value, long long begin, long long end, float* o) {
@@ -165,9 +193,7 @@ inline void weigh(const Group& g, int first, const T* value, long long begin, lo
     for (; d + kLanes <= g.head_dim; d += kLanes) {
       weigh_blocks<R, 1>(p, value + d, g.head_dim, begin, stop, rows + d, g.width, Full{});
     }
-    if (d < g.head_dim) {
-      weigh_blocks<R, 1>(p, value + d, g.head_dim, begin, stop, rows + d, g.width, Tail{g.head_dim - d});
-    }
+    if (d < g.head_dim) weigh_rest(p, R, value + d, g.head_dim, begin, stop, rows + d, g.width);
   }
 }
 
