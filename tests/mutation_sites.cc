@@ -164,7 +164,22 @@ std::vector<MutationSite> mutation_sites(std::string_view text) {
   return sites;
 }
 
+// "Type name[4][2];" with a larger number: "__m256i total[Streams][3];".
+bool enlarges_local_array(std::string_view line, const MutationSite& site) {
+  const std::string_view declaration = line.substr(0, line.find(';'));
+  const std::size_t bracket = declaration.find('[');
+  if (site.kind != "constant" || !declaration.ends_with(']') || declaration.find_first_of("=(") != line.npos)
+    return false;
+  if (declaration.substr(0, bracket).find(' ') == line.npos) return false;
+  int from = 0;
+  int to = 0;
+  std::from_chars(site.from.data(), site.from.data() + site.from.size(), from);
+  std::from_chars(site.to.data(), site.to.data() + site.to.size(), to);
+  return to > from && from > 0;
+}
+
 std::string_view equivalence(std::string_view line, const MutationSite& site) {
+  if (enlarges_local_array(line, site)) return "a local array with elements that no loop reaches";
   for (const Equivalence& each : kEquivalences) {
     if (line.find(each.in_line) != std::string_view::npos && (each.kind.empty() || each.kind == site.kind)) {
       return each.proof;
