@@ -15,6 +15,8 @@
 
 #include "runtime/base/half.h"
 #include "runtime/base/thread_pool.h"
+#include "runtime/kernels/kernel.h"
+#include "runtime/kernels/kernel_abi.h"
 #include "runtime/kernels/layout.h"
 #include "runtime/model/rope.h"
 #include "tests/assets.h"
@@ -195,7 +197,16 @@ TEST_CASE("RoPE turns pairs by position * base^(-2i/dim) and leaves the rest") {
   rope_angles(5, kDim, 10000.0F, cosines, sines);
   std::vector<float> head{1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
   const std::vector<float> before = head;
-  rope_rotate(head.data(), kDim, cosines, sines);
+  const auto kernels = builtin_kernels();
+  const auto rope = std::ranges::find(kernels, Op::kRope, &Kernel::op);
+  REQUIRE(rope != kernels.end());
+  (*rope)(bitnet_rope_args{.x = head.data(),
+                           .cosines = cosines,
+                           .sines = sines,
+                           .rows = 1,
+                           .stride = 10,
+                           .rope_dim = kDim,
+                           .kind = BITNET_ROPE_NEOX});
   for (std::size_t i = 0; i < 4; ++i) {
     const double angle = 5.0 * std::pow(10000.0, -2.0 * static_cast<double>(i) / 8.0);
     const double a = before[i];

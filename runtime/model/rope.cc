@@ -5,16 +5,6 @@
 
 namespace bitnet {
 
-void rope_rotate(float* head, std::int64_t rope_dim, const float* cosines, const float* sines) {
-  const std::int64_t half = rope_dim / 2;
-  for (std::int64_t i = 0; i < half; ++i) {
-    const float a = head[i];
-    const float b = head[i + half];
-    head[i] = a * cosines[i] - b * sines[i];
-    head[i + half] = a * sines[i] + b * cosines[i];
-  }
-}
-
 namespace {
 
 // The two below are float_to_half and back without branches, so that the compiler makes vector code of the loops; they

@@ -1,5 +1,5 @@
-// Rotary position embedding, NEOX order: elements i and i + rope_dim/2 of a head form a pair that is turned by
-// position * base^(-2i / rope_dim).
+// Rotary position embedding: pair i of a head is turned by position * base^(-2i / rope_dim). The turning is op rope of
+// runtime/kernels/kernel_abi.h; here are the angles, and the rounding to float16 that follows.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +17,6 @@ void rope_angles(std::int64_t position, std::int64_t rope_dim, float base, float
 void sine_and_cosine(float angle, float* sine, float* cosine);
 // base^(-2 / rope_dim), likewise.
 [[nodiscard]] float rope_factor(std::int64_t rope_dim, float base);
-
-// Turns one head, [head_dim]; elements from rope_dim on stay.
-void rope_rotate(float* head, std::int64_t rope_dim, const float* cosines, const float* sines);
 
 // Rounds to the nearest float16 value, ties to even; overflow gives infinity. `values` keeps the rounded floats.
 void round_to_half(std::span<float> values);
