@@ -91,7 +91,7 @@ std::vector<std::pair<const EmbeddedFile*, const Target*>> runnable_headers(cons
 
 // Shapes that meet every path of a family: tails in N and K and none, whole K-groups, several tiles for every count of
 // streams, many lines.
-const ModelShapes kShapes = {{{17, 70}, {48, 256}, {160, 400}, {33, 8640}, {96, 1040}}, {}};
+const ModelShapes kShapes = {{{17, 70}, {16, 97}, {48, 256}, {160, 400}, {33, 8640}, {96, 1040}}, {}};
 
 // With `other_points` streams and row tiles that the defaults do not take, so that what remains of a row range behind
 // the last whole group of them is code that runs.
