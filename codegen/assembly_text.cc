@@ -59,6 +59,13 @@ Result<std::string> assembly_text(std::span<const std::byte> image, Isa isa, con
       const std::size_t last = operands.rfind(' ');
       operands = (last == std::string::npos ? "" : operands.substr(0, last + 1)) + names.at(*instruction.target);
     }
+    if (instruction.memory && instruction.memory->absolute && map->constants.contains(*instruction.memory->absolute)) {
+      const std::size_t begin = operands.find("[rip");
+      const std::size_t end = operands.find(']', begin);
+      if (end != std::string::npos) {
+        operands.replace(begin, end - begin, "[rip + constant_" + hex(*instruction.memory->absolute));
+      }
+    }
     std::string line = "        " + (instruction.hint.empty() ? "" : instruction.hint + " ") + instruction.mnemonic;
     line.resize(std::max<std::size_t>(line.size() + 1, 24), ' ');
     line += operands;
