@@ -1,6 +1,7 @@
 // Not clang's own output: that is not what is in the bundle, since the linker drops, moves and resolves.
 #include "codegen/assembly_text.h"
 
+#include <algorithm>
 #include <map>
 #include <vector>
 
