@@ -104,6 +104,6 @@ void fill_floats(FloatKind kind, std::mt19937& random, float* out, std::int64_t 
 // Finite binary16 values; kHuge goes up to 65504, kDenormal is subnormal.
 void fill_halves(FloatKind kind, std::mt19937& random, std::uint16_t* out, std::int64_t count);
 
-void test_dense(const Kernel& kernel, const TestPlan& plan, Failures& failures);    // the other operations
+void test_dense(const Kernel& kernel, const TestPlan& plan, Failures& failures);  // the other operations
 
 }  // namespace bitnet::test

@@ -93,7 +93,8 @@ std::string to_text(const gguf::File& file, const bundle_checks::Manifest& manif
   }
   text += columns(rows);
   if (!manifest.packed.empty()) {
-    text += "packed weights\n  layout " + to_string(manifest.packed_layouts) + ", " + std::to_string(manifest.packed.size()) + " bytes\n";
+    text += "packed weights\n  layout " + to_string(manifest.packed_layouts) + ", " +
+            std::to_string(manifest.packed.size()) + " bytes\n";
   }
   text += "kernels\n";
   rows = {{"name", "layout", "tokens", "tile", "rows", "scratch", "offset"}};
@@ -221,7 +222,8 @@ Result<VerifyReport> verify_bundle(const std::string& path, const std::string& m
   for (const ImageRecord& image : manifest.table.images) {
     checks.run(image.tensor, [&] { return bundle_checks::check_image(file, image); });
   }
-  if (!manifest.packed.empty()) checks.run("packed weights", [&] { return bundle_checks::check_packed(file, manifest); });
+  if (!manifest.packed.empty())
+    checks.run("packed weights", [&] { return bundle_checks::check_packed(file, manifest); });
   if (model.empty()) {
     checks.skip("model", "no --model given");
   } else {
