@@ -64,7 +64,7 @@ std::string decimal(double value, int digits) {
 
 std::string mix_text(const InstructionMix& mix) {
   std::vector<std::pair<std::string, int>> order(mix.begin(), mix.end());
-  std::ranges::stable_sort(order, [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::ranges::sort(order, {}, [](const auto& each) { return std::pair(-each.second, std::string_view(each.first)); });
   std::string text;
   for (const auto& [name, count] : order)
     text.append(text.empty() ? "" : ", ").append(std::to_string(count) + " " + name);
@@ -102,7 +102,7 @@ Result<const KernelRecord*> find_record(const KernelTable& table, std::string_vi
   constexpr std::size_t kShown = 5;
   std::vector<std::pair<std::size_t, std::string_view>> near;
   for (const KernelRecord& record : table.kernels) near.emplace_back(distance(name, record.name), record.name);
-  std::ranges::stable_sort(near, {}, &std::pair<std::size_t, std::string_view>::first);
+  std::ranges::sort(near);
   std::string list;
   for (std::size_t i = 0; i < std::min(kShown, near.size()); ++i) {
     list.append(list.empty() ? "" : ", ").append(near[i].second);

@@ -88,8 +88,10 @@ std::string header_text(const CompiledBundle& bundle, const std::string& name) {
   text +=
       "\n#ifdef __cplusplus\n}\n#endif\n\n// Lists: each calls X(name, format, target, n, k, group, m, token_tile, "
       "scratch_bytes) for every kernel of one operation.\n";
-  for (const auto& [op, list] : lists)
-    text += "#define " + macro + "_" + upper(std::string(to_string(op))) + "(X)" + list + "\n\n";
+  for (const auto& [op, list] : lists) {
+    text.append("#define ").append(macro).append("_").append(upper(std::string(to_string(op)))).append("(X)");
+    text.append(list).append("\n\n");
+  }
   text += "#endif  // " + macro + "_KERNELS_H_\n";
   return text;
 }
