@@ -56,7 +56,8 @@ const ModelShapes kTails = {{{1, 16},
                              {64, 63},
                              {129, 80},
                              {144, 65},
-                             {160, 1040}},
+                             {160, 1040},
+                             {18, 132104}},  // the widest
                             {1, 7, 16, 17, 63, 100, 8640}};
 
 // The other shapes of the models that people run. N only sets how often the row loop runs, so those above 96 rows are

@@ -91,7 +91,8 @@ std::vector<std::pair<const EmbeddedFile*, const Target*>> runnable_headers(cons
 
 // Shapes that meet every path of a family: tails in N and K and none, whole K-groups, several tiles for every count of
 // streams, many lines.
-const ModelShapes kShapes = {{{17, 70}, {16, 97}, {48, 256}, {160, 400}, {33, 8640}, {96, 1040}}, {}};
+const ModelShapes kShapes = {{{5, 1}, {17, 70}, {16, 97}, {48, 256}, {160, 400}, {33, 8640}, {96, 1040}, {17, 66000}},
+                             {}};
 
 // With `other_points` streams and row tiles that the defaults do not take, so that what remains of a row range behind
 // the last whole group of them is code that runs.
@@ -226,11 +227,14 @@ int run(const Options& options) {
     if (sites.empty()) continue;
     const MutationSite& site = sites[random() % sites.size()];
     const std::string line = trimmed(line_at(file->text, site.offset));
+    std::string mutated(file->text);
+    mutated.replace(site.offset, site.from.size(), site.to);
+    const std::string mutated_line = trimmed(line_at(mutated, site.offset));
     if (!drawn.emplace(std::string(file->path) + site.to, site.offset).second) continue;
     const std::string where = std::string(file->path) + ":" + std::to_string(line_number(file->text, site.offset));
     const std::string what =
         std::string(site.kind) + " '" + trimmed(site.from) + "' -> '" + trimmed(site.to) + "' in: ";
-    if (const std::string_view proof = equivalence(line, site); !proof.empty()) {
+    if (const std::string_view proof = equivalence(line, mutated_line, site); !proof.empty()) {
       ++equivalent;
       std::printf("  %s: %s%s\n      equivalent, not counted: %s\n", where.c_str(), what.c_str(), line.c_str(),
                   std::string(proof).c_str());

@@ -153,6 +153,22 @@ constexpr Equivalence kEquivalences[] = {
     {"BITNET_INT16_BOUND", "", "an annotation for the audit; no code changes with it"},
 };
 
+// What stands in the line once it is mutated.
+constexpr Equivalence kEquivalentResults[] = {
+    {"Group == 1 ? 0 :", "", "without K-groups g is 0, and so is g times any stride"},
+    {"Group != 1 ? group * a->", "", "without K-groups the group is 0, and so is it times any stride"},
+    {"head_dim + kLanes + 1) / kLanes", "",
+     "rows of scratch one block wider: inside the 32 floats a row that BITNET_ATTENTION_SCRATCH has to spare"},
+    {"fitting > 0 ? fitting", "", "differs for fitting = 1 only, where both sides give 1"},
+    {"fitting > 2 ? fitting", "", "differs for fitting = 2 only: one block together instead of two, each exactly once"},
+    {"fitting >= 1 ? fitting", "", "differs for fitting = 1 only, where both sides give 1"},
+    {"if constexpr (Streams > 0)", "", "with one stream nothing is left behind it: the rest has no tiles"},
+    {"kLaneLookups = 9;", "", "a larger divisor of the bound: sums are flushed as early or earlier"},
+    {"kLaneLookups = 10;", "", "a larger divisor of the bound: sums are flushed as early or earlier"},
+    {"kLaneLookups = 17;", "", "a larger divisor of the bound: sums are flushed as early or earlier"},
+    {"kLaneLookups = 18;", "", "a larger divisor of the bound: sums are flushed as early or earlier"},
+};
+
 }  // namespace
 
 std::vector<MutationSite> mutation_sites(std::string_view text) {
@@ -178,12 +194,15 @@ bool enlarges_local_array(std::string_view line, const MutationSite& site) {
   return to > from && from > 0;
 }
 
-std::string_view equivalence(std::string_view line, const MutationSite& site) {
+std::string_view equivalence(std::string_view line, std::string_view mutated_line, const MutationSite& site) {
   if (enlarges_local_array(line, site)) return "a local array with elements that no loop reaches";
   for (const Equivalence& each : kEquivalences) {
     if (line.find(each.in_line) != std::string_view::npos && (each.kind.empty() || each.kind == site.kind)) {
       return each.proof;
     }
+  }
+  for (const Equivalence& each : kEquivalentResults) {
+    if (mutated_line.find(each.in_line) != std::string_view::npos) return each.proof;
   }
   return {};
 }

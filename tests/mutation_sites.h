@@ -21,9 +21,10 @@ struct MutationSite {
 // preprocessor lines and strings have none.
 [[nodiscard]] std::vector<MutationSite> mutation_sites(std::string_view text);
 
-// Why a mutant of this line computes the same, or "" if nothing of the kind is known. The proofs stand beside the
-// patterns in mutation_sites.cc.
-[[nodiscard]] std::string_view equivalence(std::string_view line, const MutationSite& site);
+// Why a mutant of this line, which then reads `mutated_line`, computes the same, or "" if nothing of the kind is known.
+// The proofs stand beside the patterns in mutation_sites.cc.
+[[nodiscard]] std::string_view equivalence(std::string_view line, std::string_view mutated_line,
+                                           const MutationSite& site);
 
 [[nodiscard]] std::string_view line_at(std::string_view text, std::size_t offset);
 [[nodiscard]] std::size_t line_number(std::string_view text, std::size_t offset);
