@@ -129,6 +129,7 @@ struct Equivalence {
 constexpr Equivalence kEquivalences[] = {
     {"prefetch", "", "a prefetch changes no register or memory that the program can see"},
     {"Prefetch", "", "a prefetch changes no register or memory that the program can see"},
+    {"uintptr_t kBytes =", "", "how far ahead of the rows is prefetched, which nothing can see"},
     {"kActivationBytes =", "",
      "how many token blocks share a pass over the row tiles: any positive number gives every "
      "block and tile exactly once"},
@@ -159,6 +160,17 @@ constexpr Equivalence kEquivalentResults[] = {
     {"Group != 1 ? group * a->", "", "without K-groups the group is 0, and so is it times any stride"},
     {"head_dim + kLanes + 1) / kLanes", "",
      "rows of scratch one block wider: inside the 32 floats a row that BITNET_ATTENTION_SCRATCH has to spare"},
+    {"groups = Group == 1 ? 1 :", "",
+     "without K-groups a group has all lines, so that the quotient behind the colon is 1 too"},
+    {"i + 5 * kLanes <= k; i += 4", "", "an unrolled loop that stops earlier: the loop behind it does the rest"},
+    {"i + 6 * kLanes <= k; i += 4", "", "an unrolled loop that stops earlier: the loop behind it does the rest"},
+    {"j <= 81; ++j) codes.of[encode(", "",
+     "t5: fills in encode(81, c4) = 149, 126, 104, three of the 13 bytes that no five weights have"},
+    {"j < 82; ++j) codes.of[encode(", "",
+     "t5: fills in encode(81, c4) = 149, 126, 104, three of the 13 bytes that no five weights have"},
+    {"h = 209 + 22 * c4", "",
+     "t5 without sums of h: it only names the entry of the second table, when that is made and when it is read, and "
+     "every odd start of 201 to 211 gives each byte an entry of its own digits"},
     {"fitting > 0 ? fitting", "", "differs for fitting = 1 only, where both sides give 1"},
     {"fitting > 2 ? fitting", "", "differs for fitting = 2 only: one block together instead of two, each exactly once"},
     {"fitting >= 1 ? fitting", "", "differs for fitting = 1 only, where both sides give 1"},
