@@ -129,6 +129,8 @@ struct Equivalence {
 constexpr Equivalence kEquivalences[] = {
     {"prefetch", "", "a prefetch changes no register or memory that the program can see"},
     {"Prefetch", "", "a prefetch changes no register or memory that the program can see"},
+    {"D = kValueTile / R <", "",
+     "how many columns of values are summed side by side: any number of at least one does each column once"},
     {"uintptr_t kBytes =", "", "how far ahead of the rows is prefetched, which nothing can see"},
     {"kActivationBytes =", "",
      "how many token blocks share a pass over the row tiles: any positive number gives every "
@@ -168,6 +170,7 @@ constexpr Equivalence kEquivalentResults[] = {
      "t5: fills in encode(81, c4) = 149, 126, 104, three of the 13 bytes that no five weights have"},
     {"j < 82; ++j) codes.of[encode(", "",
      "t5: fills in encode(81, c4) = 149, 126, 104, three of the 13 bytes that no five weights have"},
+    {"a->x_sums - (Group == 0 ? 0 :", "", "t5 has no K-groups: it adds or subtracts 0"},
     {"h = 209 + 22 * c4", "",
      "t5 without sums of h: it only names the entry of the second table, when that is made and when it is read, and "
      "every odd start of 201 to 211 gives each byte an entry of its own digits"},
