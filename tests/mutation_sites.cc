@@ -174,6 +174,7 @@ constexpr Equivalence kEquivalentResults[] = {
     {"h = 209 + 22 * c4", "",
      "t5 without sums of h: it only names the entry of the second table, when that is made and when it is read, and "
      "every odd start of 201 to 211 gives each byte an entry of its own digits"},
+    {"kWideChain = 2147483648 /", "", "the quotient is the same"},
     {"fitting > 0 ? fitting", "", "differs for fitting = 1 only, where both sides give 1"},
     {"fitting > 2 ? fitting", "", "differs for fitting = 2 only: one block together instead of two, each exactly once"},
     {"fitting >= 1 ? fitting", "", "differs for fitting = 1 only, where both sides give 1"},
