@@ -166,39 +166,6 @@ TEST_CASE("the tester objects to writing beyond the rows") {
   expect_caught(kernel, "scratch");
 }
 
-TEST_CASE("t2: packing and unpacking agree, padding is weight 0") {
-  for (const std::int64_t n : {1, 15, 16, 17, 40}) {
-    for (const std::int64_t k : {1, 4, 15, 16, 17, 70}) {
-      std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * k));
-      for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::uint8_t>((i * 7 + i / 5) % 3);
-      std::vector<std::uint8_t> packed(matrix_bytes(Layout::kT2, n, k), 0xFF);
-      // In two calls, as two threads would.
-      const std::int64_t border = std::min<std::int64_t>(16, n);
-      pack_codes(Layout::kT2, codes.data(), 0, border, k, packed.data());
-      if (border < n) pack_codes(Layout::kT2, codes.data() + border * k, border, n, k, packed.data());
-      const std::int64_t full_k = ceil_div<std::int64_t>(k, 16) * 16;
-      std::vector<std::uint8_t> row(static_cast<std::size_t>(full_k));
-      for (std::int64_t r = 0; r < row_tiles(n) * 16; ++r) {
-        // Lines are the same for every K with as many of them, so the padded row can be read back too.
-        unpack_row(Layout::kT2, packed.data(), r, full_k, row.data());
-        for (std::int64_t i = 0; i < full_k; ++i) {
-          const int expected = r < n && i < k ? codes[static_cast<std::size_t>(r * k + i)] : 1;
-          REQUIRE(row[static_cast<std::size_t>(i)] == expected);
-        }
-      }
-    }
-  }
-  // The first bytes by hand: row 1 has code 2 at k = 6 (j = 2, p = 1), 0 at k = 0, 1 elsewhere.
-  std::vector<std::uint8_t> codes(32, 1);
-  codes[16] = 0;
-  codes[16 + 6] = 2;
-  std::vector<std::uint8_t> packed(matrix_bytes(Layout::kT2, 2, 16));
-  pack_codes(Layout::kT2, codes.data(), 0, 2, 16, packed.data());
-  CHECK(packed[4] == 0x54);
-  CHECK(packed[6] == 0x59);
-  CHECK(packed[5] == 0x55);
-}
-
 TEST_CASE("packed activations: token-major blocks, missing tokens zero") {
   const std::int64_t k = 70;
   const std::int64_t width = BITNET_ACTIVATION_WIDTH(k);
