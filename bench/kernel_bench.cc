@@ -21,13 +21,17 @@
 #include <string>
 #include <vector>
 
-#include "bench/probes.h"
 #include "runtime/base/math.h"
 #include "runtime/bundle/bundle.h"
 #include "runtime/kernels/layout.h"
+#include "runtime/probe/probes.h"
 
 namespace bitnet::bench {
 namespace {
+
+using probe::median;
+using probe::Probes;
+using probe::ProbeSamples;
 
 constexpr double kProbeLimit = 1.02;
 constexpr int kWarmUpRounds = 3;
@@ -424,7 +428,7 @@ int main(int argc, char** argv) {
     std::fprintf(
         stderr,
         "bitnet-kernel-bench: a kernel is above %.2f of its probe: the probe is too weak or the machine was not "
-        "quiet; measure again, or mend bench/probe_loops_*.cc\n",
+        "quiet; measure again, or mend runtime/probe/probe_loops_*.cc\n",
         bitnet::bench::kProbeLimit);
     return static_cast<int>(bitnet::ErrorCode::kFailure);
   }

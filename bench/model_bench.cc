@@ -15,15 +15,15 @@
 #include <string>
 #include <vector>
 
-#include "bench/probes.h"
 #include "runtime/base/thread_pool.h"
 #include "runtime/model/model.h"
+#include "runtime/probe/probes.h"
 
 namespace {
 
 using bitnet::Status;
-using bitnet::bench::median;
-using bitnet::bench::ProbeSamples;
+using bitnet::probe::median;
+using bitnet::probe::ProbeSamples;
 
 struct Options {
   std::string model;
@@ -102,7 +102,7 @@ bitnet::Result<nlohmann::ordered_json> measure(const Options& options, int threa
 
   const auto isa = bitnet::parse_isa(model->target());
   if (!isa) return bitnet::Error{bitnet::ErrorCode::kFailure, "no probe for target " + std::string(model->target())};
-  BITNET_ASSIGN_OR_RETURN(const auto probes, bitnet::bench::Probes::create(*isa));
+  BITNET_ASSIGN_OR_RETURN(const auto probes, bitnet::probe::Probes::create(*isa));
   BITNET_ASSIGN_OR_RETURN(auto pool, bitnet::ThreadPool::create(threads));
 
   const std::int64_t vocab = model->config().vocab;

@@ -17,10 +17,24 @@ constexpr std::int64_t kMaxBatch = 4096;
 
 Error usage(const std::string& what) { return Error{ErrorCode::kUsage, what}; }
 
+Status check_finite(std::int64_t position, std::span<const float> logits) {
+  for (const float value : logits) {
+    if (!std::isfinite(value)) {
+      return Error{ErrorCode::kFailure, "the logits at position " + std::to_string(position) +
+                                            " are not finite: the model's weights or norms are damaged, or its "
+                                            "activations overflow float32"};
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 struct Context::State {
   Graph graph;
+  std::int64_t last_pass = 0;  // tokens whose states the graph still holds, 0 after an error
+  std::int64_t pass_end = 0;   // position behind them
+  HeadUse head;
   State(Model::State& model, std::int64_t positions, std::int64_t batch, KvType type)
       : graph(model, positions, batch, type) {}
 };
@@ -126,35 +140,23 @@ Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink
 
   const std::lock_guard<std::mutex> turn(graph.model.pool_mutex);
   const std::int64_t start = graph.past;
-  const auto check = [&](std::int64_t position, std::span<const float> row) -> Status {
-    for (const float value : row) {
-      if (!std::isfinite(value)) {
-        return Error{ErrorCode::kFailure, "the logits at position " + std::to_string(position) +
-                                              " are not finite: the model's weights or norms are damaged, or its "
-                                              "activations overflow float32"};
-      }
-    }
-    return {};
-  };
+  const bool every = sink != nullptr || dump != nullptr;
   const auto evaluate = [&]() -> Status {
     for (std::int64_t at = 0; at < many; at += graph.batch) {
       const std::int64_t pass = std::min(graph.batch, many - at);
       graph.dump = dump;
       graph.forward(tokens.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(pass)));
       graph.dump = nullptr;
-      const bool last_pass = at + pass == many;
-      const bool every = sink != nullptr || dump != nullptr;
-      const auto vocab = static_cast<std::size_t>(config.vocab);
       if (dump != nullptr) {
         graph.output_norm(0, pass);
         dump_result_norm(graph, *dump);
       }
-      for (std::int64_t t = every ? 0 : pass - 1; t < pass && (every || last_pass); t += Graph::kLogitRows) {
+      for (std::int64_t t = 0; every && t < pass; t += Graph::kLogitRows) {
         const std::int64_t rows = std::min(Graph::kLogitRows, pass - t);
         graph.head(t, rows);
         for (std::int64_t i = 0; i < rows; ++i) {
-          const std::span<const float> row(graph.logits + i * config.vocab, vocab);
-          BITNET_RETURN_IF_ERROR(check(graph.past + t + i, row));
+          const std::span<const float> row(graph.logits + i * config.vocab, static_cast<std::size_t>(config.vocab));
+          BITNET_RETURN_IF_ERROR(check_finite(graph.past + t + i, row));
           if (sink != nullptr) BITNET_RETURN_IF_ERROR((*sink)(graph.past + t + i, row));
         }
         if (dump != nullptr) dump_result_output(graph, *dump, t, rows);
@@ -163,15 +165,47 @@ Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink
     }
     return {};
   };
+  state_->last_pass = 0;
   Status done = evaluate();
-  if (!done.ok()) graph.past = start;
+  if (done.ok()) {
+    state_->last_pass = graph.tokens;
+    state_->pass_end = graph.past;
+    state_->head.exact_positions += every ? tokens.size() : 0;
+  } else {
+    graph.past = start;
+  }
   return done;
 }
 
+Status Context::advance(std::span<const std::int32_t> tokens) { return run(tokens, nullptr, nullptr); }
+
+Result<Logits> Context::logits(std::int64_t position, const Selection&) {
+  Graph& graph = state_->graph;
+  // Tokens of the last pass stand at positions [end - tokens, end); truncation only takes from the end.
+  const std::int64_t first = state_->pass_end - state_->last_pass;
+  const std::int64_t oldest = std::max(first, state_->pass_end - kKept);
+  if (state_->last_pass == 0 || position < oldest || position >= graph.past) {
+    return usage("logits of position " + std::to_string(position) + ": expected one of the last " +
+                 std::to_string(kKept) + " of the last evaluation" +
+                 (state_->last_pass == 0 || oldest >= graph.past
+                      ? ", of which there is none"
+                      : ", " + std::to_string(oldest) + ".." + std::to_string(graph.past - 1)));
+  }
+  const std::lock_guard<std::mutex> turn(graph.model.pool_mutex);
+  graph.head(position - first, 1);
+  ++state_->head.exact_positions;
+  const std::span<const float> row(graph.logits, static_cast<std::size_t>(graph.config.vocab));
+  BITNET_RETURN_IF_ERROR(check_finite(position, row));
+  return Logits{row, {}};
+}
+
 Result<std::span<const float>> Context::eval(std::span<const std::int32_t> tokens) {
-  BITNET_RETURN_IF_ERROR(run(tokens, nullptr, nullptr));
-  const Graph& graph = state_->graph;
-  return std::span<const float>(graph.logits, static_cast<std::size_t>(graph.config.vocab));
+  const std::int64_t start = position();
+  BITNET_RETURN_IF_ERROR(advance(tokens));
+  const Result<Logits> last = logits(position() - 1);
+  if (last.ok()) return last->values;
+  truncate(start);
+  return last.error();
 }
 
 Status Context::eval_all(std::span<const std::int32_t> tokens, const LogitsSink& sink) {
@@ -188,6 +222,7 @@ std::int64_t Context::size() const { return state_->graph.context; }
 void Context::truncate(std::int64_t position) {
   state_->graph.past = std::clamp<std::int64_t>(position, 0, state_->graph.past);
 }
+HeadUse Context::head_use() const { return state_->head; }
 std::uint64_t Context::kv_bytes() const { return state_->graph.cache.bytes(); }
 
 std::vector<KernelUse> Context::kernel_uses() const {
@@ -197,7 +232,7 @@ std::vector<KernelUse> Context::kernel_uses() const {
     if (graph.calls[step] != 0) calls[graph.model.kernels[static_cast<Step>(step)].name] += graph.calls[step];
   }
   std::vector<KernelUse> uses;
-  for (const auto& [name, n] : calls) uses.push_back({name, n});
+  for (const auto& [name, n] : calls) uses.push_back({.name = name, .calls = n});
   return uses;
 }
 

@@ -51,10 +51,13 @@ struct ChosenKernel {
   [[nodiscard]] bool exists() const { return !name.empty(); }
 };
 
-// A kernel and how often it ran.
+// A kernel, how often it ran and what its calls had to do.
 struct KernelUse {
   std::string name;
   std::uint64_t calls = 0;
+  std::uint64_t bytes = 0;       // of weights, keys and values that the calls had to read
+  std::uint64_t operations = 0;  // ternary products: multiplications and additions
+  double seconds = 0.0;          // in the calls of one thread; only with ContextOptions::profile
 };
 
 class KernelSet {

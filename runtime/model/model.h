@@ -31,12 +31,20 @@ enum class LogLevel : std::uint8_t { kInfo, kWarning };
 // Receives one line without a newline. Called from the loading thread only.
 using LogFn = std::function<void(LogLevel, std::string_view)>;
 
+// How the last step, from a token's state to its logits, is done.
+//   kScreened  int8 copies of the rows tell which rows can still be chosen, and these are scored with the original
+//              weights: what a Selection can tell apart is that of kExact, bit for bit
+//   kExact     every row with the original weights
+//   kInt8      every row with its int8 copy only: approximate
+enum class HeadMode : std::uint8_t { kScreened, kExact, kInt8 };
+
 struct ModelOptions {
   int threads = 0;              // 0: the CPUs that this process may use
   std::string bundle = "auto";  // a path | "none" | "auto": <model>.<target>.bnk, then <model>.bnk beside the model
   // Refuses (kStrict) what would otherwise only be logged: no bundle or a refused one, a product without a bundle
   // kernel, weights with the undefined code 3.
   bool strict = false;
+  HeadMode head = HeadMode::kScreened;
   LogFn log;
 };
 
@@ -74,10 +82,37 @@ class NodeDump;
 // approximate: the logits are not those of float16.
 enum class KvType : std::uint8_t { kF16, kI8 };
 
+// What a caller will choose from a token's logits, so that the head need not score rows that cannot be chosen.
+struct Selection {
+  std::int64_t top = 0;  // the `top` largest adjusted logits, of equal ones those with the lower ids; 0: all of them
+  // Tokens whose logits the caller changes before it chooses (penalties, biases), distinct, any order; `adjust` gives
+  // the changed value. Every other token keeps its logit.
+  std::span<const std::int32_t> adjusted;
+  float (*adjust)(const void* self, std::int32_t id, float logit) = nullptr;
+  const void* self = nullptr;
+};
+
+// Logits of one position, not adjusted. Valid until the next call to the context.
+struct Logits {
+  std::span<const float> values;
+  // Empty: values[i] belongs to token i, [vocab]. Else values[i] belongs to token ids[i], ascending: all that the
+  // Selection can choose, all that it adjusts, and perhaps more.
+  std::span<const std::int32_t> ids;
+};
+
+// What the head did in a context so far.
+struct HeadUse {
+  std::uint64_t exact_positions = 0;     // scored with every original row
+  std::uint64_t screened_positions = 0;  // scored by screening
+  std::uint64_t int8_positions = 0;      // approximate
+  std::uint64_t survivors = 0;           // rows scored again, over all screened positions
+};
+
 struct ContextOptions {
   std::int64_t size = 0;     // positions; 0: the model's context length, at most 4096
   std::int64_t batch = 512;  // tokens per pass of the graph, 1..4096; bounds the memory of prefill
   KvType kv_type = KvType::kF16;
+  bool profile = false;  // take the time of every kernel call: KernelUse::seconds
 };
 
 class Context {
@@ -89,9 +124,19 @@ class Context {
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
-  // Appends `tokens` to the sequence and returns the logits of the last one, [vocab], valid until the next call.
-  // Errors, which leave the sequence as it was: no token, a token id outside [0, vocab), more tokens than the context
-  // has room for (kFailure, with the numbers), logits that are not finite.
+  // Positions whose logits can be asked for after advance(): the last ones of its tokens.
+  static constexpr std::int64_t kKept = 8;
+
+  // Appends `tokens` to the sequence. Errors, which leave the sequence as it was: no token, a token id outside
+  // [0, vocab), more tokens than the context has room for (kFailure, with the numbers).
+  [[nodiscard]] Status advance(std::span<const std::int32_t> tokens);
+  // The logits at `position`, one of the last kKept of the last advance() that have not been truncated since (else
+  // kUsage). Without a selection, or with top = 0, all [vocab]. kFailure: logits that are not finite.
+  [[nodiscard]] Result<Logits> logits(std::int64_t position, const Selection& selection = {});
+
+  // advance(), and the logits of the last token, [vocab], valid until the next call. Errors, which leave the sequence
+  // as it was: no token, a token id outside [0, vocab), more tokens than the context has room for (kFailure, with the
+  // numbers), logits that are not finite.
   [[nodiscard]] Result<std::span<const float>> eval(std::span<const std::int32_t> tokens);
 
   // The same, with the logits of every token, in order: position in the sequence and [vocab] floats, valid in the call.
@@ -109,6 +154,7 @@ class Context {
   // Kernels that really ran in this context, with their call counts: one call per product or row operation, however
   // many threads shared it.
   [[nodiscard]] std::vector<KernelUse> kernel_uses() const;
+  [[nodiscard]] HeadUse head_use() const;
 
  private:
   Context();

@@ -1,27 +1,28 @@
-// Probe loops for AVX-512 with VNNI (bench/probes.h).
+// Probe loops for AVX2 (runtime/probe/probes.h).
 #include <immintrin.h>
 
 #include <utility>
 
-#include "bench/probe_loops.h"
+#include "runtime/probe/probe_loops.h"
 
-namespace bitnet::bench {
+namespace bitnet::probe {
 namespace {
 
 template <int Prefetch>
-inline void read_line(const std::uint8_t* line, __m512i& seen) {
+inline void read_line(const std::uint8_t* line, __m256i& seen) {
   if constexpr (Prefetch != 0) _mm_prefetch(reinterpret_cast<const char*>(line + Prefetch), _MM_HINT_T1);
-  seen |= _mm512_load_si512(line);
+  const __m256i* q = reinterpret_cast<const __m256i*>(line);
+  seen |= _mm256_load_si256(q) | _mm256_load_si256(q + 1);
 }
 
 // Index packs instead of loops: g++ keeps an array in registers only where every index is a constant from the start.
 template <int Prefetch, std::size_t... S>
 std::uint64_t read(std::index_sequence<S...>, const std::uint8_t* data, std::size_t bytes) {
   const std::size_t part = bytes / sizeof...(S);
-  __m512i seen[sizeof...(S)];
-  ((seen[S] = _mm512_setzero_si512()), ...);
+  __m256i seen[sizeof...(S)];
+  ((seen[S] = _mm256_setzero_si256()), ...);
   for (std::size_t i = 0; i < part; i += 64) (read_line<Prefetch>(data + S * part + i, seen[S]), ...);
-  const __m512i all = (seen[S] | ...);
+  const __m256i all = (seen[S] | ...);
   return static_cast<std::uint64_t>(all[0]);
 }
 
@@ -40,15 +41,15 @@ std::uint64_t read_any(const std::uint8_t* data, std::size_t bytes, int streams,
 }
 
 // In assembly, because g++ spills the chains otherwise.
-inline void dot_step(__m512i& sum, __m512i factor) { __asm__("vpdpbusd %1, %1, %0" : "+v"(sum) : "v"(factor)); }
+inline void dot_step(__m256i& sum, __m256i factor) { __asm__("vpmaddubsw %1, %0, %0" : "+x"(sum) : "x"(factor)); }
 
 template <int... I>
 std::uint64_t dot(std::integer_sequence<int, I...>, std::int64_t rounds) {
-  __m512i sum[sizeof...(I)];
-  ((sum[I] = _mm512_set1_epi16(I)), ...);
-  const __m512i factor = _mm512_set1_epi16(0x0101);
+  __m256i sum[sizeof...(I)];
+  ((sum[I] = _mm256_set1_epi16(I)), ...);
+  const __m256i factor = _mm256_set1_epi16(0x0101);
   for (std::int64_t r = 0; r < rounds; ++r) (dot_step(sum[I], factor), ...);
-  const __m512i all = (sum[I] | ...);
+  const __m256i all = (sum[I] | ...);
   return static_cast<std::uint64_t>(all[0]);
 }
 
@@ -60,6 +61,6 @@ std::uint64_t dot_any(std::int64_t rounds, int accumulators) {
 
 }  // namespace
 
-const ProbeLoops kProbeLoopsAvx512 = {read_any, dot_any, 128.0, "vpdpbusd 512"};
+const ProbeLoops kProbeLoopsAvx2 = {read_any, dot_any, 64.0, "vpmaddubsw 256"};
 
-}  // namespace bitnet::bench
+}  // namespace bitnet::probe

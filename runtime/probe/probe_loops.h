@@ -2,12 +2,12 @@
 // are written three times, on purpose, and this header declares data only.
 #pragma once
 
-#include "bench/probes.h"
+#include "runtime/probe/probes.h"
 
-namespace bitnet::bench {
+namespace bitnet::probe {
 
 extern const ProbeLoops kProbeLoopsBaseline;  // SSE2: pmaddwd, 8 products of 16 bits
 extern const ProbeLoops kProbeLoopsAvx2;      // vpmaddubsw, 32 products
 extern const ProbeLoops kProbeLoopsAvx512;    // vpdpbusd, 64 products
 
-}  // namespace bitnet::bench
+}  // namespace bitnet::probe

@@ -1,11 +1,11 @@
-// Probe loops for any x86-64 CPU (SSE2) (bench/probes.h).
+// Probe loops for any x86-64 CPU (SSE2) (runtime/probe/probes.h).
 #include <immintrin.h>
 
 #include <utility>
 
-#include "bench/probe_loops.h"
+#include "runtime/probe/probe_loops.h"
 
-namespace bitnet::bench {
+namespace bitnet::probe {
 namespace {
 
 template <int Prefetch>
@@ -63,4 +63,4 @@ std::uint64_t dot_any(std::int64_t rounds, int accumulators) {
 
 const ProbeLoops kProbeLoopsBaseline = {read_any, dot_any, 16.0, "pmaddwd 128"};
 
-}  // namespace bitnet::bench
+}  // namespace bitnet::probe

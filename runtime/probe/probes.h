@@ -17,7 +17,7 @@
 #include "runtime/base/thread_pool.h"
 #include "runtime/kernels/kernel.h"
 
-namespace bitnet::bench {
+namespace bitnet::probe {
 
 // Reads `streams` equal contiguous parts of a thread's bytes side by side, prefetching `prefetch` bytes ahead into L2.
 struct ReadVariant {
@@ -80,4 +80,4 @@ class ProbeSamples {
   std::vector<std::vector<double>> samples_;
 };
 
-}  // namespace bitnet::bench
+}  // namespace bitnet::probe

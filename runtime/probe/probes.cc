@@ -1,15 +1,15 @@
 // Timing and choice of the probes; the loops themselves are in probe_loops_*.cc.
-#include "bench/probes.h"
+#include "runtime/probe/probes.h"
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
 
-#include "bench/probe_loops.h"
 #include "runtime/base/math.h"
+#include "runtime/probe/probe_loops.h"
 
-namespace bitnet::bench {
+namespace bitnet::probe {
 namespace {
 
 constexpr std::size_t kPage = std::size_t{2} << 20;
@@ -94,4 +94,4 @@ std::size_t ProbeSamples::best() const {
   return best;
 }
 
-}  // namespace bitnet::bench
+}  // namespace bitnet::probe
