@@ -2,7 +2,7 @@
 # together under qemu-aarch64 on CPUs that have exactly a target's instructions.
 
 if(CMAKE_CROSSCOMPILING)
-  add_executable(bundle_kernel_test bundle_kernel_test.cc doctest_main.cc)
+  add_executable(bundle_kernel_test bundle_kernel_test.cc $<TARGET_OBJECTS:bitnet_doctest_main>)
   target_link_libraries(bundle_kernel_test PRIVATE bitnet_options bitnet_runtime doctest::doctest bitnet_kernel_tester)
   return()
 endif()
