@@ -7,6 +7,18 @@
 
 namespace bitnet::builtin {
 
+// Of one row w of the head quantised to int8 (screened_head.h), with r = w / scale in floats and q = r rounded.
+struct ScreenedSums {
+  float largest;   // max |w|; that of the others if a weight is NaN
+  float scale;     // largest / 127
+  double errors;   // sum of (r - q)^2 within 1e-4 of itself, NaN if a weight is
+  double squares;  // sum of q^2, exact
+};
+// Writes q [k rounded up to 16], zero beyond k, if smallest <= largest |w| <= largest; else only `out`, with zero scale
+// and sums.
+using ScreenRow = void (*)(const void* w, long long k, float smallest, float largest, int8_t* q,
+                           ScreenedSums* out) noexcept;
+
 struct Family {
   void (*gemv)(const bitnet_gemv_args*) noexcept;
   void (*gemm)(const bitnet_gemm_args*) noexcept;
@@ -25,6 +37,9 @@ struct Family {
   void (*head_bf16)(const bitnet_head_args*) noexcept;
   void (*head_f32)(const bitnet_head_args*) noexcept;
   void (*head_screen)(const bitnet_head_screen_args*) noexcept;
+  ScreenRow screen_row_f16;
+  ScreenRow screen_row_bf16;
+  ScreenRow screen_row_f32;
 };
 
 extern const Family kScalarFamily;  // builtin_scalar.cc

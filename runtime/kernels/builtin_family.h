@@ -11,6 +11,7 @@
 #include "generated/i2s_gemm_xsimd.h"
 #include "generated/i2s_gemv_xsimd.h"
 #include "runtime/kernels/builtin.h"
+#include "runtime/kernels/screen_row.h"
 
 namespace bitnet::builtin {
 namespace {
@@ -46,6 +47,9 @@ constinit const Family BITNET_BUILTIN_FAMILY = {
     .head_bf16 = bitnet_kernels::xsimd_family::head_bf16,
     .head_f32 = bitnet_kernels::xsimd_family::head_f32,
     .head_screen = bitnet_kernels::xsimd_family::head_screen_i8,
+    .screen_row_f16 = screen_row<lanes::Half>,
+    .screen_row_bf16 = screen_row<lanes::Bfloat>,
+    .screen_row_f32 = screen_row<float>,
 };
 
 }  // namespace bitnet::builtin
