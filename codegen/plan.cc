@@ -78,8 +78,9 @@ Status check_group(Format format, std::int32_t group) {
 // The formats that one image gets for one shape.
 class FormatRule {
  public:
-  FormatRule(const TargetSelection& selection, const Points& points, const PlanOptions& options)
-      : selection_(selection), points_(points), options_(options) {}
+  FormatRule(const TargetSelection& selection, const Points& points, const PlanOptions& options,
+             std::uint64_t model_bytes)
+      : selection_(selection), points_(points), options_(options), model_bytes_(model_bytes) {}
 
   // What the user asked for by name must exist for every target that he asked for, or for a part of it.
   [[nodiscard]] Status check() const {
@@ -114,23 +115,24 @@ class FormatRule {
   [[nodiscard]] Format wanted(const Target& target, const KernelShape& shape) const {
     if (options_.format && has_format(target, *options_.format)) return *options_.format;
     if (options_.format) return Format::kI2s;
-    return points_.format(target.isa, shape.n, shape.k).value_or(Format::kI2s);
+    return points_.format(target.isa, shape.n, shape.k, model_bytes_).value_or(Format::kI2s);
   }
 
   const TargetSelection& selection_;
   const Points& points_;
   const PlanOptions& options_;
+  std::uint64_t model_bytes_;
 };
 
 // The pipeline of schedules/ternary.h behind a kernel, in the words of bitnet-halide; kernels of equal K share it.
 // DOT=1 is what Halide needs to be told where the target has AVX-512 VNNI.
-void use_halide(KernelSpec& spec, const Target& target) {
+void use_halide(KernelSpec& spec) {
+  const Target& target = target_of(spec.kernel.isa);
   const bool gemm = spec.kernel.op == Op::kGemm;
   const std::string op = "i2s_" + std::string(to_string(spec.kernel.op));
   const std::string k = std::to_string(spec.kernel.k);
   const std::string tokens = std::to_string(spec.point.token_tile);
   const std::string streams = std::to_string(gemm ? spec.point.row_tiles : spec.point.streams);
-  spec.kernel.technique = "halide";
   spec.pipeline = op + ":K=" + k + (gemm ? ":TOKENS=" + tokens : "") + ":STREAMS=" + streams;
   if (target.features.find("+avx512vnni") != std::string_view::npos) spec.pipeline += ":DOT=1";
   spec.pipeline_symbol =
@@ -139,19 +141,17 @@ void use_halide(KernelSpec& spec, const Target& target) {
 
 Result<KernelSpec> ternary_spec(const Target& target, Format format, Op op, std::int32_t m, const KernelShape& shape,
                                 std::int32_t group, const Points& points, std::string_view technique = {}) {
-  KernelSpec spec;
-  spec.kernel.format = format;
-  spec.kernel.op = op;
-  spec.kernel.n = shape.n;
-  spec.kernel.k = shape.k;
-  spec.kernel.group = group;
-  spec.kernel.m = m;
-  spec.kernel.isa = target.isa;
-  spec.kernel.technique = technique;
-  BITNET_ASSIGN_OR_RETURN(spec.point, points.choose(spec.kernel));
-  spec.kernel.token_tile = op == Op::kGemv ? 1 : m != 0 ? m : spec.point.token_tile;
-  if (!spec.point.technique.empty()) use_halide(spec, target);
-  return spec;
+  Kernel kernel;
+  kernel.format = format;
+  kernel.op = op;
+  kernel.n = shape.n;
+  kernel.k = shape.k;
+  kernel.group = group;
+  kernel.m = m;
+  kernel.isa = target.isa;
+  kernel.technique = technique;
+  BITNET_ASSIGN_OR_RETURN(const Point point, points.choose(kernel));
+  return ternary_kernel(point, shape, group, point.technique);
 }
 
 // The Halide variants of i2s that the points have not chosen already.
@@ -211,10 +211,27 @@ void add_dense(ImagePlan& image, const ModelShapes& shapes, const Points& points
 
 }  // namespace
 
+KernelSpec ternary_kernel(const Point& point, const KernelShape& shape, std::int32_t group,
+                          std::string_view technique) {
+  KernelSpec spec;
+  spec.kernel.format = point.format;
+  spec.kernel.op = point.op;
+  spec.kernel.n = shape.n;
+  spec.kernel.k = shape.k;
+  spec.kernel.group = group;
+  spec.kernel.m = point.m;
+  spec.kernel.isa = point.isa;
+  spec.kernel.technique = technique;
+  spec.kernel.token_tile = point.op == Op::kGemv ? 1 : point.m != 0 ? point.m : point.token_tile;
+  spec.point = point;
+  if (!point.technique.empty()) use_halide(spec);
+  return spec;
+}
+
 Result<Plan> make_plan(const ModelShapes& shapes, const TargetSelection& selection, const Points& points,
                        const PlanOptions& options) {
   BITNET_RETURN_IF_ERROR(check_shapes(shapes));
-  const FormatRule rule(selection, points, options);
+  const FormatRule rule(selection, points, options, shapes.ternary_bytes);
   BITNET_RETURN_IF_ERROR(rule.check());
   Plan plan;
   plan.shapes = shapes;

@@ -56,4 +56,9 @@ struct PlanOptions {
 [[nodiscard]] Result<Plan> make_plan(const ModelShapes& shapes, const TargetSelection& selection, const Points& points,
                                      const PlanOptions& options = {});
 
+// The ternary kernel of a shape that `point` describes (its isa, op, format and m included). `technique` becomes part
+// of the name; a point with technique halide names its pipeline.
+[[nodiscard]] KernelSpec ternary_kernel(const Point& point, const KernelShape& shape, std::int32_t group,
+                                        std::string_view technique = {});
+
 }  // namespace bitnet::codegen

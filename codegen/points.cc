@@ -19,7 +19,9 @@
 namespace bitnet::codegen {
 namespace {
 
-constexpr std::string_view kDefaultPoints = "schedules/points/defaults.toml";
+constexpr std::string_view kFolder = "schedules/points/";
+constexpr std::string_view kEnding = ".toml";
+constexpr std::string_view kDefaults = "defaults";
 
 Error bad(const std::string& path, const toml::source_region& where, const std::string& what) {
   return {ErrorCode::kUsage, path + ":" + std::to_string(where.begin.line) + ": " + what};
@@ -34,6 +36,7 @@ struct IntegerKey {
 };
 constexpr IntegerKey kN = {"n", 1, std::int64_t{1} << 31, 1, false};
 constexpr IntegerKey kK = {"k", 1, kMaxWidth, 1, false};
+constexpr IntegerKey kMinModelBytes = {"min_model_bytes", 0, std::int64_t{1} << 50, 1, false};
 constexpr IntegerKey kM = {"m", 2, 8, 2, false};
 constexpr IntegerKey kStreams = {"streams", 1, 8, 1, true};
 constexpr IntegerKey kPrefetch = {"prefetch", 0, 65536, 64, true};
@@ -201,6 +204,7 @@ Result<LayoutPoint> read_layout(const toml::table& table, const std::string& pat
   BITNET_ASSIGN_OR_RETURN(point.isa, row.isa());
   BITNET_ASSIGN_OR_RETURN(point.format, row.format({}));
   BITNET_RETURN_IF_ERROR(row.shape(point.n, point.k));
+  BITNET_ASSIGN_OR_RETURN(point.min_model_bytes, row.integer(kMinModelBytes));
   BITNET_RETURN_IF_ERROR(row.finish());
   return point;
 }
@@ -226,8 +230,34 @@ bool same_place(const Point& a, const Point& b) {
   return a.isa == b.isa && a.op == b.op && a.format == b.format && a.m == b.m && a.n == b.n && a.k == b.k &&
          a.technique == b.technique;
 }
-bool same_place(const LayoutPoint& a, const LayoutPoint& b) { return a.isa == b.isa && a.n == b.n && a.k == b.k; }
+bool same_place(const LayoutPoint& a, const LayoutPoint& b) {
+  return a.isa == b.isa && a.n == b.n && a.k == b.k && a.min_model_bytes == b.min_model_bytes;
+}
 bool same_place(const DensePoint& a, const DensePoint& b) { return a.isa == b.isa && a.op == b.op; }
+
+std::string embedded_path(std::string_view name) { return std::string(kFolder).append(name).append(kEnding); }
+const EmbeddedFile* find_shipped(std::string_view name) { return find_embedded(embedded_path(name)); }
+std::string shipped_names() {
+  std::string names;
+  for (const std::string& name : shipped_points()) names.append(names.empty() ? "" : ", ").append(name);
+  return names;
+}
+
+// Appends the rows of `below` for places that `rows` has no row for.
+template <typename T>
+void add_rows(std::vector<T>& rows, const std::vector<T>& below) {
+  const std::size_t own = rows.size();
+  for (const T& row : below) {
+    const auto same = [&row](const T& other) { return same_place(row, other); };
+    if (std::none_of(rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(own), same)) rows.push_back(row);
+  }
+}
+
+void add_base(Points& points, const Points& below) {
+  add_rows(points.points, below.points);
+  add_rows(points.layouts, below.layouts);
+  add_rows(points.dense, below.dense);
+}
 
 // Reads every table of the list `key` with `read` into `out`.
 template <typename T, typename Read>
@@ -276,14 +306,19 @@ Result<Point> Points::choose(const Kernel& kernel) const {
                                       (kernel.technique.empty() ? "" : ", technique = \"" + kernel.technique + "\"")};
 }
 
-std::optional<Format> Points::format(Isa isa, std::int64_t n, std::int64_t k) const {
-  std::optional<Format> general;
+std::optional<Format> Points::format(Isa isa, std::int64_t n, std::int64_t k, std::uint64_t model_bytes) const {
+  const LayoutPoint* best = nullptr;
   for (const LayoutPoint& point : layouts) {
-    if (point.isa != isa) continue;
-    if (point.n == n && point.k == k) return point.format;
-    if (point.n == 0) general = point.format;
+    const bool exact = point.n == n && point.k == k;
+    if (point.isa != isa || (!exact && point.n != 0)) continue;
+    if (static_cast<std::uint64_t>(point.min_model_bytes) > model_bytes) continue;
+    const bool best_exact = best != nullptr && best->n != 0;
+    if (best == nullptr || (exact && !best_exact) ||
+        (exact == best_exact && point.min_model_bytes > best->min_model_bytes)) {
+      best = &point;
+    }
   }
-  return general;
+  return best == nullptr ? std::nullopt : std::optional(best->format);
 }
 
 std::string Points::technique(Isa isa, Op op) const {
@@ -301,19 +336,33 @@ Result<Points> parse_points(std::string_view text, const std::string& path) {
   const toml::table& root = parsed.table();
   Points result;
   result.provenance = std::filesystem::path(path).filename().string();
+  std::string base;
   for (const auto& [key, node] : root) {
     if (key == "provenance") {
       if (!node.is_string()) return bad(path, node.source(), "key 'provenance' must be a string");
       result.provenance = node.as_string()->get();
+    } else if (key == "base") {
+      if (!node.is_string()) return bad(path, node.source(), "key 'base' must be a string");
+      base = node.as_string()->get();
+      if (find_shipped(base) == nullptr || path == embedded_path(base)) {
+        return bad(path, node.source(),
+                   "key 'base': expected a shipped file (" + shipped_names() + "), found '" + base + "'");
+      }
     } else if (key != "point" && key != "layout" && key != "dense") {
-      return bad(path, node.source(),
-                 "unknown key '" + std::string(key.str()) + "' (known: provenance, [[point]], [[layout]], [[dense]])");
+      return bad(
+          path, node.source(),
+          "unknown key '" + std::string(key.str()) + "' (known: provenance, base, [[point]], [[layout]], [[dense]])");
     }
   }
   if (!root.contains("point")) return Error{ErrorCode::kUsage, path + ": no [[point]]: nothing to choose from"};
   BITNET_RETURN_IF_ERROR(read_rows(root, "point", path, read_point, result.points));
   BITNET_RETURN_IF_ERROR(read_rows(root, "layout", path, read_layout, result.layouts));
   BITNET_RETURN_IF_ERROR(read_rows(root, "dense", path, read_dense, result.dense));
+  if (!base.empty()) {
+    const EmbeddedFile* file = find_shipped(base);
+    BITNET_ASSIGN_OR_RETURN(const Points below, parse_points(file->text, std::string(file->path)));
+    add_base(result, below);
+  }
   return result;
 }
 
@@ -323,13 +372,33 @@ Result<Points> read_points(const std::string& path) {
 }
 
 Result<Points> default_points() {
-  const EmbeddedFile* file = find_embedded(kDefaultPoints);
+  const EmbeddedFile* file = find_shipped(kDefaults);
   if (file == nullptr) {
-    return Error{ErrorCode::kFailure, "this build of bitnet-codegen carries no " + std::string(kDefaultPoints)};
+    return Error{ErrorCode::kFailure, "this build of bitnet-codegen carries no " + embedded_path(kDefaults)};
   }
   BITNET_ASSIGN_OR_RETURN(Points points, parse_points(file->text, std::string(file->path)));
-  points.provenance = "defaults";
+  points.provenance = kDefaults;
   return points;
+}
+
+std::vector<std::string> shipped_points() {
+  std::vector<std::string> names;
+  for (const EmbeddedFile& file : embedded_files()) {
+    if (!file.path.starts_with(kFolder) || !file.path.ends_with(kEnding)) continue;
+    names.emplace_back(file.path.substr(kFolder.size(), file.path.size() - kFolder.size() - kEnding.size()));
+  }
+  return names;
+}
+
+Result<Points> find_points(const std::string& name_or_path) {
+  if (name_or_path.empty() || name_or_path == kDefaults) return default_points();
+  if (const EmbeddedFile* file = find_shipped(name_or_path); file != nullptr) {
+    return parse_points(file->text, std::string(file->path));
+  }
+  Result<Points> points = read_points(name_or_path);
+  std::error_code ignored;
+  if (points.ok() || std::filesystem::exists(name_or_path, ignored)) return points;
+  return Error{ErrorCode::kUsage, points.error().message + "; points are a file or one of " + shipped_names()};
 }
 
 }  // namespace bitnet::codegen

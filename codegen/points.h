@@ -1,7 +1,9 @@
-// Tuned points: which variant of a family serves a shape. A point is a row of data with provenance, read from TOML; the
-// defaults of schedules/points/defaults.toml are embedded in the program, --points replaces them.
+// Tuned points: which variant of a family serves a shape. A point is a row of data with provenance, read from TOML. The
+// files of schedules/points are embedded in the program; defaults.toml is used where --points names no other one.
 //
 //   provenance = "..."            # optional, one line: CPU, date, figure, reason
+//   base = "defaults"             # optional: where this file has no row for a place, the rows of that shipped file
+//   serve
 //   [[point]]
 //   isa = "avx512"
 //   op = "gemv"                   # gemv: streams 1..8, prefetch 0..65536 bytes (a multiple of 64)
@@ -30,6 +32,11 @@
 //   [[layout]]                    # which format --format auto takes for a shape (without: i2s)
 //   isa = "avx512-vbmi"
 //   format = "t5"                 # n and k as above
+//   min_model_bytes = 134217728   # optional: only for models whose ternary products take at least as many bytes in
+//   layout
+//                                 # t2. t5 is faster where weights come from memory and slower where they stay in a
+//                                 # cache, so the choice belongs to the whole model and not only to the shape. Of rows
+//                                 # for one place, that with the largest bound that the model reaches is used
 //   [[dense]]                     # how a dense operation is made (without: template)
 //   isa = "avx512"
 //   op = "norm_quantize"
@@ -69,6 +76,7 @@ struct LayoutPoint {
   Format format = Format::kI2s;
   std::int64_t n = 0;
   std::int64_t k = 0;
+  std::int64_t min_model_bytes = 0;
 };
 // One [[dense]] row.
 struct DensePoint {
@@ -87,8 +95,9 @@ struct Points {
   // else an error that names what is missing. (K-groups share the points of their shape.) A kernel with a technique
   // gets a point of that technique, one without gets the first point of any that can serve it.
   [[nodiscard]] Result<Point> choose(const Kernel& kernel) const;
-  // The format that --format auto takes for a shape, the exact shape before the general one; nullopt: none is named.
-  [[nodiscard]] std::optional<Format> format(Isa isa, std::int64_t n, std::int64_t k) const;
+  // The format that --format auto takes for a shape of a model with `model_bytes` of ternary weights in layout t2, the
+  // exact shape before the general one; nullopt: none is named.
+  [[nodiscard]] std::optional<Format> format(Isa isa, std::int64_t n, std::int64_t k, std::uint64_t model_bytes) const;
   // "template" unless a [[dense]] row says otherwise.
   [[nodiscard]] std::string technique(Isa isa, Op op) const;
 };
@@ -99,5 +108,9 @@ struct Points {
 [[nodiscard]] Result<Points> read_points(const std::string& path);
 // The embedded defaults; their provenance is "defaults".
 [[nodiscard]] Result<Points> default_points();
+// Names of the embedded files, without folder and ending: "defaults", "znver4".
+[[nodiscard]] std::vector<std::string> shipped_points();
+// What --points takes: "" (the defaults), a shipped name, or a file. kUsage if it is none of them.
+[[nodiscard]] Result<Points> find_points(const std::string& name_or_path);
 
 }  // namespace bitnet::codegen

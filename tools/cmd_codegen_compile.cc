@@ -276,8 +276,7 @@ Result<Report> compile_model(const CompileCommand& command) {
   Report report;
   BITNET_ASSIGN_OR_RETURN(const codegen::TargetSelection selection, codegen::select_targets(command.targets));
   BITNET_ASSIGN_OR_RETURN(const codegen::PlanOptions plan_options, read_format(command.format));
-  BITNET_ASSIGN_OR_RETURN(const codegen::Points points,
-                          command.points.empty() ? codegen::default_points() : codegen::read_points(command.points));
+  BITNET_ASSIGN_OR_RETURN(const codegen::Points points, codegen::find_points(command.points));
   BITNET_ASSIGN_OR_RETURN(const gguf::File file, gguf::File::open(command.model));
   BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(file));
   BITNET_ASSIGN_OR_RETURN(const ModelTensors tensors, map_tensors(file, config));
@@ -350,7 +349,7 @@ void CompileCommand::add_options(CLI::App& app) {
                  "the bundle; default: MODEL.TARGET.bnk beside the model, MODEL.bnk for several");
   app.add_option("--format", format, "weight layouts: auto (what the points say for each shape), i2s, t5, tl1 or tl2")
       ->capture_default_str();
-  app.add_option("--points", points, "tuned points (TOML) instead of the built-in defaults");
+  app.add_option("--points", points, "tuned points instead of the defaults: a shipped name (schedules/points) or a TOML file");
   app.add_flag("--pack", pack, "put the packed weights into the bundle");
   app.add_option("--emit-sources", emit_sources, "also write the generated sources and their headers into this folder");
   app.add_option("--emit-asm", emit_asm,

@@ -129,8 +129,7 @@ int ExplainCommand::run() const {
     if (bundle.empty() == model.empty()) {
       return Error{ErrorCode::kUsage, "explain: name either a bundle or a model with --model"};
     }
-    BITNET_ASSIGN_OR_RETURN(const codegen::Points known,
-                            points.empty() ? codegen::default_points() : codegen::read_points(points));
+    BITNET_ASSIGN_OR_RETURN(const codegen::Points known, codegen::find_points(points));
     return bundle.empty() ? from_model(*this, known) : from_bundle(*this, known);
   }();
   if (!result.ok()) return report_error("bitnet-codegen", result.error());

@@ -65,6 +65,9 @@ struct KernelShape {
 struct ModelShapes {
   std::vector<KernelShape> ternary;
   std::vector<std::int64_t> norm_quantize;
+  // Of all ternary products of the model in layout t2; 0: not known. What suits a shape depends on whether the whole
+  // model stays in a cache (codegen/points.h). Not part of the hash.
+  std::uint64_t ternary_bytes = 0;
   // SHA-256 (hex) of the lines "ternary N K" and "norm_quantize K": equal for models that can share a bundle's kernels.
   [[nodiscard]] std::string hash() const;
 };

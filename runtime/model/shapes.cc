@@ -36,6 +36,7 @@ ModelShapes kernel_shapes(const ModelTensors& tensors) {
   for (const LayerTensors& layer : tensors.layers) {
     for (const FusedMatrix& product : layer.products) {
       shapes.ternary.push_back({product.n, product.k});
+      shapes.ternary_bytes += matrix_bytes(Layout::kT2, product.n, product.k);
       shapes.norm_quantize.push_back(product.k);  // each product's input comes out of a norm
     }
   }
