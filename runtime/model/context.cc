@@ -110,6 +110,7 @@ Result<std::unique_ptr<Context>> Context::create(Model& model, const ContextOpti
                  "int8 keys and values: no kernel i8_attention or i8_quantize on a target that may be used here; use "
                  "float16 ones"};
   }
+  context->state_->graph.profile = options.profile;
   BITNET_RETURN_IF_ERROR(context->state_->graph.allocate());
   return context;
 }
@@ -139,14 +140,16 @@ Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink
   }
 
   const std::lock_guard<std::mutex> turn(graph.model.pool_mutex);
+  const Stopwatch watch(graph.profile ? &graph.pass_nanoseconds : nullptr);
   const std::int64_t start = graph.past;
   const bool every = sink != nullptr || dump != nullptr;
   const auto evaluate = [&]() -> Status {
     for (std::int64_t at = 0; at < many; at += graph.batch) {
       const std::int64_t pass = std::min(graph.batch, many - at);
       graph.dump = dump;
-      graph.forward(tokens.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(pass)));
+      const Status passed = graph.forward(tokens.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(pass)));
       graph.dump = nullptr;
+      BITNET_RETURN_IF_ERROR(passed);
       if (dump != nullptr) {
         graph.output_norm(0, pass);
         dump_result_norm(graph, *dump);
@@ -192,6 +195,7 @@ Result<Logits> Context::logits(std::int64_t position, const Selection&) {
                       : ", " + std::to_string(oldest) + ".." + std::to_string(graph.past - 1)));
   }
   const std::lock_guard<std::mutex> turn(graph.model.pool_mutex);
+  const Stopwatch watch(graph.profile ? &graph.pass_nanoseconds : nullptr);
   graph.head(position - first, 1);
   ++state_->head.exact_positions;
   const std::span<const float> row(graph.logits, static_cast<std::size_t>(graph.config.vocab));
@@ -227,13 +231,23 @@ std::uint64_t Context::kv_bytes() const { return state_->graph.cache.bytes(); }
 
 std::vector<KernelUse> Context::kernel_uses() const {
   const Graph& graph = state_->graph;
-  std::map<std::string, std::uint64_t> calls;
+  std::map<std::string, KernelUse> by_name;  // one kernel may serve several steps
   for (std::size_t step = 0; step < kStepCount; ++step) {
-    if (graph.calls[step] != 0) calls[graph.model.kernels[static_cast<Step>(step)].name] += graph.calls[step];
+    const StepUse& done = graph.uses[step];
+    if (done.calls == 0) continue;
+    const std::string& name = graph.model.kernels[static_cast<Step>(step)].name;
+    KernelUse& use = by_name[name];
+    use.name = name;
+    use.calls += done.calls;
+    use.bytes += done.bytes;
+    use.operations += done.operations;
+    use.seconds += 1e-9 * static_cast<double>(done.nanoseconds);
   }
   std::vector<KernelUse> uses;
-  for (const auto& [name, n] : calls) uses.push_back({.name = name, .calls = n});
+  for (auto& [name, use] : by_name) uses.push_back(std::move(use));
   return uses;
 }
+
+double Context::profile_seconds() const { return 1e-9 * static_cast<double>(state_->graph.pass_nanoseconds); }
 
 }  // namespace bitnet

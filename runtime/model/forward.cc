@@ -4,11 +4,13 @@
 
 namespace bitnet {
 
-void Graph::forward(std::span<const std::int32_t> ids) {
+Status Graph::forward(std::span<const std::int32_t> ids) {
   using Role = FusedMatrix::Role;
+  model.weights.move_some(pool);
   embed(ids);  // x [t][H]
   if (dump != nullptr) dump_embedding(*this);
   for (std::int64_t i = 0; i < config.layers; ++i) {
+    BITNET_RETURN_IF_ERROR(model.weights.check_layer(pool, static_cast<std::size_t>(i)));
     const LayerWeights& layer = model.layers[static_cast<std::size_t>(i)];
     const bool dumped = dump != nullptr && i == 0;
 
@@ -33,6 +35,7 @@ void Graph::forward(std::span<const std::int32_t> ids) {
     product(Role::kDown, layer, Output::kAddToResidual);  // x [t][H]
     if (dump != nullptr) dump_layer_output(*this, i);
   }
+  return {};
 }
 
 void Graph::head(std::int64_t first, std::int64_t count_tokens) {
@@ -40,7 +43,8 @@ void Graph::head(std::int64_t first, std::int64_t count_tokens) {
   const ChosenKernel& kernel = chosen(Step::kHead);
   // A block of rows that fits in L2 meets every token before the next block is read.
   constexpr std::int64_t kRows = 64;
-  pool.parallel_for(config.vocab, kRows, [&](std::int64_t begin, std::int64_t end, int) {
+  pool.parallel_for(config.vocab, kRows, [&](std::int64_t begin, std::int64_t end, int thread) {
+    const Stopwatch watch(clock_of(Step::kHead, thread));
     const std::int64_t step = count_tokens == 1 ? end - begin : kRows;
     for (std::int64_t row = begin; row < end; row += step) {
       for (std::int64_t t = 0; t < count_tokens; ++t) {  // logits [count][V]
@@ -49,7 +53,7 @@ void Graph::head(std::int64_t first, std::int64_t count_tokens) {
       }
     }
   });
-  count(Step::kHead, count_tokens);
+  count(Step::kHead, count_tokens, static_cast<std::int64_t>(model.tensors.token_embd->bytes));
 }
 
 }  // namespace bitnet

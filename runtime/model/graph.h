@@ -7,6 +7,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -18,6 +19,33 @@
 namespace bitnet {
 
 class NodeDump;
+
+// What the kernel calls of one step did so far.
+struct StepUse {
+  std::uint64_t calls = 0;       // of the step, however many threads shared it
+  std::uint64_t bytes = 0;       // weights, keys and values that had to be read, by all threads
+  std::uint64_t operations = 0;  // of ternary products, by all threads
+  std::int64_t nanoseconds = 0;  // of thread 0 inside the kernel; only with a profile
+};
+
+// Adds the time of its life to `nanoseconds`, if there is one. With nullptr it does not even read the clock.
+class Stopwatch {
+ public:
+  explicit Stopwatch(std::int64_t* nanoseconds) : nanoseconds_(nanoseconds) {
+    if (nanoseconds_ != nullptr) start_ = std::chrono::steady_clock::now();
+  }
+  ~Stopwatch() {
+    if (nanoseconds_ == nullptr) return;
+    const auto passed = std::chrono::steady_clock::now() - start_;
+    *nanoseconds_ += std::chrono::duration_cast<std::chrono::nanoseconds>(passed).count();
+  }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  std::int64_t* nanoseconds_;
+  std::chrono::steady_clock::time_point start_;
+};
 
 struct Graph {
   Model::State& model;
@@ -47,10 +75,13 @@ struct Graph {
   float* cosines = nullptr;          // [context][rope_dim / 2]
   float* sines = nullptr;            // the same shape
   std::int64_t angles = 0;           // positions whose cosines and sines are filled
+  std::int64_t rows_read = 0;        // of the embedding, since its file pages were given back
   KvCache cache;
   std::vector<std::byte*> scratch;  // one block per thread, 64-byte aligned
   std::vector<Buffer> buffers;      // owner of all of these
-  std::array<std::uint64_t, kStepCount> calls{};
+  std::array<StepUse, kStepCount> uses{};
+  bool profile = false;               // take times
+  std::int64_t pass_nanoseconds = 0;  // of evaluations, kernels and all else; only with a profile
 
   static constexpr std::int64_t kLogitRows = 8;
   // Tokens per GEMM call: enough to hide the decoding of weights, few enough that their activations stay in L2.
@@ -63,12 +94,13 @@ struct Graph {
   Status allocate();
 
   // forward.cc: the page. Leaves the residual stream of the last layer in x.
-  void forward(std::span<const std::int32_t> ids);
+  [[nodiscard]] Status forward(std::span<const std::int32_t> ids);
   // Logits of tokens [first, first + count), count <= kLogitRows, into `logits`.
   void head(std::int64_t first, std::int64_t count);
 
   // steps.cc
   void embed(std::span<const std::int32_t> ids);
+  void give_back_rows();  // once for each row of the embedding that is read
   void norm_quantize(Width width, const float* in, const float* gain);  // [t][width] -> q8[width], s8, sum8
   enum class Output : std::uint8_t { kStore, kAddToResidual };
   // y (or x +=) = products of q8 with the layer's weights; store: y [t][y_width].
@@ -80,7 +112,17 @@ struct Graph {
 
   [[nodiscard]] const ChosenKernel& chosen(Step step) const { return model.kernels[step]; }
   [[nodiscard]] Step attention_step() const { return kv_type == KvType::kF16 ? Step::kAttention : Step::kAttentionI8; }
-  void count(Step step, std::int64_t n) { calls[static_cast<std::size_t>(step)] += static_cast<std::uint64_t>(n); }
+  void count(Step step, std::int64_t calls, std::int64_t bytes = 0, std::int64_t operations = 0) {
+    StepUse& use = uses[static_cast<std::size_t>(step)];
+    use.calls += static_cast<std::uint64_t>(calls);
+    use.bytes += static_cast<std::uint64_t>(bytes);
+    use.operations += static_cast<std::uint64_t>(operations);
+  }
+  // Where thread `thread` adds the time that it spends in a step's kernel: a Stopwatch around one call, or around
+  // several short ones.
+  [[nodiscard]] std::int64_t* clock_of(Step step, int thread) {
+    return profile && thread == 0 ? &uses[static_cast<std::size_t>(step)].nanoseconds : nullptr;
+  }
   [[nodiscard]] std::int64_t width_of(Width width) const {
     return width == kHidden ? config.hidden : width == kAttention ? q_width : config.ffn;
   }

@@ -30,6 +30,9 @@ class ThreadPool;
 enum class LogLevel : std::uint8_t { kInfo, kWarning };
 // Receives one line without a newline. Called from the loading thread only.
 using LogFn = std::function<void(LogLevel, std::string_view)>;
+// Receives how many of the bytes to be packed are done. Called from the loading thread only, when loading takes more
+// than 2 s; last with done = total.
+using ProgressFn = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
 // How the last step, from a token's state to its logits, is done.
 //   kScreened  int8 copies of the rows tell which rows can still be chosen, and these are scored with the original
@@ -46,6 +49,7 @@ struct ModelOptions {
   bool strict = false;
   HeadMode head = HeadMode::kScreened;
   LogFn log;
+  ProgressFn progress;
 };
 
 class Model {
@@ -112,7 +116,7 @@ struct ContextOptions {
   std::int64_t size = 0;     // positions; 0: the model's context length, at most 4096
   std::int64_t batch = 512;  // tokens per pass of the graph, 1..4096; bounds the memory of prefill
   KvType kv_type = KvType::kF16;
-  bool profile = false;  // take the time of every kernel call: KernelUse::seconds
+  bool profile = false;  // take the time of every kernel call: KernelUse::seconds, profile_seconds()
 };
 
 class Context {
@@ -154,6 +158,8 @@ class Context {
   // Kernels that really ran in this context, with their call counts: one call per product or row operation, however
   // many threads shared it.
   [[nodiscard]] std::vector<KernelUse> kernel_uses() const;
+  // Time in advance(), logits(), eval...(), inside kernels and outside; 0 without ContextOptions::profile.
+  [[nodiscard]] double profile_seconds() const;
   [[nodiscard]] HeadUse head_use() const;
 
  private:

@@ -3,8 +3,10 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "runtime/base/half.h"
+#include "runtime/base/mapped_file.h"
 #include "runtime/base/math.h"
 #include "runtime/kernels/layout.h"
 #include "runtime/model/graph.h"
@@ -42,9 +44,18 @@ Graph::Width input_width(FusedMatrix::Role role) {
 
 }  // namespace
 
+// Each row read from the mapped file brings in more than its own pages; some rows at a time they are given back.
+void Graph::give_back_rows() {
+  constexpr std::int64_t kRows = 64;
+  if (model.embedding.size() != 0 || ++rows_read < kRows) return;
+  rows_read = 0;
+  if (model.file.mapping() != nullptr) model.file.mapping()->release(model.tensors.token_embd->data);
+}
+
 void Graph::embed(std::span<const std::int32_t> ids) {
   tokens = static_cast<std::int64_t>(ids.size());
   for (std::int64_t t = 0; t < tokens; ++t) {
+    give_back_rows();
     float* row = x + t * config.hidden;
     const std::int64_t first = ids[static_cast<std::size_t>(t)] * config.hidden;
     const auto* half = reinterpret_cast<const std::uint16_t*>(model.head) + first;
@@ -76,6 +87,7 @@ void Graph::norm_quantize(Width width, const float* in, const float* gain) {
   const std::int64_t padded = BITNET_ACTIVATION_WIDTH(k);
   pool.parallel_for(tokens, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
     auto* work = reinterpret_cast<float*>(scratch[static_cast<std::size_t>(thread)]);
+    const Stopwatch watch(clock_of(step, thread));
     for (std::int64_t t = begin; t < end; ++t) {
       kernel(bitnet_norm_quantize_args{in + t * stride, gain, q8[width] + t * padded, s8 + t, sum8 + t, work, k,
                                        config.norm_eps});
@@ -94,11 +106,13 @@ void Graph::product(FusedMatrix::Role role, const LayerWeights& layer, Output ou
   const Kernel& scale = chosen(Step::kEpilogue).kernel;
   const Step step = model.kernels.product(role, tokens);
   const Kernel& kernel = chosen(step).kernel;
-  count(step, 1);
+  count(step, 1, static_cast<std::int64_t>(matrix_bytes(layout_of(kernel.format), shape.n, shape.k)),
+        2 * shape.n * shape.k * tokens);
   count(Step::kEpilogue, tokens);
 
   if (kernel.op == Op::kGemv) {
     pool.parallel_for(shape.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int thread) {
+      std::optional<Stopwatch> watch(clock_of(step, thread));
       kernel(bitnet_gemv_args{.weights = weights.weights,
                               .x = rows,
                               .x_sums = sum8,
@@ -109,6 +123,7 @@ void Graph::product(FusedMatrix::Role role, const LayerWeights& layer, Output ou
                               .y_stride = y_width,
                               .n = shape.n,
                               .k = shape.k});
+      watch.emplace(clock_of(Step::kEpilogue, thread));
       epilogue(scale, shape, weights.scales, s8[0], acc, out, begin, end, output);
     });
     return;
@@ -130,6 +145,7 @@ void Graph::product(FusedMatrix::Role role, const LayerWeights& layer, Output ou
       const std::int64_t many = std::min(chunk, tokens - t);
       for (std::int64_t row = begin; row < end; row += block_rows) {
         const std::int64_t row_end = std::min(row + block_rows, end);
+        std::optional<Stopwatch> watch(clock_of(step, thread));
         kernel(bitnet_gemm_args{.weights = weights.weights,
                                 .x = packed + t * width,
                                 .x_sums = sum8 + t,
@@ -143,6 +159,7 @@ void Graph::product(FusedMatrix::Role role, const LayerWeights& layer, Output ou
                                 .sums_stride = 0,
                                 .n = shape.n,
                                 .k = shape.k});
+        watch.emplace(clock_of(Step::kEpilogue, thread));
         for (std::int64_t i = 0; i < many; ++i) {
           epilogue(scale, shape, weights.scales, s8[t + i], acc + i * y_width, out + (t + i) * out_stride, row, row_end,
                    output);
@@ -165,7 +182,8 @@ void Graph::rope_and_store(std::int64_t layer) {
     *cache.int8_factor(slot) = 1.0F / scale;
   };
   // A unit is a key/value head of a token, with the query heads that share it.
-  pool.parallel_for(tokens * config.kv_heads, 1, [&](std::int64_t begin, std::int64_t end, int) {
+  pool.parallel_for(tokens * config.kv_heads, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
+    const Stopwatch watch(clock_of(Step::kRope, thread));
     for (std::int64_t unit = begin; unit < end; ++unit) {
       const std::int64_t t = unit / config.kv_heads;
       const std::int64_t head = unit % config.kv_heads;
@@ -205,6 +223,7 @@ void Graph::attend(std::int64_t layer) {
   const std::int64_t units = blocks * config.kv_heads;
   pool.run([&](int thread) {
     auto* work = reinterpret_cast<float*>(scratch[static_cast<std::size_t>(thread)]);
+    const Stopwatch watch(clock_of(attention_step(), thread));
     for (std::int64_t unit = thread; unit < units; unit += pool.size()) {
       const std::int64_t head = unit / blocks;
       const std::int64_t t = unit % blocks * kBlock;
@@ -222,12 +241,17 @@ void Graph::attend(std::int64_t layer) {
                                    .scale = scale});
     }
   });
-  count(attention_step(), units);
+  std::int64_t positions = 0;  // of one key/value head, over its blocks
+  for (std::int64_t t = 0; t < tokens; t += kBlock) positions += past + std::min(t + kBlock, tokens);
+  const std::int64_t row_bytes =
+      kv_type == KvType::kF16 ? dim * std::int64_t{sizeof(std::uint16_t)} : dim + std::int64_t{sizeof(float)};
+  count(attention_step(), units, 2 * config.kv_heads * positions * row_bytes);
 }
 
 void Graph::gate() {
   const Kernel& kernel = chosen(Step::kGate).kernel;
-  pool.parallel_for(tokens, 1, [&](std::int64_t begin, std::int64_t end, int) {
+  pool.parallel_for(tokens, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
+    const Stopwatch watch(clock_of(Step::kGate, thread));
     for (std::int64_t t = begin; t < end; ++t) {
       float* row = y + t * y_width;
       kernel(bitnet_gate_args{row, row + config.ffn, row, config.ffn});
@@ -238,6 +262,7 @@ void Graph::gate() {
 
 void Graph::output_norm(std::int64_t first, std::int64_t count_tokens) {
   const Kernel& kernel = chosen(Step::kNorm).kernel;
+  const Stopwatch watch(clock_of(Step::kNorm, 0));
   for (std::int64_t t = first; t < first + count_tokens; ++t) {
     kernel(bitnet_norm_args{x + t * config.hidden, model.output_norm, result + t * config.hidden, config.hidden,
                             config.norm_eps});
