@@ -20,27 +20,48 @@ Error writer_error(const std::string& path, const std::string& reason) {
   return {ErrorCode::kFailure, "bundle '" + path + "' not written: " + reason};
 }
 
-// Calls fn(block, bytes) for each MiB of the packed weights.
+// The packed weights or the head: bytes that are read MiB by MiB.
+struct Section {
+  std::string_view name;  // as in messages of the loader
+  std::string_view tensor;
+  std::string_view hash_key;
+  std::size_t bytes = 0;
+  const BundleInput::Source& source;
+  std::vector<std::uint64_t> hashes;
+};
+
+// Calls fn(block, bytes) for each MiB of the section.
 template <typename Fn>
-Status for_each_block(const BundleInput& input, Fn&& fn) {
-  std::vector<std::byte> buffer(std::min(kPackedHashBlock, input.packed_bytes));
-  for (std::size_t at = 0; at < input.packed_bytes; at += kPackedHashBlock) {
-    const auto part = std::span(buffer).first(std::min(kPackedHashBlock, input.packed_bytes - at));
-    BITNET_RETURN_IF_ERROR(input.packed_source(at, part));
+Status for_each_block(const Section& section, Fn&& fn) {
+  std::vector<std::byte> buffer(std::min(kPackedHashBlock, section.bytes));
+  for (std::size_t at = 0; at < section.bytes; at += kPackedHashBlock) {
+    const auto part = std::span(buffer).first(std::min(kPackedHashBlock, section.bytes - at));
+    BITNET_RETURN_IF_ERROR(section.source(at, part));
     BITNET_RETURN_IF_ERROR(fn(at / kPackedHashBlock, std::span<const std::byte>(part)));
   }
   return {};
 }
 
-Result<std::vector<std::uint64_t>> hash_packed(const BundleInput& input, const std::string& path) {
-  std::vector<std::uint64_t> hashes;
-  if (input.packed_bytes == 0) return hashes;
-  if (!input.packed_source) return writer_error(path, "packed weights announced, but nothing to read them from");
-  BITNET_RETURN_IF_ERROR(for_each_block(input, [&](std::size_t, std::span<const std::byte> block) -> Status {
-    hashes.push_back(XXH3_64bits(block.data(), block.size()));
-    return {};
-  }));
-  return hashes;
+// The sections that the bundle gets, in file order, with their hashes.
+Result<std::vector<Section>> read_sections(const BundleInput& input, const std::string& path) {
+  std::vector<Section> sections;
+  if (input.packed_bytes != 0) {
+    sections.push_back(
+        {"packed weights", kPackedTensor, "bitnet.packed.xxh3", input.packed_bytes, input.packed_source, {}});
+  }
+  if (input.head_bytes != 0) {
+    sections.push_back({"head", kHeadTensor, "bitnet.head.xxh3", input.head_bytes, input.head_source, {}});
+  }
+  for (Section& section : sections) {
+    if (!section.source) {
+      return writer_error(path, std::string(section.name) + " announced, but nothing to read them from");
+    }
+    BITNET_RETURN_IF_ERROR(for_each_block(section, [&](std::size_t, std::span<const std::byte> block) -> Status {
+      section.hashes.push_back(XXH3_64bits(block.data(), block.size()));
+      return {};
+    }));
+  }
+  return sections;
 }
 
 // The kernel table with its list of images, checked by the loader's own parser.
@@ -82,7 +103,7 @@ Status patch_digest(std::span<std::byte> header) {
 
 Status write_bundle(const BundleInput& input, const std::string& path) {
   BITNET_ASSIGN_OR_RETURN(const KernelTable table, complete_table(input, path));
-  BITNET_ASSIGN_OR_RETURN(const std::vector<std::uint64_t> hashes, hash_packed(input, path));
+  BITNET_ASSIGN_OR_RETURN(const std::vector<Section> sections, read_sections(input, path));
 
   gguf::Writer writer(kBundleAlignment);
   writer.set("general.architecture", kBundleArchitecture);
@@ -101,18 +122,22 @@ Status write_bundle(const BundleInput& input, const std::string& path) {
   }
   if (input.packed_bytes != 0) {
     writer.set("bitnet.packed.layout", std::string_view(to_string(input.packed_layouts)));
-    std::vector<std::uint8_t> bytes(hashes.size() * sizeof(std::uint64_t));
-    std::memcpy(bytes.data(), hashes.data(), bytes.size());
-    writer.set("bitnet.packed.xxh3", std::span<const std::uint8_t>(bytes));
-    writer.add_tensor(std::string(kPackedTensor), gguf::TensorType::kI8, {input.packed_bytes});
+  }
+  if (input.head_bytes != 0) writer.set("bitnet.head.version", input.head_version);
+  for (const Section& section : sections) {
+    std::vector<std::uint8_t> bytes(section.hashes.size() * sizeof(std::uint64_t));
+    std::memcpy(bytes.data(), section.hashes.data(), bytes.size());
+    writer.set(std::string(section.hash_key), std::span<const std::uint8_t>(bytes));
+    writer.add_tensor(std::string(section.tensor), gguf::TensorType::kI8, {section.bytes});
   }
 
   const auto source = [&](std::size_t tensor, const gguf::Writer::Sink& sink) -> Status {
     if (tensor < input.images.size()) return sink(input.images[tensor].bytes);
-    return for_each_block(input, [&](std::size_t block, std::span<const std::byte> bytes) -> Status {
-      if (XXH3_64bits(bytes.data(), bytes.size()) != hashes[block]) {
-        return writer_error(
-            path, "the source of the packed weights gave other bytes the second time, in MiB " + std::to_string(block));
+    const Section& section = sections[tensor - input.images.size()];
+    return for_each_block(section, [&](std::size_t block, std::span<const std::byte> bytes) -> Status {
+      if (XXH3_64bits(bytes.data(), bytes.size()) != section.hashes[block]) {
+        return writer_error(path, "the source of the " + std::string(section.name) +
+                                      " gave other bytes the second time, in MiB " + std::to_string(block));
       }
       return sink(bytes);
     });

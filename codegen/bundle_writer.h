@@ -1,4 +1,5 @@
-// Writes a bundle (runtime/bundle/bundle.h says the bytes): manifest, images, optionally packed weights, all digests.
+// Writes a bundle (runtime/bundle/bundle.h says the bytes): manifest, images, optionally packed weights and head, all
+// digests.
 // Equal input gives equal bytes; nothing of the machine or the time gets in. Needs the runtime only, no compiler.
 #pragma once
 
@@ -26,11 +27,15 @@ struct BundleInput {
   std::string points;
   std::vector<BundleImage> images;  // in file order, one per ISA
   KernelTable table;                // kernels; table.images is filled in by the writer
-  std::size_t packed_bytes = 0;     // 0: no packed weights
-  ProductLayouts packed_layouts{};
-  // Fills `out` with the packed bytes from `offset` on. Called twice for each MiB, in ascending order each time; both
+  // Fills `out` with a section's bytes from `offset` on. Called twice for each MiB, in ascending order each time; both
   // times it must give the same bytes (checked).
-  std::function<Status(std::size_t offset, std::span<std::byte> out)> packed_source;
+  using Source = std::function<Status(std::size_t offset, std::span<std::byte> out)>;
+  std::size_t packed_bytes = 0;  // 0: no packed weights
+  ProductLayouts packed_layouts{};
+  Source packed_source;
+  std::size_t head_bytes = 0;      // 0: no int8 rows of the head
+  std::uint32_t head_version = 0;  // kScreenedVersion
+  Source head_source;
 };
 
 // Writes to a temporary file beside `path` and renames it. Memory: one MiB beside the images. The kernel table is

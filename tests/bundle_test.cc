@@ -32,6 +32,7 @@ using test::Bytes;
 constexpr std::int64_t kN = 40;
 constexpr std::int64_t kK = 200;
 constexpr std::size_t kPackedBytes = 2 * kPackedHashBlock + 12345;
+constexpr std::size_t kHeadBytes = kPackedHashBlock + 77;
 constexpr std::array kScalar{Isa::kScalar};
 const std::string kShapeHash(64, 'a');
 
@@ -77,6 +78,12 @@ BundleInput make_input(bool packed = false) {
     input.packed_bytes = kPackedBytes;
     input.packed_source = [](std::size_t offset, std::span<std::byte> out) -> Status {
       for (std::size_t i = 0; i < out.size(); ++i) out[i] = packed_byte(offset + i);
+      return {};
+    };
+    input.head_bytes = kHeadBytes;
+    input.head_version = 1;
+    input.head_source = [](std::size_t offset, std::span<std::byte> out) -> Status {
+      for (std::size_t i = 0; i < out.size(); ++i) out[i] = packed_byte(3 * (offset + i));
       return {};
     };
   }
@@ -394,42 +401,47 @@ TEST_CASE("code that is not the code of the digest is never made executable") {
   CHECK(!CodeImage::load(image, {}, "test").ok());
 }
 
-TEST_CASE("packed weights are copied by any number of threads and checked") {
+TEST_CASE("packed weights and head: read where they lie, each block has its hash") {
   Written file(make_input(true));
   const gguf::File parsed = file.parsed();
   CHECK(verify_bundle_file(parsed, false).ok());
-  const std::size_t packed = parsed.data_offset() + parsed.find_tensor("packed")->offset;
-  for (int threads = 1; threads <= 4; ++threads) {
-    Result<std::unique_ptr<ThreadPool>> pool = ThreadPool::create(threads);
-    REQUIRE(pool.ok());
-    Bytes out(kPackedBytes + 1, std::byte{0x77});
+  const auto begin_of = [&](std::string_view tensor) {
+    return static_cast<std::size_t>(parsed.data_offset() + parsed.find_tensor(tensor)->offset);
+  };
+  const auto check = [&](std::string_view tensor, std::string_view name, std::size_t bytes,
+                         const HashedBytes& (Bundle::*of)() const) {
+    CAPTURE(tensor);
+    const std::size_t begin = begin_of(tensor);
     {
       const Result<Bundle> bundle = Bundle::open(file.path, kShapeHash, kScalar);
       REQUIRE_MESSAGE(bundle.ok(), bundle.error().message);
-      REQUIRE(bundle->packed().size() == kPackedBytes);
-      const Status status = bundle->copy_packed(**pool, out);
-      REQUIRE_MESSAGE(status.ok(), status.error().message);
-      CHECK(std::equal(out.begin(), out.end() - 1, file.bytes.begin() + static_cast<std::ptrdiff_t>(packed)));
-      CHECK(out.back() == std::byte{0x77});
-      CHECK(!bundle->copy_packed(**pool, std::span(out).first(kPackedBytes - 1)).ok());
+      const HashedBytes& section = ((*bundle).*of)();
+      REQUIRE(section.bytes.size() == bytes);
+      CHECK(section.name == name);
+      CHECK(std::ranges::equal(section.bytes, std::span(file.bytes).subspan(begin, bytes)));
+      for (std::size_t block = 0; block < section.hashes.size(); ++block) CHECK(section.matches(block));
     }
-    for (std::size_t block = 0; block < 3; ++block) {
-      const std::size_t last = std::min((block + 1) * kPackedHashBlock, kPackedBytes) - 1;
-      for (const std::size_t at : {packed + block * kPackedHashBlock, packed + last}) {
+    const std::size_t blocks = (bytes + kPackedHashBlock - 1) / kPackedHashBlock;
+    for (std::size_t block = 0; block < blocks; ++block) {
+      const std::size_t last = std::min((block + 1) * kPackedHashBlock, bytes) - 1;
+      for (const std::size_t at : {begin + block * kPackedHashBlock, begin + last}) {
         flip(file.bytes, at, 5);
         file.rewrite();
         const Result<Bundle> bundle = Bundle::open(file.path, kShapeHash, kScalar);  // not read at load
         REQUIRE_MESSAGE(bundle.ok(), bundle.error().message);
-        const Status status = bundle->copy_packed(**pool, out);
-        REQUIRE(!status.ok());
-        CHECK(status.error().code == ErrorCode::kVerification);
-        check_contains(status.error().message, "refused: packed weights block " + std::to_string(block) + ": ");
-        check_contains(verify_bundle_file(file.parsed(), false).error().message, "packed weights block");
+        const HashedBytes& section = ((*bundle).*of)();
+        for (std::size_t i = 0; i < blocks; ++i) CHECK(section.matches(i) == (i != block));
+        const Error error = bundle->block_error(section, block);
+        CHECK(error.code == ErrorCode::kVerification);
+        check_contains(error.message, "refused: " + std::string(name) + " block " + std::to_string(block) + ": ");
+        check_contains(verify_bundle_file(file.parsed(), false).error().message, std::string(name) + " block");
         flip(file.bytes, at, 5);
         file.rewrite();
       }
     }
-  }
+  };
+  check("packed", "packed weights", kPackedBytes, &Bundle::packed);
+  check("head", "head", kHeadBytes, &Bundle::head);
 }
 
 TEST_CASE("a truncated or lengthened bundle is refused at every length") {
@@ -601,6 +613,7 @@ TEST_CASE("the writer refuses what a reader would refuse") {
   check_contains(message([](BundleInput& i) { i.table.kernels[1] = i.table.kernels[0]; }), "stands twice");
   check_contains(message([](BundleInput& i) { i.table.kernels[1].offset = 1 << 20; }), "lies outside its image");
   check_contains(message([](BundleInput& i) { i.packed_source = {}; }), "nothing to read them from");
+  check_contains(message([](BundleInput& i) { i.head_source = {}; }), "head announced, but nothing to read them from");
   check_contains(message([](BundleInput& i) {
                    i.packed_source = [](std::size_t, std::span<std::byte>) -> Status {
                      return Error{ErrorCode::kFailure, "source broke"};
@@ -628,6 +641,10 @@ TEST_CASE("inspect and verify print what is there") {
   CHECK(object["kernels"].size() == 2);
   CHECK(object["images"][0]["bytes"] == image_bytes().size());
   CHECK(object["packed"]["bytes"] == kPackedBytes);
+  CHECK(object["packed"]["layout"] == "t2");
+  CHECK(object["head"]["bytes"] == kHeadBytes);
+  CHECK(object["head"]["version"] == 1);
+  check_contains(*text, "head\n  int8 rows, version 1, " + std::to_string(kHeadBytes) + " bytes");
 
   const Result<tools::VerifyReport> good = tools::verify_bundle(file.path, "", false);
   REQUIRE(good.ok());

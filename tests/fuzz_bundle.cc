@@ -56,6 +56,9 @@ std::vector<char> make_seed(const std::filesystem::path& folder, bool packed) {
       std::ranges::fill(out, std::byte{0});
       return {};
     };
+    input.head_bytes = 100;
+    input.head_version = 1;
+    input.head_source = input.packed_source;
   }
   const std::filesystem::path path = folder / "seed.tmp";
   const Status status = write_bundle(input, path.string());

@@ -9,6 +9,7 @@
 #include "runtime/bundle/bundle_checks.h"
 #include "runtime/kernels/kernel_abi.h"
 #include "runtime/model/config.h"
+#include "runtime/model/screened_head.h"
 #include "tools/output.h"
 
 namespace bitnet::tools {
@@ -33,7 +34,9 @@ Json to_json_object(const gguf::File& file, const bundle_checks::Manifest& manif
   out["images"] = table["images"];
   for (std::size_t i = 0; i < out["images"].size(); ++i) out["images"][i]["bytes"] = file.tensors()[i].bytes;
   out["kernels"] = table["kernels"];
-  out["packed"] = {{"layout", manifest.packed.empty() ? "" : "t2"}, {"bytes", manifest.packed.size()}};
+  out["packed"] = {{"layout", manifest.packed.empty() ? "" : to_string(manifest.packed_layouts)},
+                   {"bytes", manifest.packed.bytes.size()}};
+  out["head"] = {{"version", manifest.head_version}, {"bytes", manifest.head.bytes.size()}};
   return out;
 }
 
@@ -94,7 +97,11 @@ std::string to_text(const gguf::File& file, const bundle_checks::Manifest& manif
   text += columns(rows);
   if (!manifest.packed.empty()) {
     text += "packed weights\n  layout " + to_string(manifest.packed_layouts) + ", " +
-            std::to_string(manifest.packed.size()) + " bytes\n";
+            std::to_string(manifest.packed.bytes.size()) + " bytes\n";
+  }
+  if (!manifest.head.empty()) {
+    text += "head\n  int8 rows, version " + std::to_string(manifest.head_version) + ", " +
+            std::to_string(manifest.head.bytes.size()) + " bytes\n";
   }
   text += "kernels\n";
   rows = {{"name", "layout", "tokens", "tile", "rows", "scratch", "offset"}};
@@ -179,14 +186,20 @@ void check_model(Checklist& checks, const gguf::File& bundle, const bundle_check
                                  "made from another model file: expected SHA-256 " + manifest.model_sha256 + ", '" +
                                      model.file.path() + "' has " + found);
   });
-  if (manifest.packed.empty()) return;
-  checks.run("packed weights' size", [&]() -> Status {
-    const std::size_t expected = packed_layout(model.tensors, manifest.packed_layouts).bytes;
-    if (expected == manifest.packed.size()) return {};
-    return bundle_checks::refuse(bundle.path(), "packed weights",
-                                 "expected " + std::to_string(expected) + " bytes for this model, found " +
-                                     std::to_string(manifest.packed.size()));
-  });
+  const auto check_size = [&](const HashedBytes& section, std::size_t expected) {
+    if (section.empty()) return;
+    checks.run(std::string(section.name) + (section.name.ends_with('s') ? "' size" : "'s size"), [&]() -> Status {
+      if (expected == section.bytes.size()) return {};
+      return bundle_checks::refuse(bundle.path(), section.name,
+                                   "expected " + std::to_string(expected) + " bytes for this model, found " +
+                                       std::to_string(section.bytes.size()));
+    });
+  };
+  const gguf::Tensor& embedding = *model.tensors.token_embd;
+  check_size(manifest.packed, packed_layout(model.tensors, manifest.packed_layouts).bytes);
+  check_size(
+      manifest.head,
+      screened_layout(static_cast<std::int64_t>(embedding.ne[1]), static_cast<std::int64_t>(embedding.ne[0])).bytes);
 }
 
 }  // namespace
@@ -222,8 +235,10 @@ Result<VerifyReport> verify_bundle(const std::string& path, const std::string& m
   for (const ImageRecord& image : manifest.table.images) {
     checks.run(image.tensor, [&] { return bundle_checks::check_image(file, image); });
   }
-  if (!manifest.packed.empty())
-    checks.run("packed weights", [&] { return bundle_checks::check_packed(file, manifest); });
+  for (const HashedBytes* section : {&manifest.packed, &manifest.head}) {
+    if (section->empty()) continue;
+    checks.run(std::string(section->name), [&] { return bundle_checks::check_blocks(file, *section); });
+  }
   if (model.empty()) {
     checks.skip("model", "no --model given");
   } else {

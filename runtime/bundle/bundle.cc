@@ -4,10 +4,8 @@
 #include "runtime/bundle/bundle.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <functional>
-#include <limits>
 #include <map>
 #include <set>
 #include <tuple>
@@ -177,37 +175,15 @@ Result<Bundle> Bundle::open(const std::string& path, std::string_view shape_hash
   }
   bundle.target_ = std::move(manifest.target);
   bundle.table_ = std::move(manifest.table);
-  bundle.packed_ = manifest.packed;
+  bundle.packed_ = std::move(manifest.packed);
   bundle.packed_layouts_ = manifest.packed_layouts;
-  bundle.packed_hashes_ = std::move(manifest.packed_hashes);
+  bundle.head_ = std::move(manifest.head);
+  bundle.head_version_ = manifest.head_version;
   return bundle;
 }
 
-Status Bundle::copy_packed(ThreadPool& pool, std::span<std::byte> out) const {
-  if (out.size() < packed_.size()) {
-    return Error{ErrorCode::kFailure, "copy_packed: room for " + std::to_string(out.size()) +
-                                          " bytes, the bundle has " + std::to_string(packed_.size())};
-  }
-  constexpr std::size_t kNone = std::numeric_limits<std::size_t>::max();
-  std::atomic<std::size_t> first_bad{kNone};
-  pool.parallel_for(
-      static_cast<std::int64_t>(packed_hashes_.size()), 1, [&](std::int64_t begin, std::int64_t end, int) {
-        for (auto block = static_cast<std::size_t>(begin); block < static_cast<std::size_t>(end); ++block) {
-          const std::size_t at = block * kPackedHashBlock;
-          const auto part = packed_.subspan(at, std::min(kPackedHashBlock, packed_.size() - at));
-          // The copy is what is used, so the copy is what is hashed.
-          std::memcpy(out.data() + at, part.data(), part.size());
-          if (!bundle_checks::packed_block_matches(out.subspan(at, part.size()), packed_hashes_[block])) {
-            std::size_t seen = first_bad.load();
-            while (block < seen && !first_bad.compare_exchange_weak(seen, block)) {
-            }
-            return;
-          }
-          file_.mapping()->release(part);
-        }
-      });
-  if (first_bad != kNone) return bundle_checks::packed_block_error(path(), first_bad);
-  return {};
+Error Bundle::block_error(const HashedBytes& section, std::size_t index) const {
+  return bundle_checks::block_error(path(), section, index);
 }
 
 Status verify_bundle_file(const gguf::File& file, bool world_writable) {
@@ -217,7 +193,8 @@ Status verify_bundle_file(const gguf::File& file, bool world_writable) {
   BITNET_RETURN_IF_ERROR(bundle_checks::check_padding(file));
   for (const ImageRecord& image : manifest.table.images)
     BITNET_RETURN_IF_ERROR(bundle_checks::check_image(file, image));
-  return bundle_checks::check_packed(file, manifest);
+  BITNET_RETURN_IF_ERROR(bundle_checks::check_blocks(file, manifest.packed));
+  return bundle_checks::check_blocks(file, manifest.head);
 }
 
 }  // namespace bitnet

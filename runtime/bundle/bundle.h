@@ -1,5 +1,6 @@
 // A bundle is a GGUF file (general.architecture = "bitnet-kernels", alignment 65536) with native code for one model's
-// shapes, one image per target, optionally the packed weights. Written by codegen/bundle_writer.cc, read here.
+// shapes, one image per target, optionally the packed weights and the head's int8 rows. Written by
+// codegen/bundle_writer.cc, read here.
 //
 // Metadata keys, in this order:
 //   general.architecture            string  "bitnet-kernels"
@@ -16,7 +17,11 @@
 //   bitnet.packed.layout            string  "t2", or four names with commas between: the layouts of the products in the
 //                                           order of FusedMatrix::Role, where they differ    (only with --pack)
 //   bitnet.packed.xxh3              u8[8*m] XXH3-64 (little-endian) of each MiB of "packed", the last one shorter
-// Tensors (I8, one dimension): "image.<target>" for each target, then "packed" with --pack (PackedLayout).
+//   bitnet.head.version             u32     how the int8 rows were made (kScreenedVersion) (only with --pack, may be
+//                                           absent)
+//   bitnet.head.xxh3                u8[8*m] the same of "head"
+// Tensors (I8, one dimension): "image.<target>" for each target, then with --pack "packed" (PackedLayout) and "head"
+// (ScreenedLayout).
 // All padding (before the data, between and after tensors) is zero; the file ends padded to the alignment.
 //
 // bitnet.kernels = {"images": [{"isa": "avx512", "tensor": "image.avx512", "sha256": hex}],
@@ -37,21 +42,34 @@
 #include <vector>
 
 #include "runtime/base/result.h"
-#include "runtime/base/thread_pool.h"
 #include "runtime/gguf/gguf.h"
 #include "runtime/kernels/kernel.h"
 #include "runtime/kernels/layout.h"
 
 namespace bitnet {
 
-inline constexpr std::uint32_t kBundleVersion = 2;
+inline constexpr std::uint32_t kBundleVersion = 3;
 inline constexpr std::uint32_t kBundleAlignment = 65536;
 inline constexpr std::string_view kBundleArchitecture = "bitnet-kernels";
 inline constexpr std::size_t kPackedHashBlock = std::size_t{1} << 20;
 inline constexpr std::string_view kPackedTensor = "packed";
+inline constexpr std::string_view kHeadTensor = "head";
 // The value of bitnet.packed.layout.
 [[nodiscard]] std::string to_string(const ProductLayouts& layouts);
 [[nodiscard]] std::optional<ProductLayouts> parse_packed_layouts(std::string_view text);
+
+// A tensor of a bundle's file with the XXH3-64 of each of its MiB. Nothing of a block may be used before matches() has
+// said yes to it.
+struct HashedBytes {
+  std::string_view name;             // in messages: "packed weights", "head"
+  std::span<const std::byte> bytes;  // into the file; empty: the bundle has none
+  std::vector<std::uint64_t> hashes;
+
+  [[nodiscard]] bool empty() const { return bytes.empty(); }
+  // The block `index`, kPackedHashBlock bytes, the last one shorter.
+  [[nodiscard]] std::span<const std::byte> block(std::size_t index) const;
+  [[nodiscard]] bool matches(std::size_t index) const;
+};
 
 // Executable copy of one image: anonymous memory, filled, digest checked on the copy, then read+execute.
 class CodeImage {
@@ -120,12 +138,13 @@ class Bundle {
   [[nodiscard]] std::span<const Kernel> kernels() const { return kernels_; }  // in use, in ascending preference
   [[nodiscard]] const KernelTable& table() const { return table_; }           // of all images
   [[nodiscard]] const gguf::File& file() const { return file_; }
-  // Packed weights, or empty. Not verified until copy_packed.
-  [[nodiscard]] std::span<const std::byte> packed() const { return packed_; }
+  // Packed weights and int8 rows of the head, or empty. Not verified: that is up to who uses them, block by block.
+  [[nodiscard]] const HashedBytes& packed() const { return packed_; }
   [[nodiscard]] const ProductLayouts& packed_layouts() const { return packed_layouts_; }
-  // Copies the packed weights to `out` with all threads, each MiB checked against its XXH3 before anything uses it.
-  // kVerification names the block.
-  [[nodiscard]] Status copy_packed(ThreadPool& pool, std::span<std::byte> out) const;
+  [[nodiscard]] const HashedBytes& head() const { return head_; }
+  [[nodiscard]] std::uint32_t head_version() const { return head_version_; }
+  // kVerification, names the block: what to say when matches() says no.
+  [[nodiscard]] Error block_error(const HashedBytes& section, std::size_t index) const;
 
  private:
   Bundle() = default;
@@ -135,12 +154,13 @@ class Bundle {
   std::vector<Isa> loaded_;
   std::vector<Kernel> kernels_;
   std::vector<CodeImage> images_;
-  std::span<const std::byte> packed_;
+  HashedBytes packed_;
   ProductLayouts packed_layouts_{};
-  std::vector<std::uint64_t> packed_hashes_;
+  HashedBytes head_;
+  std::uint32_t head_version_ = 0;
 };
 
-// What `verify` checks without executing anything: everything of open() except the CPU, and packed hashes too.
+// What `verify` checks without executing anything: everything of open() except the CPU, and every block's hash too.
 [[nodiscard]] Status verify_bundle_file(const gguf::File& file, bool world_writable);
 
 }  // namespace bitnet

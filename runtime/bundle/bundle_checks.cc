@@ -20,8 +20,10 @@ using gguf::quoted;  // a bundle's own text is escaped
 constexpr std::string_view kDigestKey = "bitnet.bundle.digest";
 constexpr std::string_view kHashKey = "bitnet.packed.xxh3";
 constexpr std::string_view kLayoutKey = "bitnet.packed.layout";
+constexpr std::string_view kHeadVersionKey = "bitnet.head.version";
+constexpr std::string_view kHeadHashKey = "bitnet.head.xxh3";
 constexpr std::size_t kDigestBytes = 32;
-constexpr std::array<std::string_view, 13> kKnownKeys{"general.architecture",
+constexpr std::array<std::string_view, 15> kKnownKeys{"general.architecture",
                                                       "general.alignment",
                                                       kDigestKey,
                                                       "bitnet.bundle.version",
@@ -33,7 +35,9 @@ constexpr std::array<std::string_view, 13> kKnownKeys{"general.architecture",
                                                       "bitnet.points",
                                                       "bitnet.kernels",
                                                       kLayoutKey,
-                                                      kHashKey};
+                                                      kHashKey,
+                                                      kHeadVersionKey,
+                                                      kHeadHashKey};
 
 // A key's value as u32, without a conversion from other widths: the format says u32.
 Result<std::uint32_t> read_u32(const gguf::File& file, std::string_view key) {
@@ -104,11 +108,12 @@ Status check_version(const gguf::File& file, std::string_view key, std::string_v
                     "), this program needs version " + std::to_string(expected));
 }
 
-// Tensors are the images in the table's order, then the packed weights, and nothing else.
-Status check_tensors(const gguf::File& file, Manifest& manifest, bool has_packed) {
+// Tensors are the images in the table's order, then the packed weights, then the head, and nothing else.
+Status check_tensors(const gguf::File& file, Manifest& manifest, bool has_packed, bool has_head) {
   std::vector<std::string_view> expected;
   for (const ImageRecord& image : manifest.table.images) expected.push_back(image.tensor);
   if (has_packed) expected.push_back(kPackedTensor);
+  if (has_head) expected.push_back(kHeadTensor);
   if (file.tensors().size() != expected.size()) {
     return refuse(file.path(), "metadata",
                   "the tensor table has " + std::to_string(file.tensors().size()) +
@@ -124,7 +129,8 @@ Status check_tensors(const gguf::File& file, Manifest& manifest, bool has_packed
                         " dimensions with " + std::to_string(tensor.bytes) + " bytes");
     }
   }
-  if (has_packed) manifest.packed = file.tensors().back().data;
+  if (has_packed) manifest.packed.bytes = file.find_tensor(kPackedTensor)->data;
+  if (has_head) manifest.head.bytes = file.find_tensor(kHeadTensor)->data;
   for (const KernelRecord& kernel : manifest.table.kernels) {
     const gguf::Tensor* image = file.find_tensor("image." + std::string(to_string(kernel.kernel.isa)));
     if (image == nullptr || kernel.offset >= image->bytes) {
@@ -136,7 +142,22 @@ Status check_tensors(const gguf::File& file, Manifest& manifest, bool has_packed
   return {};
 }
 
-Status read_packed_hashes(const gguf::File& file, Manifest& manifest) {
+Status read_hashes(const gguf::File& file, std::string_view key, std::string_view name, HashedBytes& section) {
+  section.name = name;
+  BITNET_ASSIGN_OR_RETURN(const gguf::KeyValue* entry, read_bytes(file, key));
+  const std::span<const std::byte> bytes = std::get<gguf::Array>(entry->value).bytes;
+  const std::size_t blocks = ceil_div(section.bytes.size(), kPackedHashBlock);
+  if (bytes.size() != blocks * sizeof(std::uint64_t)) {
+    return refuse(file.path(), "metadata",
+                  quoted(key) + " must have 8 bytes for each of the " + std::to_string(blocks) + " MiB of " +
+                      std::string(name) + ", found " + std::to_string(bytes.size()) + " bytes");
+  }
+  section.hashes.resize(blocks);
+  std::memcpy(section.hashes.data(), bytes.data(), bytes.size());
+  return {};
+}
+
+Status read_packed(const gguf::File& file, Manifest& manifest) {
   BITNET_ASSIGN_OR_RETURN(const std::string layout, read_string(file, kLayoutKey));
   const std::optional<ProductLayouts> layouts = parse_packed_layouts(layout);
   if (!layouts.has_value()) {
@@ -147,17 +168,12 @@ Status read_packed_hashes(const gguf::File& file, Manifest& manifest) {
                       " or four of them with commas between, found " + quoted(layout));
   }
   manifest.packed_layouts = *layouts;
-  BITNET_ASSIGN_OR_RETURN(const gguf::KeyValue* entry, read_bytes(file, kHashKey));
-  const std::span<const std::byte> bytes = std::get<gguf::Array>(entry->value).bytes;
-  const std::size_t blocks = ceil_div(manifest.packed.size(), kPackedHashBlock);
-  if (bytes.size() != blocks * sizeof(std::uint64_t)) {
-    return refuse(file.path(), "metadata",
-                  quoted(kHashKey) + " must have 8 bytes for each of the " + std::to_string(blocks) +
-                      " MiB of packed weights, found " + std::to_string(bytes.size()) + " bytes");
-  }
-  manifest.packed_hashes.resize(blocks);
-  std::memcpy(manifest.packed_hashes.data(), bytes.data(), bytes.size());
-  return {};
+  return read_hashes(file, kHashKey, "packed weights", manifest.packed);
+}
+
+Status read_head(const gguf::File& file, Manifest& manifest) {
+  BITNET_ASSIGN_OR_RETURN(manifest.head_version, read_u32(file, kHeadVersionKey));
+  return read_hashes(file, kHeadHashKey, "head", manifest.head);
 }
 
 Status check_zero(const gguf::File& file, std::uint64_t begin, std::uint64_t end) {
@@ -250,8 +266,10 @@ Result<Manifest> read_manifest(const gguf::File& file) {
   BITNET_ASSIGN_OR_RETURN(const std::string json, read_string(file, "bitnet.kernels"));
   BITNET_ASSIGN_OR_RETURN(manifest.table, parse_kernel_table(json, file.path()));
   const bool has_packed = file.find(kLayoutKey) != nullptr || file.find(kHashKey) != nullptr;
-  BITNET_RETURN_IF_ERROR(check_tensors(file, manifest, has_packed));
-  if (has_packed) BITNET_RETURN_IF_ERROR(read_packed_hashes(file, manifest));
+  const bool has_head = file.find(kHeadVersionKey) != nullptr || file.find(kHeadHashKey) != nullptr;
+  BITNET_RETURN_IF_ERROR(check_tensors(file, manifest, has_packed, has_head));
+  if (has_packed) BITNET_RETURN_IF_ERROR(read_packed(file, manifest));
+  if (has_head) BITNET_RETURN_IF_ERROR(read_head(file, manifest));
   return manifest;
 }
 
@@ -289,24 +307,32 @@ Status check_shape_hash(const gguf::File& file, const Manifest& manifest, std::s
                     std::string(expected));
 }
 
-bool packed_block_matches(std::span<const std::byte> block, std::uint64_t expected) {
-  return XXH3_64bits(block.data(), block.size()) == expected;
-}
-
-Error packed_block_error(std::string_view path, std::size_t index) {
-  return refuse(path, "packed weights block " + std::to_string(index),
-                "the packed weights from byte " + std::to_string(index * kPackedHashBlock) +
+Error block_error(std::string_view path, const HashedBytes& section, std::size_t index) {
+  return refuse(path, std::string(section.name) + " block " + std::to_string(index),
+                "the " + std::string(section.name) + " from byte " + std::to_string(index * kPackedHashBlock) +
                     " of the tensor on do not have their XXH3");
 }
 
-Status check_packed(const gguf::File& file, const Manifest& manifest) {
-  for (std::size_t block = 0; block < manifest.packed_hashes.size(); ++block) {
-    const std::size_t begin = block * kPackedHashBlock;
-    const auto part = manifest.packed.subspan(begin, std::min(kPackedHashBlock, manifest.packed.size() - begin));
-    if (!packed_block_matches(part, manifest.packed_hashes[block])) return packed_block_error(file.path(), block);
-    if (file.mapping() != nullptr) file.mapping()->release(part);
+Status check_blocks(const gguf::File& file, const HashedBytes& section) {
+  for (std::size_t block = 0; block < section.hashes.size(); ++block) {
+    if (!section.matches(block)) return block_error(file.path(), section, block);
+    if (file.mapping() != nullptr) file.mapping()->release(section.block(block));
   }
   return {};
 }
 
 }  // namespace bitnet::bundle_checks
+
+namespace bitnet {
+
+std::span<const std::byte> HashedBytes::block(std::size_t index) const {
+  const std::size_t begin = index * kPackedHashBlock;
+  return bytes.subspan(begin, std::min(kPackedHashBlock, bytes.size() - begin));
+}
+
+bool HashedBytes::matches(std::size_t index) const {
+  const std::span<const std::byte> part = block(index);
+  return XXH3_64bits(part.data(), part.size()) == hashes[index];
+}
+
+}  // namespace bitnet

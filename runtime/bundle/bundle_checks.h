@@ -25,9 +25,10 @@ struct Manifest {
   std::string tools;
   std::string points;
   KernelTable table;
-  std::span<const std::byte> packed;  // into the file; empty without --pack
+  HashedBytes packed;  // empty without --pack
   ProductLayouts packed_layouts{};
-  std::vector<std::uint64_t> packed_hashes;  // one XXH3-64 per kPackedHashBlock of `packed`
+  HashedBytes head;
+  std::uint32_t head_version = 0;
 };
 
 // Opens and parses the container; tells a foreign file, a truncated one and a damaged one apart.
@@ -43,10 +44,9 @@ struct Manifest {
 // SHA-256 of one image's bytes in the file against the kernel table.
 [[nodiscard]] Status check_image(const gguf::File& file, const ImageRecord& image);
 [[nodiscard]] Status check_shape_hash(const gguf::File& file, const Manifest& manifest, std::string_view expected);
-// XXH3 of block `index` of the packed weights, given its bytes.
-[[nodiscard]] bool packed_block_matches(std::span<const std::byte> block, std::uint64_t expected);
-[[nodiscard]] Error packed_block_error(std::string_view path, std::size_t index);
-[[nodiscard]] Status check_packed(const gguf::File& file, const Manifest& manifest);
+[[nodiscard]] Error block_error(std::string_view path, const HashedBytes& section, std::size_t index);
+// Every block of the packed weights or of the head.
+[[nodiscard]] Status check_blocks(const gguf::File& file, const HashedBytes& section);
 
 // Hex of `expected` back to bytes; empty unless it is 64 lower-case digits.
 [[nodiscard]] std::vector<std::uint8_t> parse_sha256(std::string_view hex);

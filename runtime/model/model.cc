@@ -1,11 +1,9 @@
-// Loading: container, configuration, tensors, targets, bundle, kernels, and then the weights, packed by all threads
-// into one buffer of 2 MiB pages while the file's pages are given back behind them.
+// Loading: container, configuration, tensors, targets, bundle, kernels, and then the weights (load_weights.cc).
 #include "runtime/model/model.h"
 
 #include <sched.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -13,20 +11,12 @@
 
 #include "runtime/base/math.h"
 #include "runtime/kernels/layout.h"
+#include "runtime/model/load_weights.h"
+#include "runtime/model/logger.h"
 #include "runtime/model/model_state.h"
 
 namespace bitnet {
 namespace {
-
-struct Logger {
-  const LogFn& sink;
-  void info(const std::string& line) const {
-    if (sink) sink(LogLevel::kInfo, line);
-  }
-  void warning(const std::string& line) const {
-    if (sink) sink(LogLevel::kWarning, line);
-  }
-};
 
 int available_cpus() {
   cpu_set_t set;
@@ -112,126 +102,6 @@ Status load_bundle(Model::State& state, const ModelOptions& options, std::span<c
   return {};
 }
 
-// A refusal of the bundle's packed weights.
-Error packed_error(const Model::State& state, const std::string& what) {
-  return Error{ErrorCode::kVerification, "bundle '" + state.bundle->path() + "' refused: packed weights: " + what +
-                                             "; run bitnet-codegen --model " + state.file.path() + " --pack again"};
-}
-
-// The copied weights may be sound and yet another model's: the shape hash is the same for every model of one size, and
-// hashing the model file would cost seconds. So samples of each product are packed from the file and compared.
-Status check_origin(const Model::State& state, const PackedLayout& layout) {
-  constexpr std::int64_t kSamples = 3;  // the first, middle and last tile
-  const auto products = static_cast<std::int64_t>(state.layers.size()) * 4;
-  std::atomic<std::int64_t> first_bad{products * kSamples};
-  const auto find = [&](std::int64_t sample, std::int64_t& row) -> const FusedMatrix& {
-    const std::int64_t index = sample / kSamples;
-    const FusedMatrix& product =
-        state.tensors.layers[static_cast<std::size_t>(index / 4)].products[static_cast<std::size_t>(index % 4)];
-    row = (row_tiles(product.n) - 1) * (sample % kSamples) / (kSamples - 1) * BITNET_TILE_ROWS;
-    return product;
-  };
-  state.pool->parallel_for(products * kSamples, 1, [&](std::int64_t begin, std::int64_t end, int) {
-    std::vector<std::uint8_t> tile;
-    for (std::int64_t sample = begin; sample < end; ++sample) {
-      std::int64_t row = 0;
-      const FusedMatrix& product = find(sample, row);
-      const std::int64_t index = sample / kSamples;
-      const Layout packed_as = state.kernels.layouts()[static_cast<std::size_t>(index % 4)];
-      tile.resize(tile_bytes(packed_as, product.k));
-      (void)pack_tile(product, packed_as, row, tile.data());
-      const std::byte* copy = state.packed.data() +
-                              layout.offsets[static_cast<std::size_t>(index / 4)][static_cast<std::size_t>(index % 4)] +
-                              static_cast<std::size_t>(row / BITNET_TILE_ROWS) * tile.size();
-      if (std::memcmp(tile.data(), copy, tile.size()) == 0) continue;
-      std::int64_t seen = first_bad.load();
-      while (sample < seen && !first_bad.compare_exchange_weak(seen, sample)) {
-      }
-      return;
-    }
-  });
-  if (state.file.mapping() != nullptr) {
-    for (const LayerTensors& layer : state.tensors.layers) {
-      for (const FusedMatrix& product : layer.products) {
-        for (const gguf::Tensor* part : product.parts) state.file.mapping()->release(part->data);
-      }
-    }
-  }
-  if (first_bad == products * kSamples) return {};
-  constexpr const char* kNames[] = {"attention q, k, v", "attention output", "gate and up", "down"};
-  std::int64_t row = 0;
-  const FusedMatrix& product = find(first_bad, row);
-  return packed_error(state, "packed from another model than " + state.file.path() + ": layer " +
-                                 std::to_string(first_bad / kSamples / 4) + ", product " +
-                                 kNames[static_cast<std::size_t>(product.role)] + ", rows " + std::to_string(row) +
-                                 ".." + std::to_string(std::min(row + BITNET_TILE_ROWS, product.n) - 1) +
-                                 " are not this model's");
-}
-
-std::string layout_names(const ProductLayouts& layouts) {
-  std::string text;
-  for (const Layout layout : layouts) text += (text.empty() ? "" : ", ") + std::string(info(layout).name);
-  return text;
-}
-
-// Whether the bundle has packed weights that the chosen kernels can use. Weights for another CPU's kernels are not an
-// error, but they save no time here.
-bool has_packed(const Model::State& state, const Logger& log) {
-  if (!state.bundle.has_value() || state.bundle->packed().empty()) return false;
-  const ProductLayouts& packed = state.bundle->packed_layouts();
-  const ProductLayouts& wanted = state.kernels.layouts();
-  if (packed == wanted) return true;
-  log.warning("the packed weights of " + state.bundle->path() + " are in the layouts " + layout_names(packed) +
-              ", the kernels that run here need " + layout_names(wanted) +
-              ": the model's own weights are packed instead, which takes longer (bitnet-codegen --model " +
-              state.file.path() + " --target native --pack makes a bundle for this CPU)");
-  return false;
-}
-
-// Fills state.packed from the bundle's packed weights or from the model's I2_S tensors, in the layouts of
-// state.kernels.
-Status pack_weights(Model::State& state, const ModelOptions& options, const Logger& log) {
-  const ProductLayouts& layouts = state.kernels.layouts();
-  const PackedLayout layout = packed_layout(state.tensors, layouts);
-  BITNET_ASSIGN_OR_RETURN(state.packed, Buffer::allocate(layout.bytes));
-  auto* base = state.packed.as<std::uint8_t>();
-  for (std::size_t l = 0; l < state.layers.size(); ++l) {
-    for (std::size_t p = 0; p < 4; ++p) {
-      LayerWeights::Product& product = state.layers[l].products[p];
-      product.weights = base + layout.offsets[l][p];
-      const std::vector<const gguf::Tensor*>& parts = state.tensors.layers[l].products[p].parts;
-      for (std::size_t i = 0; i < parts.size(); ++i) product.scales[i] = i2s_scale(*parts[i]);
-    }
-  }
-  if (has_packed(state, log)) {
-    if (state.bundle->packed().size() != layout.bytes) {
-      return packed_error(state, "it has " + std::to_string(state.bundle->packed().size()) +
-                                     " bytes, this model's packed weights have " + std::to_string(layout.bytes));
-    }
-    BITNET_RETURN_IF_ERROR(state.bundle->copy_packed(*state.pool, {state.packed.data(), layout.bytes}));
-    return check_origin(state, layout);
-  }
-  for (std::size_t l = 0; l < state.layers.size(); ++l) {
-    for (std::size_t p = 0; p < 4; ++p) {
-      const FusedMatrix& product = state.tensors.layers[l].products[p];
-      std::atomic<std::uint64_t> undefined{0};
-      state.pool->parallel_for(product.n, 16, [&](std::int64_t begin, std::int64_t end, int) {
-        undefined += pack_product(product, layouts[p], begin, end, base + layout.offsets[l][p]);
-      });
-      for (const gguf::Tensor* part : product.parts) {
-        if (state.file.mapping() != nullptr) state.file.mapping()->release(part->data);
-      }
-      if (undefined == 0) continue;
-      const std::string what = state.file.path() + ": tensor " + std::string(product.parts.front()->name) +
-                               (product.parts.size() > 1 ? " and those stacked with it" : "") + ": " +
-                               std::to_string(undefined.load()) + " codes are 3, which I2_S does not define";
-      if (options.strict) return Error{ErrorCode::kStrict, "strict mode: " + what};
-      log.warning(what + "; they are read as weight 0");
-    }
-  }
-  return {};
-}
-
 // The kernels of the bundle (where there is one) and the built-in ones that serve this model.
 Status choose_kernels(Model::State& state, std::span<const Isa> usable) {
   const std::span<const Kernel> bundled =
@@ -263,25 +133,6 @@ Status copy_norms(Model::State& state) {
   return {};
 }
 
-// The embedding is also the head and read whole for each token: it gets 2 MiB pages too.
-Status copy_embedding(Model::State& state) {
-  const gguf::Tensor& tensor = *state.tensors.token_embd;
-  BITNET_ASSIGN_OR_RETURN(state.embedding, Buffer::allocate(tensor.data.size()));
-  constexpr std::int64_t kPiece = std::int64_t{16} << 20;
-  const auto size = static_cast<std::int64_t>(tensor.data.size());
-  for (std::int64_t at = 0; at < size; at += kPiece) {
-    const auto piece =
-        tensor.data.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(std::min(kPiece, size - at)));
-    state.pool->parallel_for(
-        static_cast<std::int64_t>(piece.size()), 4096, [&](std::int64_t begin, std::int64_t end, int) {
-          std::memcpy(state.embedding.data() + at + begin, piece.data() + begin, static_cast<std::size_t>(end - begin));
-        });
-    if (state.file.mapping() != nullptr) state.file.mapping()->release(piece);
-  }
-  state.head = state.embedding.data();
-  return {};
-}
-
 void log_kernels(const Model::State& state, const Logger& log) {
   std::vector<std::string> names;
   for (const ChosenKernel& chosen : state.kernels.all()) {
@@ -305,6 +156,7 @@ Model::~Model() = default;
 
 Result<std::unique_ptr<Model>> Model::load(const std::string& path, const ModelOptions& options) {
   const Logger log{options.log};
+  LoadProgress progress(options.progress);
   BITNET_ASSIGN_OR_RETURN(const std::vector<Isa> usable, usable_targets());
   std::unique_ptr<Model> model(new Model);
   model->state_ = std::make_unique<State>();
@@ -328,13 +180,14 @@ Result<std::unique_ptr<Model>> Model::load(const std::string& path, const ModelO
   }
   state.layers.resize(state.tensors.layers.size());
   BITNET_RETURN_IF_ERROR(choose_kernels(state, usable));
-  Status packed = pack_weights(state, options, log);
+  Status packed = load_weights(state, options, progress);
   if (!packed.ok() && packed.error().code == ErrorCode::kVerification && options.bundle == "auto") {
     if (options.strict) return strict_refusal(packed.error());
     log.warning(packed.error().message + "; built-in kernels run instead");
+    state.weights = WeightStore();
     state.bundle.reset();
     BITNET_RETURN_IF_ERROR(choose_kernels(state, usable));
-    packed = pack_weights(state, options, log);
+    packed = load_weights(state, options, progress);
   }
   BITNET_RETURN_IF_ERROR(packed);
   if (options.strict && !state.kernels.products_without_bundle().empty()) {
@@ -342,7 +195,6 @@ Result<std::unique_ptr<Model>> Model::load(const std::string& path, const ModelO
                                          "built-in ones would run: " + join(state.kernels.products_without_bundle())};
   }
   BITNET_RETURN_IF_ERROR(copy_norms(state));
-  BITNET_RETURN_IF_ERROR(copy_embedding(state));
 
   const auto count = [&](const gguf::Tensor* tensor) { state.parameters += tensor->ne[0] * tensor->ne[1]; };
   count(state.tensors.token_embd);
@@ -368,7 +220,7 @@ std::string_view Model::bundle_path() const {
 }
 std::uint64_t Model::parameters() const { return state_->parameters; }
 std::uint64_t Model::weight_bytes() const {
-  return state_->packed.size() + state_->norms.size() + state_->embedding.size();
+  return state_->weights.bytes() + state_->norms.size() + state_->embedding.size();
 }
 
 }  // namespace bitnet

@@ -12,6 +12,8 @@
 #include "runtime/base/thread_pool.h"
 #include "runtime/bundle/bundle.h"
 #include "runtime/model/model.h"
+#include "runtime/model/screened_head.h"
+#include "runtime/model/weight_store.h"
 
 namespace bitnet {
 
@@ -46,11 +48,15 @@ struct Model::State {
   std::array<ProductShape, 4> products;  // by FusedMatrix::Role
   std::vector<LayerWeights> layers;
   const float* output_norm = nullptr;  // [hidden]
-  const std::byte* head = nullptr;     // [vocab][hidden] in the format of the kernel of Step::kHead
+  HeadMode head_mode = HeadMode::kScreened;
+  // [vocab][hidden] in the format of the kernel of Step::kHead, also the embedding: in `embedding`, or (any head_mode
+  // but kExact) in the mapped file, whose pages whoever reads them gives back now and then.
+  const std::byte* head = nullptr;
+  ScreenedRows screened;  // not with kExact; to be used after weights.check_head()
 
-  Buffer packed;     // all products, PackedLayout
-  Buffer norms;      // all norm gains
-  Buffer embedding;  // token_embd, as in the file
+  WeightStore weights;  // packed products, and the bytes of `screened`
+  Buffer norms;         // all norm gains
+  Buffer embedding;     // token_embd, as in the file; empty where `head` is in the mapped file
   std::uint64_t parameters = 0;
 };
 
