@@ -35,10 +35,22 @@ void add_load_options(CLI::App& command, ModelOptions& options) {
   command.add_option("-t,--threads", options.threads, "0: as many as there are CPUs")
       ->envname("BITNET_THREADS")
       ->check(CLI::Range(0, 1024));
+  add_kernel_options(command, options);
+}
+
+void add_kernel_options(CLI::App& command, ModelOptions& options) {
   command.add_option("--bundle", options.bundle, "Kernel bundle: FILE, none, or auto (beside the model)")
       ->capture_default_str();
   command.add_flag("--strict", options.strict, "Refuse whatever would make results less than honest")
       ->envname("BITNET_STRICT_MODE");
+  static const std::map<std::string, HeadMode> kHeads{
+      {"screened", HeadMode::kScreened}, {"exact", HeadMode::kExact}, {"int8", HeadMode::kInt8}};
+  command
+      .add_option("--head", options.head,
+                  "How the last step finds the next token: screened (the results of exact, at half the bytes), exact, "
+                  "or int8, which is approximate")
+      ->transform(CLI::CheckedTransformer(kHeads))
+      ->option_text("screened|exact|int8");
 }
 
 void add_kv_option(CLI::App& command, KvType& type) {

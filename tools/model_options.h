@@ -16,8 +16,10 @@ namespace bitnet::tools {
 [[nodiscard]] std::string default_model();
 // -m, into `path`; required where there is no default model.
 void add_model_option(CLI::App& command, std::string& path);
-// -t, --bundle and --strict, into `options`.
+// -t, --bundle, --strict and --head, into `options`.
 void add_load_options(CLI::App& command, ModelOptions& options);
+// The same without -t.
+void add_kernel_options(CLI::App& command, ModelOptions& options);
 
 // --kv-type, into `type`.
 void add_kv_option(CLI::App& command, KvType& type);

@@ -25,6 +25,7 @@ double seconds_of(ThreadPool& pool, const auto& work) {
 }  // namespace
 
 const ProbeLoops& probe_loops(Isa isa) {
+#if defined(__x86_64__)
   switch (isa) {
     case Isa::kAvx2:
     case Isa::kAvx2Vnni:  // vpdpbusd on 256 bits starts as often as vpmaddubsw and multiplies as much
@@ -35,6 +36,16 @@ const ProbeLoops& probe_loops(Isa isa) {
     default:
       return kProbeLoopsBaseline;
   }
+#else
+  switch (isa) {
+    case Isa::kNeonDotprod:
+      return kProbeLoopsNeonDotprod;
+    case Isa::kNeonI8mm:
+      return kProbeLoopsNeonI8mm;
+    default:
+      return kProbeLoopsNeon;
+  }
+#endif
 }
 
 Result<Probes> Probes::create(Isa isa, std::size_t bytes) {
@@ -84,6 +95,14 @@ double median(std::vector<double> samples) {
   std::ranges::sort(samples);
   const std::size_t half = samples.size() / 2;
   return samples.size() % 2 != 0 ? samples[half] : (samples[half - 1] + samples[half]) / 2;
+}
+
+double percentile(std::vector<double> samples, double fraction) {
+  std::ranges::sort(samples);
+  const double rank = fraction * static_cast<double>(samples.size() - 1);
+  const auto below = static_cast<std::size_t>(rank);
+  const std::size_t above = std::min(below + 1, samples.size() - 1);
+  return samples[below] + (samples[above] - samples[below]) * (rank - static_cast<double>(below));
 }
 
 std::size_t ProbeSamples::best() const {

@@ -66,6 +66,9 @@ class Probes {
 
 // Median of samples (not empty).
 [[nodiscard]] double median(std::vector<double> samples);
+// The value below which `fraction` (0..1) of samples (not empty) lie, between two of them by their distance: rank
+// fraction * (count - 1), as numpy's default has it. 0 is the smallest, 0.5 the median, 1 the largest.
+[[nodiscard]] double percentile(std::vector<double> samples, double fraction);
 
 // Samples of one probe's variants, taken round by round.
 class ProbeSamples {

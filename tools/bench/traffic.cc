@@ -1,0 +1,117 @@
+// Bytes and operations from the model's shapes; see traffic.h.
+#include "tools/bench/traffic.h"
+
+#include <algorithm>
+
+#include "runtime/kernels/layout.h"
+
+namespace bitnet::bench {
+namespace {
+
+double number(std::int64_t value) { return static_cast<double>(value); }
+
+// Multiplications and additions for each byte that a kernel of attention or head reads; 0 for any other kernel.
+double operations_per_byte(const Kernel& kernel, const ModelConfig& config) {
+  const double width = kernel.format == Format::kI8 ? 1 : kernel.format == Format::kF32 ? 4 : 2;
+  if (kernel.op == Op::kHead || kernel.op == Op::kHeadScreen) return 2 / width;
+  // Each key and value meets all query heads that share it.
+  if (kernel.op == Op::kAttention) return 2 / width * number(config.heads / config.kv_heads);
+  return 0;
+}
+
+}  // namespace
+
+double limit_seconds(const Work& work, const ProbeReading& probes) {
+  return 1e-9 * std::max(work.bytes / probes.read_gbps, work.operations / probes.dot_gops);
+}
+
+bool is_memory_bound(const Work& work, const ProbeReading& probes) {
+  return work.bytes / probes.read_gbps >= work.operations / probes.dot_gops;
+}
+
+Work Traffic::products() const {
+  Work work;
+  for (const TernaryPart& part : ternary) {
+    work.bytes += part.bytes;
+    work.operations += part.operations;
+  }
+  return work;
+}
+
+double Traffic::head_exact_bytes() const { return number(vocab) * number(hidden) * head_weight_bytes; }
+double Traffic::head_int8_bytes() const { return number(vocab) * number(hidden); }
+double Traffic::head_operations() const { return 2 * number(vocab) * number(hidden); }
+
+double Traffic::head_bytes(const HeadUse& use) const {
+  return static_cast<double>(use.exact_positions) * head_exact_bytes() +
+         static_cast<double>(use.screened_positions + use.int8_positions) * head_int8_bytes() +
+         static_cast<double>(use.survivors) * number(hidden) * head_weight_bytes;
+}
+
+Result<Traffic> traffic_of(const Model& model, KvType kv_type) {
+  const ModelConfig& config = model.config();
+  BITNET_ASSIGN_OR_RETURN(const ModelTensors tensors, map_tensors(model.file(), config));
+  Traffic traffic;
+  for (const LayerTensors& layer : tensors.layers) {
+    for (const FusedMatrix& product : layer.products) {
+      const Layout layout = model.kernels().layouts()[static_cast<std::size_t>(product.role)];
+      auto part = std::ranges::find(traffic.ternary, info(layout).name, &TernaryPart::layout);
+      if (part == traffic.ternary.end()) {
+        part = traffic.ternary.insert(part, TernaryPart{std::string(info(layout).name), 0, 0});
+      }
+      part->bytes += static_cast<double>(matrix_bytes(layout, product.n, product.k));
+      part->operations += 2 * number(product.n) * number(product.k);
+    }
+  }
+  traffic.vocab = config.vocab;
+  traffic.hidden = config.hidden;
+  traffic.head_weight_bytes =
+      static_cast<double>(tensors.token_embd->bytes) / (number(config.vocab) * number(config.hidden));
+  const double entry = kv_type == KvType::kF16 ? 2 * number(config.head_dim) : number(config.head_dim) + sizeof(float);
+  traffic.kv_bytes = 2 * number(config.layers * config.kv_heads) * entry;
+  traffic.kv_operations = 4 * number(config.layers * config.heads * config.head_dim);
+  return traffic;
+}
+
+HeadUse difference(const HeadUse& after, const HeadUse& before) {
+  return {.exact_positions = after.exact_positions - before.exact_positions,
+          .screened_positions = after.screened_positions - before.screened_positions,
+          .int8_positions = after.int8_positions - before.int8_positions,
+          .survivors = after.survivors - before.survivors};
+}
+
+double KernelTime::fraction(const ProbeReading& probes) const {
+  if (seconds <= 0) return 0;
+  return limit_seconds({bytes, ternary ? operations : 0}, probes) / seconds;
+}
+
+double Profile::kernel_seconds() const {
+  double sum = 0;
+  for (const KernelTime& kernel : kernels) sum += kernel.seconds;
+  return sum;
+}
+
+void add_uses(const Model& model, std::span<const KernelUse> after, std::span<const KernelUse> before,
+              Profile& profile) {
+  for (const KernelUse& use : after) {
+    const auto old = std::ranges::find(before, use.name, &KernelUse::name);
+    const KernelUse start = old == before.end() ? KernelUse{} : *old;
+    if (use.calls == start.calls) continue;
+    auto kernel = std::ranges::find(profile.kernels, use.name, &KernelTime::name);
+    if (kernel == profile.kernels.end()) kernel = profile.kernels.insert(kernel, KernelTime{.name = use.name});
+    const auto bytes = static_cast<double>(use.bytes - start.bytes);
+    kernel->calls += use.calls - start.calls;
+    kernel->bytes += bytes;
+    kernel->seconds += use.seconds - start.seconds;
+    const auto chosen = std::ranges::find(model.kernels().all(), use.name, &ChosenKernel::name);
+    kernel->ternary = chosen != model.kernels().all().end() && is_ternary(chosen->kernel.op);
+    if (kernel->ternary) {
+      kernel->operations += static_cast<double>(use.operations - start.operations);
+    } else if (chosen != model.kernels().all().end()) {
+      kernel->operations += bytes * operations_per_byte(chosen->kernel, model.config());
+    }
+  }
+  std::ranges::stable_sort(profile.kernels, std::ranges::greater{}, &KernelTime::seconds);
+}
+
+}  // namespace bitnet::bench

@@ -1,0 +1,82 @@
+// What a token costs by arithmetic alone: the bytes that must be read for it and its multiplications and additions, by
+// part of the model. Measured rates divided by what the probes allow for this traffic are the bench's fractions.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "runtime/base/result.h"
+#include "runtime/model/model.h"
+
+namespace bitnet::bench {
+
+// Of one pass: bytes that it must read at least, multiplications and additions of its ternary products.
+struct Work {
+  double bytes = 0;
+  double operations = 0;
+};
+
+// What the machine did around a measurement.
+struct ProbeReading {
+  double read_gbps = 0;  // 10^9 bytes per second
+  double dot_gops = 0;   // 10^9 multiplications and additions per second
+};
+
+// The shortest time, in seconds, that the probes allow: the longer of the times of its bytes and of its operations.
+[[nodiscard]] double limit_seconds(const Work& work, const ProbeReading& probes);
+[[nodiscard]] bool is_memory_bound(const Work& work, const ProbeReading& probes);
+
+struct TernaryPart {
+  std::string layout;     // "t5"
+  double bytes = 0;       // packed, of all layers' products in this layout
+  double operations = 0;  // a product and a sum for each weight, padding left out
+};
+
+struct Traffic {
+  std::vector<TernaryPart> ternary;  // one for each layout in use
+  std::int64_t vocab = 0;            // rows of the head
+  std::int64_t hidden = 0;           // weights of a row
+  double head_weight_bytes = 0;      // of one original weight: 2 or 4
+  double kv_bytes = 0;               // of one position's keys and values in all layers
+  double kv_operations = 0;          // of one position's part in the attention of one token
+
+  [[nodiscard]] Work products() const;  // of one token: all ternary parts
+  [[nodiscard]] double head_exact_bytes() const;
+  [[nodiscard]] double head_int8_bytes() const;  // the rows; their scales and norms are less than 1 % beside them
+  [[nodiscard]] double head_operations() const;
+  // Bytes that the head read for what it did: every original row, every int8 row, and the rows that were scored again.
+  [[nodiscard]] double head_bytes(const HeadUse& use) const;
+};
+
+// kUsage and the rest as map_tensors() has them.
+[[nodiscard]] Result<Traffic> traffic_of(const Model& model, KvType kv_type);
+
+// What changed between two states of one context.
+[[nodiscard]] HeadUse difference(const HeadUse& after, const HeadUse& before);
+
+// A kernel in a profile: its calls, and what these had to read and to multiply.
+struct KernelTime {
+  std::string name;
+  std::uint64_t calls = 0;
+  double bytes = 0;
+  double operations = 0;  // of any type
+  bool ternary = false;   // operations that the dot probe limits
+  double seconds = 0;     // of one thread
+
+  // Of the time that the probes allow; 0 for a kernel that neither streams weights, keys and values nor multiplies
+  // ternary weights, or without times.
+  [[nodiscard]] double fraction(const ProbeReading& probes) const;
+};
+struct Profile {
+  double seconds = 0;  // of the passes, in kernels and outside
+  std::vector<KernelTime> kernels;
+  [[nodiscard]] double kernel_seconds() const;
+};
+
+// Adds the kernels that ran between two states of one context to `profile`. Operations of attention and head, which
+// KernelUse does not count, follow from the bytes that they read.
+void add_uses(const Model& model, std::span<const KernelUse> after, std::span<const KernelUse> before,
+              Profile& profile);
+
+}  // namespace bitnet::bench
