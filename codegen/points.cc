@@ -206,6 +206,7 @@ Result<LayoutPoint> read_layout(const toml::table& table, const std::string& pat
   BITNET_RETURN_IF_ERROR(row.shape(point.n, point.k));
   BITNET_ASSIGN_OR_RETURN(point.min_model_bytes, row.integer(kMinModelBytes));
   BITNET_RETURN_IF_ERROR(row.finish());
+  if (const auto* note = table.get("note")) point.note = note->as_string()->get();  // finish() has seen its type
   return point;
 }
 

@@ -77,6 +77,7 @@ struct LayoutPoint {
   std::int64_t n = 0;
   std::int64_t k = 0;
   std::int64_t min_model_bytes = 0;
+  std::string note;
 };
 // One [[dense]] row.
 struct DensePoint {

@@ -445,6 +445,83 @@ TEST_CASE("points: the exact shape before the general one, and messages for ever
   has(error_of("[[point]]\nop = \"gemv\"\n"), "point without 'isa'");
 }
 
+TEST_CASE("points: layouts by the model's size, a base, and shipped names") {
+  const std::string gemv =
+      "[[point]]\nisa = \"avx512-vbmi\"\nop = \"gemv\"\nformat = \"t5\"\nstreams = 3\nprefetch = 0\n";
+  const std::string row = "[[layout]]\nisa = \"avx512-vbmi\"\n";
+  const auto points =
+      parse_points(gemv + row + "format = \"t5\"\nmin_model_bytes = 1000\n" + row +
+                       "format = \"i2s\"\nmin_model_bytes = 5000\n" + row + "format = \"i2s\"\nn = 48\nk = 128\n",
+                   "cpu.toml");
+  REQUIRE_MESSAGE(points.ok(), points.error().message);
+  const auto format = [&](std::int64_t n, std::uint64_t bytes) {
+    return points->format(Isa::kAvx512Vbmi, n, 128, bytes);
+  };
+  CHECK(format(64, 999) == std::nullopt);
+  CHECK(format(64, 1000) == Format::kT5);
+  CHECK(format(64, 5000) == Format::kI2s);  // the largest bound that is reached
+  CHECK(format(48, 1000) == Format::kI2s);  // the exact shape goes before all general ones
+  CHECK(points->format(Isa::kAvx512, 64, 128, 1000) == std::nullopt);
+  Kernel kernel;
+  kernel.isa = Isa::kAvx2;
+  CHECK_FALSE(points->choose(kernel).ok());
+
+  const auto based = parse_points("base = \"defaults\"\n" + gemv, "cpu.toml");
+  REQUIRE_MESSAGE(based.ok(), based.error().message);
+  CHECK(based->provenance == "cpu.toml");
+  const auto defaults = default_points();
+  REQUIRE(defaults.ok());
+  CHECK(based->points.size() == defaults->points.size());  // one place is its own
+  CHECK(based->choose(kernel)->streams == defaults->choose(kernel)->streams);
+  kernel.isa = Isa::kAvx512Vbmi;
+  kernel.format = Format::kT5;
+  CHECK(based->choose(kernel)->streams == 3);
+  CHECK(defaults->choose(kernel)->streams != 3);
+
+  const auto has = [](const std::string& message, const char* part) {
+    CHECK_MESSAGE(message.find(part) != std::string::npos, message);
+  };
+  has(error_of("base = 3\n" + gemv), "cpu.toml:1: key 'base' must be a string");
+  has(error_of("base = \"zen9\"\n" + gemv), "cpu.toml:1: key 'base': expected a shipped file (defaults");
+  has(error_of(gemv + row + "format = \"t5\"\nmin_model_bytes = -1\n"), "cpu.toml:9: key 'min_model_bytes'");
+  has(error_of(gemv + row + "format = \"t5\"\n" + row + "format = \"i2s\"\n"), "a second layout for the same place");
+
+  // Every shipped file can be named, and holds what the program can read.
+  const std::vector<std::string> shipped = shipped_points();
+  CHECK(std::ranges::find(shipped, "defaults") != shipped.end());
+  for (const std::string& name : shipped) {
+    const auto found = find_points(name);
+    CHECK_MESSAGE(found.ok(), found.error().message);
+  }
+  CHECK(find_points("")->provenance == "defaults");
+  const auto missing = find_points("zen9");
+  REQUIRE_FALSE(missing.ok());
+  has(missing.error().message, "points are a file or one of defaults");
+}
+
+TEST_CASE("t5 serves models whose weights come from memory, t2 those that stay in a cache") {
+  const auto formats = [](std::uint64_t bytes) {
+    ModelShapes shapes = k2B4T;
+    shapes.ternary_bytes = bytes;
+    std::vector<std::string> found;
+    for (const ImagePlan& image : plan_of(shapes, {"avx512"}).images) {
+      for (const KernelSpec& spec : image.kernels) {
+        if (spec.kernel.op == Op::kGemv) {
+          found.push_back(std::string(image.target->name) + " " + std::string(to_string(spec.kernel.format)));
+        }
+      }
+    }
+    std::ranges::sort(found);
+    found.erase(std::ranges::unique(found).begin(), found.end());
+    return found;
+  };
+  const std::vector<std::string> small = {"avx2 i2s", "avx512 i2s"};
+  const std::vector<std::string> large = {"avx2 i2s", "avx512 i2s", "avx512-vbmi t5"};
+  CHECK(formats(0) == small);  // not known
+  CHECK(formats(std::uint64_t{1} << 20) == small);
+  CHECK(formats(std::uint64_t{520} << 20) == large);
+}
+
 TEST_CASE("plans out of range are refused") {
   const auto selection = select_targets(std::vector<std::string>{"scalar"});
   const auto points = default_points();

@@ -45,6 +45,13 @@ void add_explain(CLI::App& app, int& exit_code) {
   command->callback([explain, &exit_code] { exit_code = explain->run(); });
 }
 
+void add_tune(CLI::App& app, int& exit_code) {
+  auto* command = app.add_subcommand("tune", "finds by measurement which variants serve each shape on this machine");
+  auto tune = std::make_shared<TuneCommand>();
+  tune->add_options(*command);
+  command->callback([tune, &exit_code] { exit_code = tune->run(); });
+}
+
 }  // namespace
 }  // namespace bitnet::tools
 
@@ -60,6 +67,7 @@ int main(int argc, char** argv) {
   bitnet::tools::add_inspect(app, exit_code);
   bitnet::tools::add_verify(app, exit_code);
   bitnet::tools::add_list_targets(app, exit_code);
+  bitnet::tools::add_tune(app, exit_code);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -1,5 +1,7 @@
 // bitnet-codegen --model: read the shapes, plan, compile, test, write. The model's SHA-256 (a gigabyte or more) is
 // taken beside the compilation.
+#include "codegen/compile.h"
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -12,7 +14,6 @@
 #include <thread>
 
 #include "codegen/assembly_text.h"
-#include "codegen/compile.h"
 #include "codegen/plan.h"
 #include "codegen/points.h"
 #include "codegen/static_library.h"
@@ -230,6 +231,7 @@ struct Report {
   codegen::CompiledBundle bundle;
   std::size_t packed_bytes = 0;
   std::vector<std::string> warnings;
+  std::string points;  // the file of --tune, or ""
   double total_ms = 0;
 };
 
@@ -247,6 +249,7 @@ std::string json_text(const Report& report) {
   for (const KernelRecord& record : report.bundle.table.kernels) json["kernels"].push_back(record.name);
   json["self_tested"] = report.bundle.self_tested;
   json["packed_bytes"] = report.packed_bytes;
+  if (!report.points.empty()) json["points"] = report.points;
   json["warnings"] = report.warnings;
   for (const codegen::PhaseTime& time : report.bundle.times) json["timing_ms"][time.phase] = time.milliseconds;
   json["timing_ms"]["total"] = report.total_ms;
@@ -271,17 +274,26 @@ void print_text(const Report& report, int verbosity) {
   for (const KernelRecord& record : report.bundle.table.kernels) std::fprintf(stderr, "  %s\n", record.name.c_str());
 }
 
+Status tune_first(const CompileCommand& command, const ModelTensors& tensors, const codegen::TargetSelection& selection,
+                  const codegen::Points& base, const std::string& output) {
+  TuneRequest request;
+  request.shapes = shapes_to_tune(tensors);
+  request.output = output;
+  request.full = command.tune == "full";
+  request.quiet = command.quiet;
+  request.jobs = command.jobs;
+  return tune_to_file(request, selection, base);
+}
+
 Result<Report> compile_model(const CompileCommand& command) {
   const Clock::time_point begin = Clock::now();
   Report report;
   BITNET_ASSIGN_OR_RETURN(const codegen::TargetSelection selection, codegen::select_targets(command.targets));
   BITNET_ASSIGN_OR_RETURN(const codegen::PlanOptions plan_options, read_format(command.format));
-  BITNET_ASSIGN_OR_RETURN(const codegen::Points points, codegen::find_points(command.points));
+  BITNET_ASSIGN_OR_RETURN(codegen::Points points, codegen::find_points(command.points));
   BITNET_ASSIGN_OR_RETURN(const gguf::File file, gguf::File::open(command.model));
   BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(file));
   BITNET_ASSIGN_OR_RETURN(const ModelTensors tensors, map_tensors(file, config));
-  BITNET_ASSIGN_OR_RETURN(const codegen::Plan plan,
-                          codegen::make_plan(kernel_shapes(tensors), selection, points, plan_options));
 
   const bool library = command.emit == "static";
   if (library && command.pack) {
@@ -295,6 +307,16 @@ Result<Report> compile_model(const CompileCommand& command) {
   }
   BITNET_RETURN_IF_ERROR(check_output(report.output, command.model));
 
+  if (!command.tune.empty()) {
+    report.points = command.points_out.empty()
+                        ? std::filesystem::path(report.output).replace_extension(".points.toml").string()
+                        : command.points_out;
+    BITNET_RETURN_IF_ERROR(check_output(report.points, command.model));
+    BITNET_RETURN_IF_ERROR(tune_first(command, tensors, selection, points, report.points));
+    BITNET_ASSIGN_OR_RETURN(points, codegen::read_points(report.points));
+  }
+  BITNET_ASSIGN_OR_RETURN(const codegen::Plan plan,
+                          codegen::make_plan(kernel_shapes(tensors), selection, points, plan_options));
   auto hashed = std::async(std::launch::async, [&] { return hash_model(file); });
   codegen::CompileOptions options;
   options.jobs = command.jobs;
@@ -349,7 +371,11 @@ void CompileCommand::add_options(CLI::App& app) {
                  "the bundle; default: MODEL.TARGET.bnk beside the model, MODEL.bnk for several");
   app.add_option("--format", format, "weight layouts: auto (what the points say for each shape), i2s, t5, tl1 or tl2")
       ->capture_default_str();
-  app.add_option("--points", points, "tuned points instead of the defaults: a shipped name (schedules/points) or a TOML file");
+  app.add_option("--points", points,
+                 "tuned points instead of the defaults: a shipped name (schedules/points) or a TOML file");
+  app.add_flag("--tune{quick}", tune, "measure on this machine first: --tune, --tune=quick or --tune=full")
+      ->check(CLI::IsMember({"quick", "full"}));
+  app.add_option("--points-out", points_out, "where --tune keeps its points; default: beside the bundle, .points.toml");
   app.add_flag("--pack", pack, "put the packed weights into the bundle");
   app.add_option("--emit-sources", emit_sources, "also write the generated sources and their headers into this folder");
   app.add_option("--emit-asm", emit_asm,

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "codegen/plan.h"
+#include "codegen/tune.h"
 #include "runtime/base/result.h"
 
 namespace bitnet::tools {
@@ -24,6 +25,8 @@ class CompileCommand {
   std::vector<std::string> targets;
   std::string output;
   std::string points;
+  std::string tune;  // "", "quick" or "full"
+  std::string points_out;
   std::string format = "auto";
   std::string emit = "bundle";
   std::string emit_sources;
@@ -52,5 +55,40 @@ class ExplainCommand {
   std::string points;
   bool json = false;
 };
+
+// `bitnet-codegen tune`: points for this machine, by measurement.
+class TuneCommand {
+ public:
+  void add_options(CLI::App& command);
+  // Exit code. A comparison goes to standard output, progress and errors to standard error.
+  [[nodiscard]] int run() const;
+
+  std::vector<std::string> targets = {"native"};
+  std::string model;
+  std::string shapes;
+  std::string output;
+  std::string points;
+  std::string compare;
+  std::string against = "defaults";
+  int jobs = 0;
+  bool quick = false;
+  bool full = false;
+  bool add = false;
+  bool quiet = false;
+};
+
+// The products of a model, each shape once with the number of its layers.
+[[nodiscard]] std::vector<codegen::TuneShape> shapes_to_tune(const ModelTensors& tensors);
+struct TuneRequest {
+  std::vector<codegen::TuneShape> shapes;
+  std::string output;
+  bool add = false;  // keep the rows of other shapes in `output`
+  bool full = false;
+  bool quiet = false;
+  int jobs = 0;
+};
+// Tunes with progress on standard error and writes the points. Ctrl-C: kInterrupted, nothing written.
+[[nodiscard]] Status tune_to_file(const TuneRequest& request, const codegen::TargetSelection& asked,
+                                  const codegen::Points& base);
 
 }  // namespace bitnet::tools

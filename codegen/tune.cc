@@ -1,0 +1,294 @@
+// The order of the search: for each shape, one compilation of all variants; then for each target a race per format and
+// operation, formats that cannot win any more left out; last a race of layouts, the formats' best kernels side by side.
+#include "codegen/tune.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <optional>
+#include <utility>
+
+#include "codegen/families.h"
+#include "codegen/tune_places.h"
+#include "codegen/tune_space.h"
+#include "runtime/kernels/layout.h"
+
+namespace bitnet::codegen {
+namespace {
+
+constexpr Format kFormats[] = {Format::kI2s, Format::kT5, Format::kTl1, Format::kTl2};
+// A format whose gemv is slower than the best one's by more than this cannot win as a layout: its other operations are
+// not tuned (except in a full run; i2s always is, since other CPUs and --format i2s need it).
+constexpr double kHopeless = 1.10;
+
+std::string place_name(const Point& place) {
+  std::string name = std::string(to_string(place.isa)) + " " + std::string(to_string(place.format)) + " " +
+                     std::string(to_string(place.op));
+  if (place.m != 0) name += " m = " + std::to_string(place.m);
+  return name;
+}
+
+std::string number(const char* format, double value) {
+  char text[64];
+  std::snprintf(text, sizeof text, format, value);
+  return text;
+}
+
+std::string slower(double lead) { return lead < 0.005 ? "the same" : number("%.0f %% slower", lead * 100); }
+
+// One place (isa, format, op, m) of a shape: its variants and, once raced, the winner.
+struct Place {
+  Point point;  // isa, op, format, m
+  std::vector<Point> space;
+  std::size_t standard = 0;
+  std::size_t first_variant = 0;  // of its space, among all of the shape
+  bool done = false;
+  std::size_t winner = 0;
+  double cost = 0;  // of the winner
+};
+
+struct FormatPlaces {
+  const Target* target = nullptr;
+  Format format = Format::kI2s;
+  std::vector<std::size_t> places;  // in the order of kOperations, gemv first
+};
+
+struct GroupPlaces {
+  const TuneGroup* group = nullptr;
+  std::vector<FormatPlaces> formats;
+};
+
+class Tuner {
+ public:
+  Tuner(const TargetSelection& selection, const Points& base, TuneBench& bench, const TuneOptions& options)
+      : groups_(groups_of(selection)), base_(base), bench_(bench), options_(options) {
+    race_options_.final_rounds = options.full ? 24 : 12;
+  }
+
+  Result<TuneResult> run(std::span<const TuneShape> shapes) {
+    const std::uint64_t bytes = model_bytes(shapes);
+    std::vector<GroupPlaces> first = plan_shape(shapes.front());
+    for (const GroupPlaces& group : first) {
+      for (const FormatPlaces& format : group.formats) progress_.total += format.places.size();
+      ++progress_.total;  // the layout
+    }
+    progress_.total *= shapes.size();
+    for (const TuneShape& shape : shapes) BITNET_RETURN_IF_ERROR(tune_shape(shape, bytes));
+    progress_.now.clear();
+    report();
+    return std::move(result_);
+  }
+
+ private:
+  // Fills places_ with what there is to race for a shape.
+  std::vector<GroupPlaces> plan_shape(const TuneShape& shape) {
+    places_.clear();
+    std::size_t variants = 0;
+    std::vector<GroupPlaces> plan;
+    for (const TuneGroup& group : groups_) {
+      GroupPlaces& in_group = plan.emplace_back();
+      in_group.group = &group;
+      for (const Target* target : group.images) {
+        for (const Format format : kFormats) {
+          if (!has_family(target->isa, format, "gemv")) continue;
+          FormatPlaces& in_format = in_group.formats.emplace_back();
+          in_format.target = target;
+          in_format.format = format;
+          for (const Operation& operation : kOperations) {
+            if (!has_family(target->isa, format, operation.family)) continue;
+            in_format.places.push_back(places_.size());
+            places_.push_back(make_place(*target, format, operation, shape));
+            places_.back().first_variant = variants;
+            variants += places_.back().space.size();
+          }
+        }
+      }
+    }
+    return plan;
+  }
+
+  Place make_place(const Target& target, Format format, const Operation& operation, const TuneShape& shape) {
+    Place place;
+    place.point.isa = target.isa;
+    place.point.op = operation.op;
+    place.point.format = format;
+    place.point.m = operation.m;
+    const Result<Point> known = choose_point(base_, place.point, shape);
+    std::vector<Point> serving;
+    if (known.ok()) serving.push_back(*known);
+    place.space = tune_space(place.point, serving, options_.full, options_.halide);
+    for (std::size_t i = 0; i < place.space.size(); ++i) {
+      if (known.ok() && same_kernel(place.space[i], *known)) place.standard = i;
+    }
+    return place;
+  }
+
+  Status tune_shape(const TuneShape& shape, std::uint64_t bytes) {
+    const std::vector<GroupPlaces> plan = plan_shape(shape);
+    say("compiling variants for " + shape_name(shape));
+    std::vector<KernelSpec> variants;
+    for (const Place& place : places_) {
+      for (std::size_t i = 0; i < place.space.size(); ++i) {
+        const Point& point = place.space[i];
+        variants.push_back(ternary_kernel(point, {shape.n, shape.k}, 0, point.technique + "v" + std::to_string(i)));
+      }
+    }
+    BITNET_RETURN_IF_ERROR(bench_.prepare(variants));
+    for (const GroupPlaces& group : plan) {
+      std::optional<double> best;
+      for (const FormatPlaces& format : group.formats) {
+        BITNET_RETURN_IF_ERROR(race_place(shape, places_[format.places.front()]));
+        const Place& gemv = places_[format.places.front()];
+        if (gemv.done && (!best || gemv.cost < *best)) best = gemv.cost;
+      }
+      for (const FormatPlaces& format : group.formats) {
+        const Place& gemv = places_[format.places.front()];
+        const bool hopeful = gemv.done && gemv.cost <= *best * kHopeless;
+        for (std::size_t i = 1; i < format.places.size(); ++i) {
+          if (hopeful || options_.full || format.format == Format::kI2s) {
+            BITNET_RETURN_IF_ERROR(race_place(shape, places_[format.places[i]]));
+          } else {
+            ++progress_.done;
+          }
+        }
+      }
+      BITNET_RETURN_IF_ERROR(race_layouts(shape, group, bytes));
+    }
+    return {};
+  }
+
+  [[nodiscard]] static Contestant trials_of(const Place& place, std::size_t variant) {
+    if (place.point.op == Op::kGemv) return {{variant, 1, false}};
+    if (place.point.m != 0) return {{variant, place.point.m, false}};
+    Contestant trials;
+    for (const std::int64_t tokens : kPrefillTokens) trials.push_back({variant, tokens, false});
+    return trials;
+  }
+
+  Status race_place(const TuneShape& shape, Place& place) {
+    say(place_name(place.point) + " " + shape_name(shape));
+    std::vector<std::size_t> exact;  // of the space
+    std::vector<Contestant> contestants;
+    std::size_t standard = 0;
+    for (std::size_t i = 0; i < place.space.size(); ++i) {
+      const Status right = bench_.check(place.first_variant + i);
+      if (!right.ok()) {
+        if (right.error().code != ErrorCode::kVerification) return right.error();
+        result_.inexact.push_back(place_name(place.point) + " " + shape_name(shape) + ", " + describe(place.space[i]) +
+                                  ": left out, " + right.error().message);
+        continue;
+      }
+      if (i == place.standard) standard = exact.size();
+      exact.push_back(i);
+      contestants.push_back(trials_of(place, place.first_variant + i));
+    }
+    ++progress_.done;
+    if (exact.empty()) return {};  // reported above; the place has no winner
+    BITNET_ASSIGN_OR_RETURN(const RaceResult raced, race(bench_, contestants, standard, race_options_, options_.stop));
+    place.done = true;
+    place.winner = exact[raced.winner];
+    place.cost = raced.costs[raced.winner];
+    Point point = place.space[place.winner];
+    point.n = shape.n;
+    point.k = shape.k;
+    point.note = note(place, shape, raced, exact);
+    progress_.best =
+        place_name(point) + " " + shape_name(shape) + ": " + describe(point) + ", " + figure(point, shape, place.cost);
+    result_.points.push_back(std::move(point));
+    return {};
+  }
+
+  // "0.953 of the read probe": what the winner reaches of its own limit.
+  static std::string figure(const Point& point, const TuneShape& shape, double cost) {
+    double fraction = 1 / cost;
+    if (point.op == Op::kGemv) {
+      const Layout layout = layout_of(point.format);
+      fraction *= static_cast<double>(matrix_bytes(layout, shape.n, shape.k)) /
+                  static_cast<double>(matrix_bytes(Layout::kT2, shape.n, shape.k));
+      return number("%.3f of the read probe", fraction);
+    }
+    return number(point.m != 0 ? "%.3f of the lower limit" : "%.3f of the dot probe", fraction);
+  }
+
+  static std::string note(const Place& place, const TuneShape& shape, const RaceResult& raced,
+                          const std::vector<std::size_t>& exact) {
+    const Point& winner = place.space[place.winner];
+    std::string text = figure(winner, shape, place.cost);
+    if (raced.runner_up != raced.winner) {
+      text += "; " + describe(place.space[exact[raced.runner_up]]) + ": " +
+              (raced.lead < 0 ? "within the noise" : slower(raced.lead));
+    }
+    text += "; best of " + std::to_string(exact.size());
+    return text;
+  }
+
+  // The formats whose gemv and gemm have winners, as whole layouts.
+  Status race_layouts(const TuneShape& shape, const GroupPlaces& group, std::uint64_t bytes) {
+    std::vector<const FormatPlaces*> runners;
+    std::vector<Contestant> contestants;
+    std::size_t standard = 0;
+    for (const FormatPlaces& format : group.formats) {
+      const Place& gemv = places_[format.places[0]];
+      const Place& gemm = places_[format.places[1]];
+      if (!gemv.done || !gemm.done) continue;
+      Contestant trials = {{gemv.first_variant + gemv.winner, 1, false}};
+      if (options_.more_threads) trials.push_back({gemv.first_variant + gemv.winner, 1, true});
+      trials.push_back({gemm.first_variant + gemm.winner, kPrefillTokens[0], false});
+      if (format.format == chosen_format(base_, *group.group, shape, bytes)) standard = runners.size();
+      runners.push_back(&format);
+      contestants.push_back(std::move(trials));
+    }
+    ++progress_.done;
+    if (runners.empty()) return {};
+    say(group.group->name + " layout of " + shape_name(shape));
+    BITNET_ASSIGN_OR_RETURN(const RaceResult raced, race(bench_, contestants, standard, race_options_, options_.stop));
+    const Format winner = runners[raced.winner]->format;
+    std::string note = "gemv with 1 thread and all, gemm: ";
+    if (raced.runner_up != raced.winner) {
+      note += std::string(to_string(runners[raced.runner_up]->format)) + " " +
+              (raced.lead < 0 ? "within the noise" : slower(raced.lead));
+    } else {
+      note += "no other format came near";
+    }
+    progress_.best =
+        group.group->name + " layout of " + shape_name(shape) + ": " + std::string(to_string(winner)) + ", " + note;
+    // Every image of the group gets a row: one without the family leaves the shape to the others.
+    for (const Target* image : group.group->images) {
+      LayoutPoint row;
+      row.isa = image->isa;
+      row.format = has_family(image->isa, winner, "gemv") ? winner : Format::kI2s;
+      row.n = shape.n;
+      row.k = shape.k;
+      row.min_model_bytes = row.format == Format::kI2s ? 0 : options_.cached_bytes;
+      row.note = row.format == winner ? note : "where there is no " + std::string(to_string(winner));
+      result_.layouts.push_back(std::move(row));
+    }
+    return {};
+  }
+
+  void say(std::string now) {
+    progress_.now = std::move(now);
+    report();
+  }
+  void report() const {
+    if (options_.progress) options_.progress(progress_);
+  }
+
+  std::vector<TuneGroup> groups_;
+  const Points& base_;
+  TuneBench& bench_;
+  const TuneOptions& options_;
+  RaceOptions race_options_;
+  TuneProgress progress_;
+  std::vector<Place> places_;  // of the shape at hand
+  TuneResult result_;
+};
+
+}  // namespace
+
+Result<TuneResult> tune(std::span<const TuneShape> shapes, const TargetSelection& selection, const Points& base,
+                        TuneBench& bench, const TuneOptions& options) {
+  BITNET_RETURN_IF_ERROR(check_tune_shapes(shapes));
+  return Tuner(selection, base, bench, options).run(shapes);
+}
+
+}  // namespace bitnet::codegen
