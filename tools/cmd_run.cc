@@ -6,12 +6,16 @@
 #include <cstdio>
 #include <fstream>
 #include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "runtime/generation/generator.h"
+#include "runtime/generation/ngram_draft.h"
 #include "runtime/model/model.h"
 #include "runtime/model/node_dump.h"
 #include "runtime/sampling/recommended.h"
@@ -26,8 +30,7 @@
 namespace bitnet::tools {
 namespace {
 
-// Prefill stops for an interrupt after this many tokens.
-constexpr std::size_t kPrefillPiece = 512;
+enum class Draft : std::uint8_t { kNone, kNgram };
 
 // What the user chose; the rest is what the model's file recommends, or else the sampler's default.
 struct SamplingChoice {
@@ -57,6 +60,7 @@ struct Options {
   ModelOptions load;
   std::int64_t context = 0;
   KvType kv_type = KvType::kF16;
+  Draft draft = Draft::kNone;
   std::vector<std::string> stops;
   std::vector<std::int32_t> stop_ids;
   std::string dump_logits;
@@ -74,9 +78,7 @@ double milliseconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
 
-double rate(std::size_t tokens, double milliseconds) {
-  return milliseconds > 0.0 ? static_cast<double>(tokens) * 1000.0 / milliseconds : 0.0;
-}
+double rate(std::size_t tokens, double seconds) { return seconds > 0.0 ? static_cast<double>(tokens) / seconds : 0.0; }
 
 std::uint64_t resident_bytes() {
   std::ifstream statm("/proc/self/statm");
@@ -92,7 +94,7 @@ class Run {
   explicit Run(const Options& options) : options_(options), filter_(options.stops) {}
 
   Status execute();
-  [[nodiscard]] bool was_interrupted() const { return finish_reason_ == "interrupted"; }
+  [[nodiscard]] bool was_interrupted() const { return generator_->reason() == FinishReason::kInterrupted; }
 
  private:
   Status prepare();
@@ -100,8 +102,8 @@ class Run {
   Status read_prompt();
   Status prefill();
   Status generate();
-  [[nodiscard]] Status show(const std::string& text);
-  [[nodiscard]] Status show_token(std::int32_t id, const std::string& text);
+  [[nodiscard]] Status show(std::string_view text);
+  [[nodiscard]] Status show_token(std::int32_t id, std::string_view text);
   [[nodiscard]] Status report_results();
   [[nodiscard]] nlohmann::ordered_json results() const;
   void print_summary() const;
@@ -112,22 +114,18 @@ class Run {
   std::unique_ptr<Context> context_;
   std::optional<Tokenizer> tokenizer_;
   std::optional<Sampler> sampler_;
+  NgramDraft draft_;
+  std::optional<Generator> generator_;
   SamplingParams sampling_;
   LogitsFile logits_file_;
   std::optional<NodeDump> node_dump_;
   StopFilter filter_;
   std::string prompt_;
   std::vector<std::int32_t> prompt_ids_;
-  std::vector<float> logits_;  // of the last evaluated token
   std::vector<std::int32_t> generated_;
   std::string text_;
-  std::string finish_reason_ = "length";
-  std::size_t prefilled_ = 0;
-  std::size_t decoded_ = 0;
   double load_ms_ = 0.0;
   double tokenize_ms_ = 0.0;
-  double prefill_ms_ = 0.0;
-  double decode_ms_ = 0.0;
   double total_ms_ = 0.0;
 };
 
@@ -196,38 +194,6 @@ Status Run::read_prompt() {
   return {};
 }
 
-Status Run::prefill() {
-  const auto start = std::chrono::steady_clock::now();
-  const auto room = static_cast<std::size_t>(context_->size());
-  if (prompt_ids_.size() > room) {
-    return Error{ErrorCode::kFailure, "the prompt has " + std::to_string(prompt_ids_.size()) +
-                                          " tokens and the context only " + std::to_string(room) +
-                                          " positions; give a larger --ctx-size"};
-  }
-  const auto keep = [&](std::int64_t position, std::span<const float> logits) -> Status {
-    if (static_cast<std::size_t>(position) + 1 == prompt_ids_.size()) logits_.assign(logits.begin(), logits.end());
-    return logits_file_.add(logits);
-  };
-  const std::span<const std::int32_t> ids(prompt_ids_);
-  if (node_dump_.has_value()) {
-    BITNET_RETURN_IF_ERROR(context_->eval_dump(ids, *node_dump_, keep));
-    prefilled_ = ids.size();
-  }
-  while (prefilled_ < ids.size() && !interrupted()) {
-    const std::span<const std::int32_t> piece =
-        ids.subspan(prefilled_, std::min(kPrefillPiece, ids.size() - prefilled_));
-    if (!options_.dump_logits.empty()) {
-      BITNET_RETURN_IF_ERROR(context_->eval_all(piece, keep));
-    } else {
-      BITNET_ASSIGN_OR_RETURN(const std::span<const float> logits, context_->eval(piece));
-      logits_.assign(logits.begin(), logits.end());
-    }
-    prefilled_ += piece.size();
-  }
-  prefill_ms_ = milliseconds_since(start);
-  return {};
-}
-
 bool Run::ends(std::int32_t id) const {
   if (std::find(options_.stop_ids.begin(), options_.stop_ids.end(), id) != options_.stop_ids.end()) return true;
   if (options_.ignore_eos) return false;
@@ -236,75 +202,75 @@ bool Run::ends(std::int32_t id) const {
   return eos.ok() && *eos == static_cast<std::uint64_t>(id);
 }
 
-Status Run::show(const std::string& text) {
-  text_ += text;
-  if (options_.json || options_.jsonl || text.empty()) return {};
-  return write_output(text);
+Status Run::prefill() {
+  GenerationOptions generation;
+  generation.max_tokens = options_.max_tokens;
+  generation.ends = [this](std::int32_t id) { return ends(id); };
+  generation.interrupted = interrupted;
+  if (!options_.dump_logits.empty()) {
+    generation.logits = [this](std::int64_t, std::span<const float> logits) { return logits_file_.add(logits); };
+  }
+  if (node_dump_.has_value()) generation.node_dump = &*node_dump_;
+  if (options_.draft == Draft::kNgram) generation.drafter = &draft_;
+  generator_.emplace(*context_, *sampler_, std::move(generation));
+  return generator_->prefill(prompt_ids_);
 }
 
-Status Run::show_token(std::int32_t id, const std::string& text) {
+// Into the results, and to standard output at the latest when the next pass begins.
+Status Run::show(std::string_view text) {
+  text_ += text;
+  if (options_.json || options_.jsonl) return {};
+  return buffer_output(text);
+}
+
+Status Run::show_token(std::int32_t id, std::string_view text) {
   BITNET_RETURN_IF_ERROR(show(text));
   if (!options_.jsonl) return {};
   const nlohmann::ordered_json line = {{"token", id}, {"text", text}};
-  return write_output(line.dump() + "\n");
+  return buffer_output(line.dump() + "\n");
 }
 
 Status Run::generate() {
-  const auto start = std::chrono::steady_clock::now();
   std::optional<Tokenizer::Decoder> decoder;
   if (tokenizer_.has_value()) decoder.emplace(*tokenizer_, false);
-  for (const std::int32_t id : prompt_ids_) BITNET_RETURN_IF_ERROR(sampler_->accept(id));
-  while (options_.max_tokens < 0 || static_cast<std::int64_t>(generated_.size()) < options_.max_tokens) {
-    if (interrupted()) break;
-    BITNET_ASSIGN_OR_RETURN(const std::int32_t id, sampler_->sample(logits_));
-    if (ends(id)) {
-      finish_reason_ = "stop";
-      break;
-    }
-    generated_.push_back(id);
-    BITNET_RETURN_IF_ERROR(sampler_->accept(id));
+  while (true) {
+    if (generator_->needs_pass()) BITNET_RETURN_IF_ERROR(write_output({}));
+    BITNET_ASSIGN_OR_RETURN(const std::optional<std::int32_t> id, generator_->next());
+    if (!id.has_value()) break;
+    generated_.push_back(*id);
     const std::string piece =
-        decoder.has_value() ? decoder->push(id) : (generated_.size() > 1 ? " " : "") + std::to_string(id);
-    BITNET_RETURN_IF_ERROR(show_token(id, filter_.push(piece)));
-    if (filter_.stopped()) {
-      finish_reason_ = "stop";
-      break;
-    }
-    const bool last = static_cast<std::int64_t>(generated_.size()) == options_.max_tokens;
-    if (last && options_.dump_logits.empty()) break;  // nobody needs its logits
-    if (context_->position() == context_->size()) {
-      if (!last && !options_.quiet) {
-        std::fprintf(stderr, "\nbitnet: the context of %lld positions is full; --ctx-size makes it larger\n",
-                     static_cast<long long>(context_->size()));
-      }
-      break;
-    }
-    BITNET_ASSIGN_OR_RETURN(const std::span<const float> logits, context_->eval({&id, 1}));
-    logits_.assign(logits.begin(), logits.end());
-    BITNET_RETURN_IF_ERROR(logits_file_.add(logits));
-    ++decoded_;
+        decoder.has_value() ? decoder->push(*id) : (generated_.size() > 1 ? " " : "") + std::to_string(*id);
+    BITNET_RETURN_IF_ERROR(show_token(*id, filter_.push(piece)));
+    if (filter_.stopped()) generator_->stop();
+  }
+  if (generator_->reason() == FinishReason::kContextFull && !options_.quiet) {
+    std::fprintf(stderr, "\nbitnet: the context of %lld positions is full; --ctx-size makes it larger\n",
+                 static_cast<long long>(context_->size()));
   }
   if (decoder.has_value()) BITNET_RETURN_IF_ERROR(show(filter_.push(decoder->finish())));
   BITNET_RETURN_IF_ERROR(show(filter_.finish()));
-  decode_ms_ = milliseconds_since(start);
-  return {};
+  return write_output({});
 }
 
 nlohmann::ordered_json Run::results() const {
   const std::string_view format = "i2_s";
+  const GenerationStats& stats = generator_->stats();
   return {
       {"prompt", prompt_},
       {"text", text_},
       {"tokens", generated_},
-      {"finish_reason", finish_reason_},
+      {"finish_reason", finish_name(generator_->reason())},
       {"counts", {{"prompt", prompt_ids_.size()}, {"generated", generated_.size()}}},
       {"timing_ms",
        {{"load", load_ms_},
         {"tokenize", tokenize_ms_},
-        {"prefill", prefill_ms_},
-        {"decode", decode_ms_},
+        {"prefill", stats.prefill_seconds * 1e3},
+        {"decode", stats.decode_seconds * 1e3},
         {"total", total_ms_}}},
-      {"throughput", {{"prefill_tps", rate(prefilled_, prefill_ms_)}, {"decode_tps", rate(decoded_, decode_ms_)}}},
+      {"throughput",
+       {{"prefill_tps", rate(stats.prefilled, stats.prefill_seconds)},
+        {"decode_tps", rate(stats.decoded, stats.decode_seconds)}}},
+      {"draft", {{"proposed", stats.proposed}, {"accepted", stats.accepted}, {"passes", stats.draft_passes}}},
       {"memory", {{"rss_bytes", resident_bytes()}, {"kv_bytes", context_->kv_bytes()}}},
       {"model",
        {{"path", model_->path()},
@@ -326,22 +292,28 @@ nlohmann::ordered_json Run::results() const {
 }
 
 void Run::print_summary() const {
+  const GenerationStats& stats = generator_->stats();
   const std::string kernels = describe_kernels(*model_, context_->kernel_uses());
   std::fprintf(stderr,
                "bitnet: %s (%s, %.1f M parameters), target %.*s, %s, %d threads, loaded in %.0f ms, prefill %zu tokens "
                "at %.1f tokens/s, decode %zu tokens at %.1f tokens/s\n",
                model_->path().c_str(), model_->config().architecture.c_str(),
                static_cast<double>(model_->parameters()) / 1e6, static_cast<int>(model_->target().size()),
-               model_->target().data(), kernels.c_str(), model_->threads(), load_ms_, prefilled_,
-               rate(prefilled_, prefill_ms_), decoded_, rate(decoded_, decode_ms_));
+               model_->target().data(), kernels.c_str(), model_->threads(), load_ms_, stats.prefilled,
+               rate(stats.prefilled, stats.prefill_seconds), stats.decoded, rate(stats.decoded, stats.decode_seconds));
   print_bundle_advice(*model_);
   if (!options_.metrics) return;
-  std::fprintf(
-      stderr,
-      "bitnet: tokenize %.2f ms, prefill %.2f ms, decode %.2f ms, total %.2f ms, weights %llu bytes, "
-      "key/value cache %llu bytes, resident %llu bytes\n",
-      tokenize_ms_, prefill_ms_, decode_ms_, total_ms_, static_cast<unsigned long long>(model_->weight_bytes()),
-      static_cast<unsigned long long>(context_->kv_bytes()), static_cast<unsigned long long>(resident_bytes()));
+  std::fprintf(stderr,
+               "bitnet: tokenize %.2f ms, prefill %.2f ms, decode %.2f ms, total %.2f ms, weights %llu bytes, "
+               "key/value cache %llu bytes, resident %llu bytes\n",
+               tokenize_ms_, stats.prefill_seconds * 1e3, stats.decode_seconds * 1e3, total_ms_,
+               static_cast<unsigned long long>(model_->weight_bytes()),
+               static_cast<unsigned long long>(context_->kv_bytes()),
+               static_cast<unsigned long long>(resident_bytes()));
+  if (options_.draft != Draft::kNone) {
+    std::fprintf(stderr, "bitnet: drafted %zu tokens in %zu passes, %zu of them accepted\n", stats.proposed,
+                 stats.draft_passes, stats.accepted);
+  }
   for (const KernelUse& use : context_->kernel_uses()) {
     std::fprintf(stderr, "bitnet: %10llu calls of %s\n", static_cast<unsigned long long>(use.calls), use.name.c_str());
   }
@@ -367,8 +339,7 @@ Status Run::execute() {
   BITNET_RETURN_IF_ERROR(load());
   BITNET_RETURN_IF_ERROR(read_prompt());
   BITNET_RETURN_IF_ERROR(prefill());
-  if (!interrupted()) BITNET_RETURN_IF_ERROR(generate());
-  if (interrupted()) finish_reason_ = "interrupted";
+  BITNET_RETURN_IF_ERROR(generate());
   total_ms_ = milliseconds_since(start);
   BITNET_RETURN_IF_ERROR(report_results());
   return logits_file_.finish();
@@ -380,6 +351,16 @@ int run(const Options& options) {
   const Status done = job.execute();
   if (!done.ok()) return report(done.error());
   return job.was_interrupted() ? static_cast<int>(ErrorCode::kInterrupted) : 0;
+}
+
+void add_draft(CLI::App& command, Draft& draft) {
+  static const std::map<std::string, Draft> kDrafts{{"none", Draft::kNone}, {"ngram", Draft::kNgram}};
+  command
+      .add_option("--draft", draft,
+                  "ngram: guess tokens from the text's own repetitions and check several in one pass; faster where "
+                  "text repeats, never another text")
+      ->transform(CLI::CheckedTransformer(kDrafts))
+      ->option_text("none|ngram");
 }
 
 void add_seed(CLI::App& command, std::optional<std::uint64_t>& seed) {
@@ -423,6 +404,7 @@ void add_run_command(CLI::App& app, int& exit_code) {
   command->add_flag("--greedy", o.sampling.greedy, "Temperature 0: always the most likely token, after penalties");
   add_load_options(*command, o.load);
   add_kv_option(*command, o.kv_type);
+  add_draft(*command, o.draft);
   command->add_option("-C,--ctx-size", o.context, "Positions; 0: the model's, at most 4096");
   command->add_option("--stop", o.stops, "Text that ends the generation (repeatable)")->allow_extra_args(false);
   add_ids(*command, "--stop-id", o.stop_ids, "Token ids that end the generation (repeatable)");
