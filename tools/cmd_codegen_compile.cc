@@ -1,7 +1,5 @@
 // bitnet-codegen --model: read the shapes, plan, compile, test, write. The model's SHA-256 (a gigabyte or more) is
 // taken beside the compilation.
-#include "codegen/compile.h"
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -14,6 +12,7 @@
 #include <thread>
 
 #include "codegen/assembly_text.h"
+#include "codegen/compile.h"
 #include "codegen/plan.h"
 #include "codegen/points.h"
 #include "codegen/static_library.h"
@@ -27,6 +26,7 @@
 #include "runtime/model/config.h"
 #include "runtime/model/kernel_set.h"
 #include "tools/codegen_commands.h"
+#include "tools/codegen_pack.h"
 #include "tools/output.h"
 
 namespace bitnet::tools {
@@ -66,88 +66,6 @@ std::string default_output(const std::string& model, const codegen::TargetSelect
   path.replace_extension(selection.single ? "." + selection.name + ".bnk" : ".bnk");
   return path.string();
 }
-
-// The packed weights, one product at a time: bytes come in ascending order, so only the product that is being read is
-// held in memory.
-class PackedWeights {
- public:
-  static Result<std::shared_ptr<PackedWeights>> create(const ModelTensors& tensors, const ProductLayouts& layouts,
-                                                       int jobs) {
-    auto weights = std::shared_ptr<PackedWeights>(new PackedWeights(tensors, layouts));
-    BITNET_ASSIGN_OR_RETURN(weights->pool_, ThreadPool::create(jobs));
-    return weights;
-  }
-
-  [[nodiscard]] std::size_t bytes() const { return layout_.bytes; }
-
-  // One for each product with undefined codes among those read so far, worded as at load: what loads the bundle copies
-  // the packed weights and no longer sees those codes.
-  [[nodiscard]] std::vector<std::string> warnings(const std::string& model) const {
-    std::vector<std::string> out;
-    for (std::size_t index = 0; index < count(); ++index) {
-      if (undefined_[index] == 0) continue;
-      const FusedMatrix& product = tensors_.layers[index / 4].products[index % 4];
-      out.push_back(model + ": tensor " + std::string(product.parts.front()->name) +
-                    (product.parts.size() > 1 ? " and those stacked with it" : "") + ": " +
-                    std::to_string(undefined_[index]) +
-                    " codes are 3, which I2_S does not define; they are read as weight 0");
-    }
-    return out;
-  }
-
-  Status read(std::size_t offset, std::span<std::byte> out) {
-    std::memset(out.data(), 0, out.size());
-    const std::size_t end = offset + out.size();
-    for (std::size_t index = first_product(offset); index < count(); ++index) {
-      const std::size_t begin = offset_of(index);
-      if (begin >= end) break;
-      BITNET_RETURN_IF_ERROR(pack(index));
-      const std::size_t from = std::max(begin, offset);
-      const std::size_t to = std::min(begin + packed_bytes_, end);
-      if (from < to) std::memcpy(out.data() + (from - offset), packed_.data() + (from - begin), to - from);
-    }
-    return {};
-  }
-
- private:
-  PackedWeights(const ModelTensors& tensors, const ProductLayouts& layouts)
-      : tensors_(tensors), layouts_(layouts), layout_(packed_layout(tensors, layouts)), undefined_(count()) {}
-
-  [[nodiscard]] std::size_t count() const { return tensors_.layers.size() * 4; }
-  [[nodiscard]] std::size_t offset_of(std::size_t index) const { return layout_.offsets[index / 4][index % 4]; }
-  // The last product that begins at or before `offset`.
-  [[nodiscard]] std::size_t first_product(std::size_t offset) const {
-    std::size_t index = 0;
-    while (index + 1 < count() && offset_of(index + 1) <= offset) ++index;
-    return index;
-  }
-
-  Status pack(std::size_t index) {
-    if (index == held_) return {};
-    const FusedMatrix& product = tensors_.layers[index / 4].products[index % 4];
-    const Layout layout = layouts_[index % 4];
-    packed_bytes_ = matrix_bytes(layout, product.n, product.k);
-    if (packed_.size() < packed_bytes_) {
-      BITNET_ASSIGN_OR_RETURN(packed_, Buffer::allocate(packed_bytes_));
-    }
-    std::atomic<std::uint64_t> undefined{0};
-    pool_->parallel_for(product.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int) {
-      undefined += pack_product(product, layout, begin, end, packed_.as<std::uint8_t>());
-    });
-    undefined_[index] = undefined;  // a product is packed more than once: hashed, then written
-    held_ = index;
-    return {};
-  }
-
-  const ModelTensors& tensors_;
-  ProductLayouts layouts_;
-  PackedLayout layout_;
-  std::vector<std::uint64_t> undefined_;  // codes 3 of each product
-  std::unique_ptr<ThreadPool> pool_;
-  Buffer packed_;
-  std::size_t packed_bytes_ = 0;
-  std::size_t held_ = static_cast<std::size_t>(-1);
-};
 
 // The layouts that the loader chooses on a CPU that executes every image of the bundle; with images of several
 // architectures, of that of the first.
@@ -230,6 +148,7 @@ struct Report {
   std::string sha256;
   codegen::CompiledBundle bundle;
   std::size_t packed_bytes = 0;
+  std::size_t head_bytes = 0;
   std::vector<std::string> warnings;
   std::string points;  // the file of --tune, or ""
   double total_ms = 0;
@@ -249,6 +168,7 @@ std::string json_text(const Report& report) {
   for (const KernelRecord& record : report.bundle.table.kernels) json["kernels"].push_back(record.name);
   json["self_tested"] = report.bundle.self_tested;
   json["packed_bytes"] = report.packed_bytes;
+  json["head_bytes"] = report.head_bytes;
   if (!report.points.empty()) json["points"] = report.points;
   json["warnings"] = report.warnings;
   for (const codegen::PhaseTime& time : report.bundle.times) json["timing_ms"][time.phase] = time.milliseconds;
@@ -335,7 +255,7 @@ Result<Report> compile_model(const CompileCommand& command) {
   }
 
   BundleInput input;
-  std::shared_ptr<PackedWeights> weights;
+  std::unique_ptr<PackedWeights> weights;
   input.shape_hash = plan.shapes.hash();
   input.model_sha256 = model.sha256;
   input.target = plan.target;
@@ -347,17 +267,15 @@ Result<Report> compile_model(const CompileCommand& command) {
     const int jobs =
         command.jobs > 0 ? command.jobs : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
     input.packed_layouts = layouts_to_pack(tensors, report.bundle);
-    BITNET_ASSIGN_OR_RETURN(weights, PackedWeights::create(tensors, input.packed_layouts, jobs));
-    input.packed_bytes = weights->bytes();
-    input.packed_source = [weights](std::size_t offset, std::span<std::byte> out) {
-      return weights->read(offset, out);
-    };
+    BITNET_ASSIGN_OR_RETURN(weights, PackedWeights::create(file, tensors, input.packed_layouts, jobs));
+    weights->put_into(input);
   }
   const Clock::time_point write_begin = Clock::now();
   BITNET_RETURN_IF_ERROR(write_bundle(input, report.output));
   report.bundle.times.push_back({"write bundle", milliseconds_since(write_begin)});
-  if (weights != nullptr) report.warnings = weights->warnings(file.path());
+  if (weights != nullptr) report.warnings = weights->warnings();
   report.packed_bytes = input.packed_bytes;
+  report.head_bytes = input.head_bytes;
   report.total_ms = milliseconds_since(begin);
   return report;
 }
