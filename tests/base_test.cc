@@ -235,6 +235,32 @@ TEST_CASE("ThreadPool calls each thread once per run, also with more threads tha
   }
 }
 
+TEST_CASE("ThreadPool: threads that meet see what the others wrote before, also with more threads than CPUs") {
+  for (const int threads : {1, 2, 3, 5, 16}) {
+    CAPTURE(threads);
+    auto created = ThreadPool::create(threads);
+    REQUIRE(created.ok());
+    ThreadPool& pool = **created;
+    const int meetings = threads <= 3 ? 5000 : 200;
+    std::vector<int> reached(static_cast<std::size_t>(threads), 0);  // plain ints: meet() must order the accesses
+    std::atomic<int> wrong{0};
+    for (int run = 0; run < 3; ++run) {
+      pool.run([&](int thread) {
+        for (int i = 1; i <= meetings; ++i) {
+          if (i == 7 && thread == run % threads) usleep(300);  // long past the spin: the others sleep
+          reached[static_cast<std::size_t>(thread)] = run * meetings + i;
+          pool.meet();
+          for (const int other : reached) {
+            if (other != run * meetings + i) wrong.fetch_add(1);
+          }
+          pool.meet();
+        }
+      });
+    }
+    CHECK(wrong.load() == 0);
+  }
+}
+
 TEST_CASE("ThreadPool wakes sleepers on both sides") {
   auto created = ThreadPool::create(4);
   REQUIRE(created.ok());

@@ -244,7 +244,7 @@ using test::prompt;
 void check_invariance(const std::string& path, const std::string& bundle, std::span<const std::int32_t> ids,
                       const Logits& expected) {
   const auto length = static_cast<std::int64_t>(ids.size());
-  for (int threads = 1; threads <= 4; ++threads) {
+  for (int threads = 1; threads <= 5; ++threads) {
     INFO(threads, " threads");
     const auto model = load(path, threads, bundle);
     // One at a time.

@@ -1,7 +1,10 @@
-// One counter starts the workers, one counter ends the round, and both are futex words.
+// One counter starts the workers, one counter ends the round, one lets threads pass that meet within a round, and all
+// are futex words.
 //
 // start:  the caller stores the job, sets `pending` and increments `round`; workers wait for `round` to change.
 // end:    each worker decrements `pending`; the caller waits for it to become 0.
+// meet:   each thread increments `arrived`; the last sets it back to 0 and increments `meeting`, for which the others
+//         wait to change. Nobody can arrive at the next meeting before that.
 //
 // A waiter first spins (a kernel call takes tens of microseconds, a sleep and a wake-up about as long), then counts
 // itself as a sleeper and calls FUTEX_WAIT. No wake-up is lost: the waiter increments its sleeper count and then reads
@@ -94,6 +97,9 @@ struct ThreadPool::State {
   bool stop = false;
   alignas(64) Word pending{0};
   Word caller_sleeping{0};
+  alignas(64) Word arrived{0};
+  alignas(64) Word meeting{0};
+  Word meeting_sleepers{0};
   alignas(64) bool spin = true;
   std::vector<std::thread> workers;
 
@@ -153,6 +159,19 @@ Result<std::unique_ptr<ThreadPool>> ThreadPool::create(int threads) {
 
 ThreadPool::~ThreadPool() {
   if (state_ != nullptr) state_->stop_and_join();
+}
+
+void ThreadPool::meet_others() {
+  State& state = *state_;
+  const std::uint32_t meeting = state.meeting.load(std::memory_order_relaxed);
+  if (state.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<std::uint32_t>(size_)) {
+    state.arrived.store(0, std::memory_order_relaxed);
+    state.meeting.fetch_add(1, std::memory_order_seq_cst);
+    if (state.meeting_sleepers.load(std::memory_order_seq_cst) != 0) futex_wake_all(state.meeting);
+    return;
+  }
+  wait_until(state.meeting, state.meeting_sleepers, state.spin,
+             [meeting](std::uint32_t now) { return now != meeting; });
 }
 
 void ThreadPool::run_erased(void (*fn)(void*, int), void* context) {

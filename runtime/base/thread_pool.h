@@ -1,13 +1,14 @@
-// ThreadPool: fork-join over a fixed set of threads, made once per model.
+// ThreadPool: fork-join over a fixed set of threads, made once per model, and a barrier inside of a run.
 //
-// run() calls fn(0) on the caller and fn(1..size-1) on the workers and returns when all are done. Waiting, on both
-// sides, spins for about 20 us and then sleeps on a futex, so that more threads than cores stays correct and does not
+// run() calls fn(0) on the caller and fn(1..size-1) on the workers and returns when all are done. Waiting, there and in
+// meet(), spins for about 20 us and then sleeps on a futex, so that more threads than cores stays correct and does not
 // burn the core that the others need. run() allocates nothing and takes no lock; one caller at a time.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 #include <utility>
 
 #include "runtime/base/result.h"
@@ -31,6 +32,12 @@ class ThreadPool {
                const_cast<void*>(static_cast<const void*>(&fn)));
   }
 
+  // In a run(): returns when every thread has called it, all of them the same number of times. What a thread wrote
+  // before is seen by all of them after.
+  void meet() {
+    if (size_ > 1) meet_others();
+  }
+
   // Splits [0, count) into size() contiguous parts whose borders are multiples of `granule`, and calls
   // fn(begin, end, thread) for the non-empty ones.
   template <typename Fn>
@@ -52,6 +59,7 @@ class ThreadPool {
   struct State;
   ThreadPool() = default;
   void run_erased(void (*fn)(void*, int), void* context);
+  void meet_others();
   int size_ = 1;
   std::unique_ptr<State> state_;
 };

@@ -51,21 +51,32 @@ void unpack_row(Layout layout, const std::uint8_t* packed, std::int64_t row, std
   code_of(layout).unpack_row(tile, row % BITNET_TILE_ROWS, k, codes);
 }
 
+void pack_block(const std::int8_t* rows, std::int64_t tokens, std::int64_t k, std::int32_t mr, std::int64_t k_begin,
+                std::int64_t k_end, std::int8_t* out) {
+  // 256 k of 16 tokens are 4 KiB: their lines of `out` stay in the L1 cache while all tokens are written into them.
+  constexpr std::int64_t kStep = 256;
+  const std::int64_t width = BITNET_ACTIVATION_WIDTH(k);
+  for (std::int64_t begin = k_begin; begin < k_end; begin += kStep) {
+    const std::int64_t end = std::min(begin + kStep, k_end);
+    for (std::int64_t t = 0; t < mr; ++t) {
+      std::int8_t* to = out + begin * mr + 4 * t;
+      if (t >= tokens) {
+        for (std::int64_t i = begin; i < end; i += 4, to += 4 * mr) std::memset(to, 0, 4);
+        continue;
+      }
+      const std::int8_t* from = rows + t * width;
+      for (std::int64_t i = begin; i < end; i += 4, to += 4 * mr) std::memcpy(to, from + i, 4);
+    }
+  }
+}
+
 void pack_activations(const std::int8_t* rows, std::int64_t tokens, std::int64_t k, std::int32_t mr,
                       std::int64_t block_begin, std::int64_t block_end, std::int8_t* out) {
   const std::int64_t width = BITNET_ACTIVATION_WIDTH(k);
   for (std::int64_t block = block_begin; block < block_end; ++block) {
-    std::int8_t* block_out = out + block * mr * width;
-    for (std::int64_t t = 0; t < mr; ++t) {
-      const std::int64_t token = block * mr + t;
-      std::int8_t* to = block_out + 4 * t;
-      if (token >= tokens) {
-        for (std::int64_t i = 0; i < width; i += 4, to += 4 * mr) std::memset(to, 0, 4);
-        continue;
-      }
-      const std::int8_t* from = rows + token * width;
-      for (std::int64_t i = 0; i < width; i += 4, to += 4 * mr) std::memcpy(to, from + i, 4);
-    }
+    const std::int64_t first = block * mr;
+    const std::int64_t many = std::clamp<std::int64_t>(tokens - first, 0, mr);
+    pack_block(rows + first * width, many, k, mr, 0, width, out + first * width);
   }
 }
 

@@ -57,5 +57,9 @@ void unpack_row(Layout layout, const std::uint8_t* packed, std::int64_t row, std
 // zero. Packs token blocks block_begin..block_end (in units of mr tokens).
 void pack_activations(const std::int8_t* rows, std::int64_t tokens, std::int64_t k, std::int32_t mr,
                       std::int64_t block_begin, std::int64_t block_end, std::int8_t* out);
+// Of one token block, the k of [k_begin, k_end), multiples of 64 up to the width. `rows` is the block's first of
+// `tokens` <= mr, `out` the base of the block.
+void pack_block(const std::int8_t* rows, std::int64_t tokens, std::int64_t k, std::int32_t mr, std::int64_t k_begin,
+                std::int64_t k_end, std::int8_t* out);
 
 }  // namespace bitnet

@@ -1,12 +1,15 @@
 // Context: the buffers of one sequence, and evaluation in passes of at most `batch` tokens.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 #include <mutex>
+#include <optional>
 
 #include "runtime/base/math.h"
 #include "runtime/kernels/layout.h"
 #include "runtime/model/graph.h"
+#include "runtime/model/head_screen.h"
 #include "runtime/model/node_dump.h"
 
 namespace bitnet {
@@ -16,6 +19,20 @@ constexpr std::int64_t kDefaultContext = 4096;
 constexpr std::int64_t kMaxBatch = 4096;
 
 Error usage(const std::string& what) { return Error{ErrorCode::kUsage, what}; }
+
+Status check(const Selection& selection, std::int64_t vocab) {
+  if (selection.top < 0) return usage("selection of the " + std::to_string(selection.top) + " largest; expected >= 0");
+  if (selection.adjusted.empty()) return {};
+  if (selection.adjust == nullptr || static_cast<std::int64_t>(selection.adjusted.size()) > vocab) {
+    return usage("selection with " + std::to_string(selection.adjusted.size()) + " adjusted tokens of " +
+                 std::to_string(vocab) + (selection.adjust == nullptr ? " and no function that adjusts them" : ""));
+  }
+  for (const std::int32_t id : selection.adjusted) {
+    if (id >= 0 && id < vocab) continue;
+    return usage("selection: adjusted token " + std::to_string(id) + ", expected 0.." + std::to_string(vocab - 1));
+  }
+  return {};
+}
 
 Status check_finite(std::int64_t position, std::span<const float> logits) {
   for (const float value : logits) {
@@ -35,9 +52,90 @@ struct Context::State {
   std::int64_t last_pass = 0;  // tokens whose states the graph still holds, 0 after an error
   std::int64_t pass_end = 0;   // position behind them
   HeadUse head;
+  FileRows file_rows;
+  std::optional<HeadScreen> screen;  // not with HeadMode::kExact
+  // Tokens of the last pass that `screen` holds scores of.
+  std::int64_t screened_first = 0;
+  std::int64_t screened_end = 0;
   State(Model::State& model, std::int64_t positions, std::int64_t batch, KvType type)
       : graph(model, positions, batch, type) {}
+
+  [[nodiscard]] Status create_screen();
+  // Scores of tokens [first, last) of the pass, at most kKept; those that are there already stay.
+  [[nodiscard]] Status screen_tokens(std::int64_t first, std::int64_t last);
+  // Logits of all rows for tokens [first, first + rows) of the pass, valid until the next call: approximate ones where
+  // the model's head is and that is allowed.
+  [[nodiscard]] Status all_rows(std::int64_t first, std::int64_t rows, bool may_approximate,
+                                std::span<std::span<const float>> logits);
+  // What `selection` needs of a token of the pass; nothing if screening cannot tell.
+  [[nodiscard]] Result<std::optional<Logits>> selected(std::int64_t token, const Selection& selection);
 };
+
+Status Context::State::create_screen() {
+  Model::State& model = graph.model;
+  if (model.head_mode == HeadMode::kExact) return {};
+  if (model.embedding.size() == 0) file_rows = FileRows(model.file.mapping(), model.tensors.token_embd->data);
+  BITNET_ASSIGN_OR_RETURN(HeadScreen made, HeadScreen::create({.weights = model.head,
+                                                               .rows = model.screened,
+                                                               .exact = model.kernels[Step::kHead].kernel,
+                                                               .screen = model.kernels[Step::kHeadScreen].kernel,
+                                                               .file_rows = &file_rows},
+                                                              graph.pool));
+  screen.emplace(std::move(made));
+  return {};
+}
+
+Status Context::State::screen_tokens(std::int64_t first, std::int64_t last) {
+  if (first >= screened_first && last <= screened_end) return {};
+  BITNET_RETURN_IF_ERROR(graph.model.weights.check_head(graph.pool));
+  screened_end = screened_first = 0;
+  graph.output_norm(first, last - first);
+  {
+    const Stopwatch watch(graph.clock_of(Step::kHeadScreen, 0));
+    screen->screen(graph.result + first * graph.config.hidden, last - first);
+  }
+  const ScreenedLayout layout = screened_layout(graph.config.vocab, graph.config.hidden);
+  graph.count(Step::kHeadScreen, 1, static_cast<std::int64_t>(layout.errors));
+  screened_first = first;
+  screened_end = last;
+  return {};
+}
+
+Status Context::State::all_rows(std::int64_t first, std::int64_t rows, bool may_approximate,
+                                std::span<std::span<const float>> logits) {
+  const auto vocab = static_cast<std::size_t>(graph.config.vocab);
+  bool approximate = may_approximate && graph.model.head_mode == HeadMode::kInt8;
+  if (approximate) {
+    BITNET_RETURN_IF_ERROR(screen_tokens(first, first + rows));
+    for (std::int64_t i = 0; i < rows; ++i) approximate = approximate && screen->usable(first - screened_first + i);
+  }
+  if (!approximate) graph.head(first, rows);
+  (approximate ? head.int8_positions : head.exact_positions) += static_cast<std::uint64_t>(rows);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    logits[static_cast<std::size_t>(i)] = approximate
+                                              ? screen->scores(first - screened_first + i)
+                                              : std::span<const float>(graph.logits + i * graph.config.vocab, vocab);
+  }
+  return {};
+}
+
+Result<std::optional<Logits>> Context::State::selected(std::int64_t token, const Selection& selection) {
+  const ModelConfig& config = graph.config;
+  if (graph.model.head_mode != HeadMode::kScreened || selection.top == 0 || selection.top >= config.vocab) {
+    return std::optional<Logits>();
+  }
+  // Whoever asks for a token is likely to ask for those behind it too: they share one pass over the rows.
+  BITNET_RETURN_IF_ERROR(screen_tokens(token, graph.past - (pass_end - last_pass)));
+  const std::int64_t index = token - screened_first;
+  if (!screen->usable(index)) return std::optional<Logits>();
+  const Stopwatch watch(graph.clock_of(Step::kHead, 0));
+  const Logits found = screen->select(index, selection, graph.logits);
+  const auto row_bytes = static_cast<std::int64_t>(graph.model.tensors.token_embd->bytes) / config.vocab;
+  graph.count(Step::kHead, 1, screen->rescored() * row_bytes);
+  ++head.screened_positions;
+  head.survivors += static_cast<std::uint64_t>(screen->rescored());
+  return std::optional<Logits>(found);
+}
 
 Status Graph::allocate() {
   const auto take = [&](auto*& pointer, std::int64_t count_of) -> Status {
@@ -67,15 +165,15 @@ Status Graph::allocate() {
   for (const Width width : {kHidden, kAttention, kFfn}) {
     const std::int64_t padded = BITNET_ACTIVATION_WIDTH(width_of(width));
     widest = std::max(widest, padded);
-    BITNET_RETURN_IF_ERROR(take(q8[width], batch * padded));
+    BITNET_RETURN_IF_ERROR(take(q8.q[width], batch * padded));
   }
   BITNET_RETURN_IF_ERROR(take(x, batch * config.hidden));
   BITNET_RETURN_IF_ERROR(take(y, batch * y_width));
   BITNET_RETURN_IF_ERROR(take(attended, batch * q_width));
   BITNET_RETURN_IF_ERROR(take(result, batch * config.hidden));
   BITNET_RETURN_IF_ERROR(take(logits, kLogitRows * config.vocab));
-  BITNET_RETURN_IF_ERROR(take(s8, rows));
-  BITNET_RETURN_IF_ERROR(take(sum8, rows));
+  BITNET_RETURN_IF_ERROR(take(q8.scales, rows));
+  BITNET_RETURN_IF_ERROR(take(q8.sums, rows));
   BITNET_RETURN_IF_ERROR(take(packed, rows * widest));
   BITNET_RETURN_IF_ERROR(take(acc, gemm_rows * y_width));
   BITNET_RETURN_IF_ERROR(take(cosines, context * config.rope_dim / 2));
@@ -85,6 +183,16 @@ Status Graph::allocate() {
     std::byte* block = nullptr;
     BITNET_RETURN_IF_ERROR(take(block, static_cast<std::int64_t>(scratch_bytes)));
     scratch.push_back(block);
+    float* row = nullptr;
+    BITNET_RETURN_IF_ERROR(take(row, config.ffn));
+    gated.push_back(row);
+    if (thread == 0) continue;
+    Quantized& mine = own.emplace_back();
+    for (const Width width : {kHidden, kAttention, kFfn}) {
+      BITNET_RETURN_IF_ERROR(take(mine.q[width], BITNET_ACTIVATION_WIDTH(width_of(width))));
+    }
+    BITNET_RETURN_IF_ERROR(take(mine.scales, 1));
+    BITNET_RETURN_IF_ERROR(take(mine.sums, 1));
   }
   return {};
 }
@@ -112,6 +220,7 @@ Result<std::unique_ptr<Context>> Context::create(Model& model, const ContextOpti
   }
   context->state_->graph.profile = options.profile;
   BITNET_RETURN_IF_ERROR(context->state_->graph.allocate());
+  BITNET_RETURN_IF_ERROR(context->state_->create_screen());
   return context;
 }
 
@@ -156,9 +265,10 @@ Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink
       }
       for (std::int64_t t = 0; every && t < pass; t += Graph::kLogitRows) {
         const std::int64_t rows = std::min(Graph::kLogitRows, pass - t);
-        graph.head(t, rows);
+        std::array<std::span<const float>, Graph::kLogitRows> logits;
+        BITNET_RETURN_IF_ERROR(state_->all_rows(t, rows, dump == nullptr, logits));
         for (std::int64_t i = 0; i < rows; ++i) {
-          const std::span<const float> row(graph.logits + i * config.vocab, static_cast<std::size_t>(config.vocab));
+          const std::span<const float> row = logits[static_cast<std::size_t>(i)];
           BITNET_RETURN_IF_ERROR(check_finite(graph.past + t + i, row));
           if (sink != nullptr) BITNET_RETURN_IF_ERROR((*sink)(graph.past + t + i, row));
         }
@@ -169,11 +279,11 @@ Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink
     return {};
   };
   state_->last_pass = 0;
+  state_->screened_first = state_->screened_end = 0;
   Status done = evaluate();
   if (done.ok()) {
     state_->last_pass = graph.tokens;
     state_->pass_end = graph.past;
-    state_->head.exact_positions += every ? tokens.size() : 0;
   } else {
     graph.past = start;
   }
@@ -182,7 +292,7 @@ Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink
 
 Status Context::advance(std::span<const std::int32_t> tokens) { return run(tokens, nullptr, nullptr); }
 
-Result<Logits> Context::logits(std::int64_t position, const Selection&) {
+Result<Logits> Context::logits(std::int64_t position, const Selection& selection) {
   Graph& graph = state_->graph;
   // Tokens of the last pass stand at positions [end - tokens, end); truncation only takes from the end.
   const std::int64_t first = state_->pass_end - state_->last_pass;
@@ -194,13 +304,15 @@ Result<Logits> Context::logits(std::int64_t position, const Selection&) {
                       ? ", of which there is none"
                       : ", " + std::to_string(oldest) + ".." + std::to_string(graph.past - 1)));
   }
+  BITNET_RETURN_IF_ERROR(check(selection, graph.config.vocab));
   const std::lock_guard<std::mutex> turn(graph.model.pool_mutex);
   const Stopwatch watch(graph.profile ? &graph.pass_nanoseconds : nullptr);
-  graph.head(position - first, 1);
-  ++state_->head.exact_positions;
-  const std::span<const float> row(graph.logits, static_cast<std::size_t>(graph.config.vocab));
-  BITNET_RETURN_IF_ERROR(check_finite(position, row));
-  return Logits{row, {}};
+  BITNET_ASSIGN_OR_RETURN(const std::optional<Logits> some, state_->selected(position - first, selection));
+  if (some.has_value()) return *some;
+  std::array<std::span<const float>, 1> row;
+  BITNET_RETURN_IF_ERROR(state_->all_rows(position - first, 1, true, row));
+  BITNET_RETURN_IF_ERROR(check_finite(position, row[0]));
+  return Logits{row[0], {}};
 }
 
 Result<std::span<const float>> Context::eval(std::span<const std::int32_t> tokens) {

@@ -1,9 +1,11 @@
 // Graph: the forward pass over one batch of tokens and every buffer that it needs, allocated once. Internal to
 // runtime/model.
 //
-// Each member function below is one step for all tokens of the batch. With one token a step splits rows over the
-// threads, with several it splits tokens (row-wise operations) or rows (products): every float is computed by the same
-// kernel from the same inputs in each case, so the split never shows in the result.
+// A pass is one parallel region: every thread walks through all steps of all layers, does its share of each and meets
+// the others where data crosses threads. Products split rows. What is done to each token's row as a whole (norms, gate,
+// quantisation) splits tokens, if there are several; of a single token every thread computes all of it, into buffers of
+// its own, which takes about as long as another meeting would. Every float is computed by the same kernel from the same
+// inputs in each case, so the split never shows in the result.
 #pragma once
 
 #include <array>
@@ -47,6 +49,22 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_;
 };
 
+// Which thread of how many does a step's share.
+struct Share {
+  int thread = 0;
+  int threads = 1;
+  // Contiguous parts of [0, count) with borders at multiples of `granule`: calls fn(begin, end) if this one's is not
+  // empty.
+  template <typename Fn>
+  void of(std::int64_t count, std::int64_t granule, Fn&& fn) const {
+    const std::int64_t units = (count + granule - 1) / granule;
+    const std::int64_t begin = units * thread / threads * granule;
+    const std::int64_t limit = units * (thread + 1) / threads * granule;
+    const std::int64_t end = limit < count ? limit : count;
+    if (begin < end) fn(begin, end);
+  }
+};
+
 struct Graph {
   Model::State& model;
   const ModelConfig& config;
@@ -62,22 +80,29 @@ struct Graph {
   std::int64_t y_width = 0;  // floats of a row of `y`: the widest product, in whole tiles
 
   // Buffers; [t] counts the tokens of a pass.
-  float* x = nullptr;                // [t][hidden] residual stream
-  float* y = nullptr;                // [t][y_width] output of qkv, or of gate and up
-  float* attended = nullptr;         // [t][q_width] output of attention
-  float* result = nullptr;           // [t][hidden] after output_norm
-  float* logits = nullptr;           // [kLogitRows][vocab]
-  std::array<std::int8_t*, 3> q8{};  // [t][BITNET_ACTIVATION_WIDTH(width)], zero-padded, by Width
-  float* s8 = nullptr;               // [t] activation scales
-  std::int32_t* sum8 = nullptr;      // [t, rounded up to the token tile] sums of q8
-  std::int8_t* packed = nullptr;     // q8 of a pass, packed for the GEMM
-  std::int32_t* acc = nullptr;       // [kGemmTokens or 1][y_width] integer products
-  float* cosines = nullptr;          // [context][rope_dim / 2]
-  float* sines = nullptr;            // the same shape
-  std::int64_t angles = 0;           // positions whose cosines and sines are filled
-  std::int64_t rows_read = 0;        // of the embedding, since its file pages were given back
+  float* x = nullptr;         // [t][hidden] residual stream
+  float* y = nullptr;         // [t][y_width] output of qkv, or of gate and up
+  float* attended = nullptr;  // [t][q_width] output of attention
+  float* result = nullptr;    // [t][hidden] after output_norm
+  float* logits = nullptr;    // [kLogitRows][vocab]
+  // Quantised inputs of the next product. A single token's are each thread's own: thread 0 has them here, the others
+  // in `own`.
+  struct Quantized {
+    std::array<std::int8_t*, 3> q{};  // [t][BITNET_ACTIVATION_WIDTH(width)], zero-padded, by Width
+    float* scales = nullptr;          // [t]
+    std::int32_t* sums = nullptr;     // [t, rounded up to the token tile] sums of q
+  };
+  Quantized q8;
+  std::vector<Quantized> own;     // of thread i + 1, one token each
+  std::int8_t* packed = nullptr;  // q8 of a pass, packed for the GEMM
+  std::int32_t* acc = nullptr;    // [kGemmTokens or 1][y_width] integer products
+  float* cosines = nullptr;       // [context][rope_dim / 2]
+  float* sines = nullptr;         // the same shape
+  std::int64_t angles = 0;        // positions whose cosines and sines are filled
+  std::int64_t rows_read = 0;     // of the embedding, since its file pages were given back
   KvCache cache;
   std::vector<std::byte*> scratch;  // one block per thread, 64-byte aligned
+  std::vector<float*> gated;        // [ffn] per thread: act(gate) * up of the token in work
   std::vector<Buffer> buffers;      // owner of all of these
   std::array<StepUse, kStepCount> uses{};
   bool profile = false;               // take times
@@ -95,20 +120,22 @@ struct Graph {
 
   // forward.cc: the page. Leaves the residual stream of the last layer in x.
   [[nodiscard]] Status forward(std::span<const std::int32_t> ids);
+  void run_layer(std::int64_t index, int thread);
   // Logits of tokens [first, first + count), count <= kLogitRows, into `logits`.
   void head(std::int64_t first, std::int64_t count);
 
   // steps.cc
   void embed(std::span<const std::int32_t> ids);
   void give_back_rows();  // once for each row of the embedding that is read
-  void norm_quantize(Width width, const float* in, const float* gain);  // [t][width] -> q8[width], s8, sum8
+  // The input of the product `role`, normed and quantised: x, attended, or act(gate) * up of y = gate|up -> q8 and,
+  // with several tokens, packed. Meets the others at the end if several threads' shares are needed.
+  void quantize_input(FusedMatrix::Role role, const LayerWeights& layer, const Share& share);
   enum class Output : std::uint8_t { kStore, kAddToResidual };
-  // y (or x +=) = products of q8 with the layer's weights; store: y [t][y_width].
-  void product(FusedMatrix::Role role, const LayerWeights& layer, Output output);
-  void rope_and_store(std::int64_t layer);  // y = q|k|v: rotates q, k; rounds q to float16; k, v -> cache
-  void attend(std::int64_t layer);          // q in y, cache -> attended
-  void gate();                              // y = gate|up -> y = act(gate) * up, [t][y_width]
-  void output_norm(std::int64_t first, std::int64_t count);  // x -> result
+  // y (or x +=) = products of the quantised input with the layer's weights; store: y [t][y_width].
+  void product(FusedMatrix::Role role, const LayerWeights& layer, Output output, const Share& share);
+  void rope_and_store(std::int64_t layer, const Share& share);  // y = q|k|v: rotates q, k; rounds q; k, v -> cache
+  void attend(std::int64_t layer, const Share& share);          // q in y, cache -> attended
+  void output_norm(std::int64_t first, std::int64_t count);     // x -> result
 
   [[nodiscard]] const ChosenKernel& chosen(Step step) const { return model.kernels[step]; }
   [[nodiscard]] Step attention_step() const { return kv_type == KvType::kF16 ? Step::kAttention : Step::kAttentionI8; }
@@ -123,6 +150,11 @@ struct Graph {
   [[nodiscard]] std::int64_t* clock_of(Step step, int thread) {
     return profile && thread == 0 ? &uses[static_cast<std::size_t>(step)].nanoseconds : nullptr;
   }
+  [[nodiscard]] const Quantized& quantized_by(int thread) const {
+    return thread == 0 ? q8 : own[static_cast<std::size_t>(thread - 1)];
+  }
+  // Whether the threads that store keys and values of a single token are those that attend to them.
+  [[nodiscard]] bool same_heads() const { return tokens == 1 && config.kv_heads % pool.size() == 0; }
   [[nodiscard]] std::int64_t width_of(Width width) const {
     return width == kHidden ? config.hidden : width == kAttention ? q_width : config.ffn;
   }

@@ -209,7 +209,7 @@ void dump_attention(Graph& graph, const LayerWeights& layer) {
 
 // Before a product that adds to the residual stream: its own result, computed into y, which holds nothing needed then.
 void dump_product(Graph& graph, const LayerWeights& layer, FusedMatrix::Role role) {
-  graph.product(role, layer, Graph::Output::kStore);
+  graph.product(role, layer, Graph::Output::kStore, {});
   graph.dump->node(role == FusedMatrix::Role::kDown ? "ffn_down-0" : "attn_o_out-0", "MUL_MAT",
                    {graph.config.hidden, graph.tokens, 1, 1},
                    gather(graph, graph.y, graph.y_width, graph.config.hidden).data);
@@ -247,8 +247,15 @@ void dump_gate(Graph& graph) {
   graph.dump->node(relu2 ? "ffn_out-0" : "ffn_sub_out-0", "MUL", ne, gated(up).data);
 }
 
+// After the gate/up product as well: the gate and the norm behind it are one step.
 void dump_ffn_sub_norm(Graph& graph, const LayerWeights& layer) {
-  dump_norm(graph, "ffn_sub_norm-0", gather(graph, graph.y, graph.y_width, graph.config.ffn), layer.ffn_sub_norm);
+  const std::int64_t ffn = graph.config.ffn;
+  Rows gated(graph.tokens, ffn);
+  for (std::int64_t t = 0; t < graph.tokens; ++t) {
+    const float* row = graph.y + t * graph.y_width;
+    graph.chosen(Step::kGate).kernel(bitnet_gate_args{row, row + ffn, gated[t], ffn});
+  }
+  dump_norm(graph, "ffn_sub_norm-0", gated, layer.ffn_sub_norm);
 }
 
 void dump_layer_output(Graph& graph, std::int64_t layer) {

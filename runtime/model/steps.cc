@@ -36,6 +36,16 @@ void epilogue(const Kernel& kernel, const ProductShape& shape, const std::array<
   }
 }
 
+// Tokens by which the epilogue of several tokens looks ahead.
+constexpr std::int64_t kRowsAhead = 3;
+
+// For writing: the lines of `count` 4-byte elements.
+void prefetch_row(const void* row, std::int64_t count) {
+  constexpr std::int64_t kLine = 64;
+  const auto* bytes = static_cast<const std::byte*>(row);
+  for (std::int64_t at = 0; at < count * 4; at += kLine) __builtin_prefetch(bytes + at, 1);
+}
+
 Graph::Width input_width(FusedMatrix::Role role) {
   using Role = FusedMatrix::Role;
   if (role == Role::kAttentionOutput) return Graph::kAttention;
@@ -77,80 +87,121 @@ void Graph::embed(std::span<const std::int32_t> ids) {
   }
 }
 
-void Graph::norm_quantize(Width width, const float* in, const float* gain) {
+void Graph::quantize_input(FusedMatrix::Role role, const LayerWeights& layer, const Share& share) {
+  const Width width = input_width(role);
   const Step step = width == kHidden      ? Step::kNormQuantizeHidden
                     : width == kAttention ? Step::kNormQuantizeAttention
                                           : Step::kNormQuantizeFfn;
   const Kernel& kernel = chosen(step).kernel;
+  const Kernel& gate = chosen(Step::kGate).kernel;
   const std::int64_t k = width_of(width);
-  const std::int64_t stride = width == kFfn ? y_width : k;
   const std::int64_t padded = BITNET_ACTIVATION_WIDTH(k);
-  pool.parallel_for(tokens, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
-    auto* work = reinterpret_cast<float*>(scratch[static_cast<std::size_t>(thread)]);
-    const Stopwatch watch(clock_of(step, thread));
-    for (std::int64_t t = begin; t < end; ++t) {
-      kernel(bitnet_norm_quantize_args{in + t * stride, gain, q8[width] + t * padded, s8 + t, sum8 + t, work, k,
-                                       config.norm_eps});
+  const float* gain = role == FusedMatrix::Role::kQkv               ? layer.attn_norm
+                      : role == FusedMatrix::Role::kAttentionOutput ? layer.attn_sub_norm
+                      : role == FusedMatrix::Role::kGateUp          ? layer.ffn_norm
+                                                                    : layer.ffn_sub_norm;
+  const auto thread = static_cast<std::size_t>(share.thread);
+  auto* const work = reinterpret_cast<float*>(scratch[thread]);
+  const auto quantize = [&](const Quantized& to, std::int64_t t) {
+    const float* in = width == kHidden ? x + t * k : attended + t * k;
+    if (width == kFfn) {
+      const Stopwatch watch(clock_of(Step::kGate, share.thread));
+      const float* row = y + t * y_width;
+      gate(bitnet_gate_args{row, row + config.ffn, gated[thread], config.ffn});
+      in = gated[thread];
     }
-  });
-  count(step, tokens);
+    const Stopwatch watch(clock_of(step, share.thread));
+    kernel(bitnet_norm_quantize_args{in, gain, to.q[width] + t * padded, to.scales + t, to.sums + t, work, k,
+                                     config.norm_eps});
+  };
+  if (share.thread == 0) {
+    count(step, tokens);
+    if (width == kFfn) count(Step::kGate, tokens);
+  }
+  if (tokens == 1) return quantize(quantized_by(share.thread), 0);
+
+  // Whole token blocks are quantised and packed by one thread, if there are enough of them for all.
+  const std::int32_t tile = chosen(model.kernels.product(role, tokens)).kernel.token_tile;
+  const std::int64_t blocks = ceil_div<std::int64_t>(tokens, tile);
+  if (share.thread == 0) std::fill(q8.sums + tokens, q8.sums + blocks * tile, 0);
+  const auto pack = [&](std::int64_t block, std::int64_t k_begin, std::int64_t k_end) {
+    const std::int64_t t = block * tile;
+    pack_block(q8.q[width] + t * padded, std::min<std::int64_t>(tile, tokens - t), k, tile, k_begin, k_end,
+               packed + t * padded);
+  };
+  if (blocks >= share.threads) {
+    share.of(blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t block = begin; block < end; ++block) {
+        const std::int64_t stop = std::min(tokens, (block + 1) * tile);
+        for (std::int64_t t = block * tile; t < stop; ++t) quantize(q8, t);
+        pack(block, 0, padded);
+      }
+    });
+  } else {
+    share.of(tokens, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t t = begin; t < end; ++t) quantize(q8, t);
+    });
+    pool.meet();
+    share.of(padded, 64, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t block = 0; block < blocks; ++block) pack(block, begin, end);
+    });
+  }
+  pool.meet();
 }
 
-void Graph::product(FusedMatrix::Role role, const LayerWeights& layer, Output output) {
+void Graph::product(FusedMatrix::Role role, const LayerWeights& layer, Output output, const Share& share) {
   const auto index = static_cast<std::size_t>(role);
   const ProductShape& shape = model.products[index];
   const LayerWeights::Product& weights = layer.products[index];
-  const std::int8_t* rows = q8[input_width(role)];
   float* const out = output == Output::kStore ? y : x;
   const std::int64_t out_stride = output == Output::kStore ? y_width : config.hidden;
   const Kernel& scale = chosen(Step::kEpilogue).kernel;
   const Step step = model.kernels.product(role, tokens);
   const Kernel& kernel = chosen(step).kernel;
-  count(step, 1, static_cast<std::int64_t>(matrix_bytes(layout_of(kernel.format), shape.n, shape.k)),
-        2 * shape.n * shape.k * tokens);
-  count(Step::kEpilogue, tokens);
+  std::byte* const work = scratch[static_cast<std::size_t>(share.thread)];
+  if (share.thread == 0) {
+    count(step, 1, static_cast<std::int64_t>(matrix_bytes(layout_of(kernel.format), shape.n, shape.k)),
+          2 * shape.n * shape.k * tokens);
+    count(Step::kEpilogue, tokens);
+  }
 
   if (kernel.op == Op::kGemv) {
-    pool.parallel_for(shape.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int thread) {
-      std::optional<Stopwatch> watch(clock_of(step, thread));
+    const Quantized& in = quantized_by(share.thread);
+    share.of(shape.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end) {
+      std::optional<Stopwatch> watch(clock_of(step, share.thread));
       kernel(bitnet_gemv_args{.weights = weights.weights,
-                              .x = rows,
-                              .x_sums = sum8,
+                              .x = in.q[input_width(role)],
+                              .x_sums = in.sums,
                               .y = acc,
-                              .scratch = scratch[static_cast<std::size_t>(thread)],
+                              .scratch = work,
                               .row_begin = begin,
                               .row_end = end,
                               .y_stride = y_width,
                               .n = shape.n,
                               .k = shape.k});
-      watch.emplace(clock_of(Step::kEpilogue, thread));
-      epilogue(scale, shape, weights.scales, s8[0], acc, out, begin, end, output);
+      watch.emplace(clock_of(Step::kEpilogue, share.thread));
+      epilogue(scale, shape, weights.scales, in.scales[0], acc, out, begin, end, output);
     });
     return;
   }
 
   const std::int64_t tile = kernel.token_tile;
-  const std::int64_t blocks = ceil_div<std::int64_t>(tokens, tile);
-  pool.parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end, int) {
-    pack_activations(rows, tokens, shape.k, kernel.token_tile, begin, end, packed);
-  });
-  std::fill(sum8 + tokens, sum8 + blocks * tile, 0);
   const std::int64_t width = BITNET_ACTIVATION_WIDTH(shape.k);
   const std::int64_t chunk = std::max<std::int64_t>(kGemmTokens / tile, 1) * tile;
   // Rows whose integer products of one chunk stay in cache until the epilogue has read them. A kernel that makes tables
   // of the activations makes them once per call, so it gets more rows.
   const std::int64_t block_rows = kernel.format == Format::kTl1 || kernel.format == Format::kTl2 ? 1024 : 256;
-  pool.parallel_for(shape.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int thread) {
+  share.of(shape.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = 0; t < tokens; t += chunk) {
       const std::int64_t many = std::min(chunk, tokens - t);
       for (std::int64_t row = begin; row < end; row += block_rows) {
         const std::int64_t row_end = std::min(row + block_rows, end);
-        std::optional<Stopwatch> watch(clock_of(step, thread));
+        std::optional<Stopwatch> watch(clock_of(step, share.thread));
         kernel(bitnet_gemm_args{.weights = weights.weights,
                                 .x = packed + t * width,
-                                .x_sums = sum8 + t,
+                                .x_sums = q8.sums + t,
                                 .y = acc,
-                                .scratch = scratch[static_cast<std::size_t>(thread)],
+                                .scratch = work,
                                 .row_begin = row,
                                 .row_end = row_end,
                                 .tokens = many,
@@ -159,17 +210,21 @@ void Graph::product(FusedMatrix::Role role, const LayerWeights& layer, Output ou
                                 .sums_stride = 0,
                                 .n = shape.n,
                                 .k = shape.k});
-        watch.emplace(clock_of(Step::kEpilogue, thread));
+        watch.emplace(clock_of(Step::kEpilogue, share.thread));
         for (std::int64_t i = 0; i < many; ++i) {
-          epilogue(scale, shape, weights.scales, s8[t + i], acc + i * y_width, out + (t + i) * out_stride, row, row_end,
-                   output);
+          // The rows of two tokens lie too far apart for the CPU to foresee the next.
+          const std::int64_t ahead = std::min(i + kRowsAhead, many - 1);
+          prefetch_row(acc + ahead * y_width + row, row_end - row);
+          prefetch_row(out + (t + ahead) * out_stride + row, row_end - row);
+          epilogue(scale, shape, weights.scales, q8.scales[t + i], acc + i * y_width, out + (t + i) * out_stride, row,
+                   row_end, output);
         }
       }
     }
   });
 }
 
-void Graph::rope_and_store(std::int64_t layer) {
+void Graph::rope_and_store(std::int64_t layer, const Share& share) {
   const std::int64_t dim = config.head_dim;
   const std::int64_t group = config.heads / config.kv_heads;
   const Kernel& rope = chosen(Step::kRope).kernel;
@@ -182,8 +237,8 @@ void Graph::rope_and_store(std::int64_t layer) {
     *cache.int8_factor(slot) = 1.0F / scale;
   };
   // A unit is a key/value head of a token, with the query heads that share it.
-  pool.parallel_for(tokens * config.kv_heads, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
-    const Stopwatch watch(clock_of(Step::kRope, thread));
+  share.of(tokens * config.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    const Stopwatch watch(clock_of(Step::kRope, share.thread));
     for (std::int64_t unit = begin; unit < end; ++unit) {
       const std::int64_t t = unit / config.kv_heads;
       const std::int64_t head = unit % config.kv_heads;
@@ -207,57 +262,62 @@ void Graph::rope_and_store(std::int64_t layer) {
       }
     }
   });
+  if (share.thread != 0) return;
   count(Step::kRope, 2 * tokens * config.kv_heads);
   if (kv_type == KvType::kI8) count(Step::kQuantizeHeads, 2 * tokens * config.kv_heads);
 }
 
-void Graph::attend(std::int64_t layer) {
+void Graph::attend(std::int64_t layer, const Share& share) {
   const Kernel& kernel = chosen(attention_step()).kernel;
   const std::int64_t dim = config.head_dim;
   const std::int64_t group = config.heads / config.kv_heads;
   const float scale = 1.0F / std::sqrt(static_cast<float>(dim));
-  // A unit is a block of tokens of one key/value head: the kernel reads keys and values once for the rows that it works
-  // on side by side. Later tokens see more positions: threads take every size()-th block, which balances them.
+  auto* const work = reinterpret_cast<float*>(scratch[static_cast<std::size_t>(share.thread)]);
+  // Query heads [first, last) of one key/value head, `many` tokens from t on.
+  const auto call = [&](std::int64_t kv_head, std::int64_t first, std::int64_t last, std::int64_t t,
+                        std::int64_t many) {
+    kernel(bitnet_attention_args{.q = y + t * y_width + first * dim,
+                                 .key_pages = cache.key_pages(layer, kv_head),
+                                 .value_pages = cache.value_pages(layer, kv_head),
+                                 .y = attended + t * q_width + first * dim,
+                                 .scratch = work,
+                                 .heads = last - first,
+                                 .head_dim = dim,
+                                 .tokens = many,
+                                 .past = past + t,
+                                 .q_stride = y_width,
+                                 .y_stride = q_width,
+                                 .scale = scale});
+  };
+  const Stopwatch watch(clock_of(attention_step(), share.thread));
   constexpr std::int64_t kBlock = BITNET_ATTENTION_ROWS;
   const std::int64_t blocks = ceil_div(tokens, kBlock);
-  const std::int64_t units = blocks * config.kv_heads;
-  pool.run([&](int thread) {
-    auto* work = reinterpret_cast<float*>(scratch[static_cast<std::size_t>(thread)]);
-    const Stopwatch watch(clock_of(attention_step(), thread));
-    for (std::int64_t unit = thread; unit < units; unit += pool.size()) {
+  if (tokens == 1) {
+    // Query heads are split evenly, also those of one key/value head.
+    share.of(config.heads, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t head = begin; head < end;) {
+        const std::int64_t stop = std::min(end, (head / group + 1) * group);
+        call(head / group, head, stop, 0, 1);
+        head = stop;
+      }
+    });
+  } else {
+    // A unit is a block of tokens of one key/value head: the kernel reads keys and values once for the rows that it
+    // works on side by side. Later tokens see more positions: threads take every threads-th block, of every second head
+    // from the other end, which balances them.
+    for (std::int64_t unit = share.thread; unit < blocks * config.kv_heads; unit += share.threads) {
       const std::int64_t head = unit / blocks;
-      const std::int64_t t = unit % blocks * kBlock;
-      kernel(bitnet_attention_args{.q = y + t * y_width + head * group * dim,
-                                   .key_pages = cache.key_pages(layer, head),
-                                   .value_pages = cache.value_pages(layer, head),
-                                   .y = attended + t * q_width + head * group * dim,
-                                   .scratch = work,
-                                   .heads = group,
-                                   .head_dim = dim,
-                                   .tokens = std::min(kBlock, tokens - t),
-                                   .past = past + t,
-                                   .q_stride = y_width,
-                                   .y_stride = q_width,
-                                   .scale = scale});
+      const std::int64_t block = head % 2 == 0 ? unit % blocks : blocks - 1 - unit % blocks;
+      const std::int64_t t = block * kBlock;
+      call(head, head * group, (head + 1) * group, t, std::min(kBlock, tokens - t));
     }
-  });
+  }
+  if (share.thread != 0) return;
   std::int64_t positions = 0;  // of one key/value head, over its blocks
   for (std::int64_t t = 0; t < tokens; t += kBlock) positions += past + std::min(t + kBlock, tokens);
   const std::int64_t row_bytes =
       kv_type == KvType::kF16 ? dim * std::int64_t{sizeof(std::uint16_t)} : dim + std::int64_t{sizeof(float)};
-  count(attention_step(), units, 2 * config.kv_heads * positions * row_bytes);
-}
-
-void Graph::gate() {
-  const Kernel& kernel = chosen(Step::kGate).kernel;
-  pool.parallel_for(tokens, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
-    const Stopwatch watch(clock_of(Step::kGate, thread));
-    for (std::int64_t t = begin; t < end; ++t) {
-      float* row = y + t * y_width;
-      kernel(bitnet_gate_args{row, row + config.ffn, row, config.ffn});
-    }
-  });
-  count(Step::kGate, tokens);
+  count(attention_step(), blocks * config.kv_heads, 2 * config.kv_heads * positions * row_bytes);
 }
 
 void Graph::output_norm(std::int64_t first, std::int64_t count_tokens) {
