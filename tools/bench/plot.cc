@@ -15,7 +15,7 @@ constexpr double kLeft = 70;
 constexpr double kTop = 60;
 constexpr double kPlotWidth = 640;
 constexpr double kPlotHeight = 480;
-constexpr double kLegend = 560;
+constexpr double kLegend = 430;
 constexpr double kLegendRow = 15;
 
 struct Point {

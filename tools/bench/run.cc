@@ -88,7 +88,7 @@ class Bench {
   Result<double> decode(Context& context, std::int64_t start, Series* series);
   Result<double> batch(Context& context, std::int64_t tokens);
   Status advance_prompt(Context& context);
-  Status profiled(Context& context, Figure& figure, const std::function<Result<double>()>& pass);
+  Status profiled(Context& context, Figure& figure, double positions, const std::function<Result<double>()>& pass);
   void fill_in(Figure& figure, const Series& series, std::int64_t tokens_of_work, bool by_bytes_alone);
   void finish_decode(DecodeFigure& figure, const Series& series, std::int64_t context);
   [[nodiscard]] std::int64_t batch_passes(std::int64_t tokens) const {
@@ -197,9 +197,8 @@ Result<double> Bench::decode(Context& context, std::int64_t start, Series* serie
   return seconds;
 }
 
-// Passes of `tokens` after the prompt, with the logits of every token.
+// Passes of `tokens` after the prompt, which the context holds, with the logits of every token.
 Result<double> Bench::batch(Context& context, std::int64_t tokens) {
-  BITNET_RETURN_IF_ERROR(advance_prompt(context));
   double seconds = 0;
   for (std::int64_t pass = 0; pass < batch_passes(tokens); ++pass) {
     BITNET_RETURN_IF_ERROR(step_("batches of " + std::to_string(tokens)));
@@ -237,10 +236,11 @@ Status Bench::rounds() {
   };
   const auto decode_deep = [&]() -> Result<double> {
     deep_->truncate(plan_.context);
-    const std::vector<KernelUse> before = deep_->kernel_uses();
+    const Counters before = Counters::of(*deep_);
     BITNET_ASSIGN_OR_RETURN(const double seconds, decode(*deep_, plan_.context, &deep_decode_));
     run_.context_decode->profile.seconds += seconds;
-    add_uses(*model_, deep_->kernel_uses(), before, run_.context_decode->profile);
+    add_uses(model_->kernels(), run_.traffic, Counters::of(*deep_), before, attended(plan_.context, plan_.decode),
+             run_.context_decode->profile);
     return static_cast<double>(plan_.decode) / seconds;
   };
   const auto prefill_once = [&](std::int64_t tokens) -> Result<double> {
@@ -248,6 +248,7 @@ Status Bench::rounds() {
     return static_cast<double>(tokens) / seconds;
   };
   const auto batches = [&](std::int64_t tokens) -> Result<double> {
+    BITNET_RETURN_IF_ERROR(advance_prompt(*context_));
     BITNET_ASSIGN_OR_RETURN(const double seconds, batch(*context_, tokens));
     return static_cast<double>(tokens * batch_passes(tokens)) / seconds;
   };
@@ -264,13 +265,14 @@ Status Bench::rounds() {
   return {};
 }
 
-Status Bench::profiled(Context& context, Figure& figure, const std::function<Result<double>()>& pass) {
-  const std::vector<KernelUse> before = context.kernel_uses();
+Status Bench::profiled(Context& context, Figure& figure, double positions,
+                       const std::function<Result<double>()>& pass) {
+  const Counters before = Counters::of(context);
   const std::size_t passes = log_->passes();
   BITNET_ASSIGN_OR_RETURN(figure.profile.seconds, pass());
   log_->take();
   figure.profile_probes = log_->around(passes);
-  add_uses(*model_, context.kernel_uses(), before, figure.profile);
+  add_uses(model_->kernels(), run_.traffic, Counters::of(context), before, positions, figure.profile);
   return {};
 }
 
@@ -281,12 +283,17 @@ Status Bench::profiles() {
       Context::create(*model_, {.size = context_->size(), .kv_type = plan_.kv_type, .profile = true}));
   BITNET_RETURN_IF_ERROR(step_("profile"));
   BITNET_RETURN_IF_ERROR(advance_prompt(*context));
-  BITNET_RETURN_IF_ERROR(profiled(*context, run_.decode, [&] { return decode(*context, plan_.prompt, nullptr); }));
+  BITNET_RETURN_IF_ERROR(profiled(*context, run_.decode, attended(plan_.prompt, plan_.decode),
+                                  [&] { return decode(*context, plan_.prompt, nullptr); }));
   for (Figure& figure : run_.prefill) {
-    BITNET_RETURN_IF_ERROR(profiled(*context, figure, [&] { return prefill(*context, figure.tokens); }));
+    BITNET_RETURN_IF_ERROR(
+        profiled(*context, figure, attended(0, figure.tokens), [&] { return prefill(*context, figure.tokens); }));
   }
   for (Figure& figure : run_.batch) {
-    BITNET_RETURN_IF_ERROR(profiled(*context, figure, [&] { return batch(*context, figure.tokens); }));
+    BITNET_RETURN_IF_ERROR(advance_prompt(*context));
+    BITNET_RETURN_IF_ERROR(profiled(*context, figure,
+                                    attended(plan_.prompt, batch_passes(figure.tokens) * figure.tokens),
+                                    [&] { return batch(*context, figure.tokens); }));
   }
   return {};
 }

@@ -10,13 +10,19 @@ namespace {
 
 double number(std::int64_t value) { return static_cast<double>(value); }
 
-// Multiplications and additions for each byte that a kernel of attention or head reads; 0 for any other kernel.
-double operations_per_byte(const Kernel& kernel, const ModelConfig& config) {
-  const double width = kernel.format == Format::kI8 ? 1 : kernel.format == Format::kF32 ? 4 : 2;
-  if (kernel.op == Op::kHead || kernel.op == Op::kHeadScreen) return 2 / width;
-  // Each key and value meets all query heads that share it.
-  if (kernel.op == Op::kAttention) return 2 / width * number(config.heads / config.kv_heads);
-  return 0;
+// Multiplications and additions of all calls of an operation that is no ternary product; 0 where they do not matter.
+double other_operations(Op op, const Traffic& traffic, const HeadUse& head, double positions) {
+  const auto rows = static_cast<double>(head.exact_positions) * number(traffic.vocab);
+  switch (op) {
+    case Op::kHead:
+      return 2 * number(traffic.hidden) * (rows + static_cast<double>(head.survivors));
+    case Op::kHeadScreen:
+      return traffic.head_operations() * static_cast<double>(head.screened_positions + head.int8_positions);
+    case Op::kAttention:
+      return traffic.kv_operations * positions;
+    default:
+      return 0;
+  }
 }
 
 }  // namespace
@@ -91,25 +97,30 @@ double Profile::kernel_seconds() const {
   return sum;
 }
 
-void add_uses(const Model& model, std::span<const KernelUse> after, std::span<const KernelUse> before,
-              Profile& profile) {
-  for (const KernelUse& use : after) {
-    const auto old = std::ranges::find(before, use.name, &KernelUse::name);
-    const KernelUse start = old == before.end() ? KernelUse{} : *old;
+double attended(std::int64_t first, std::int64_t count) {
+  return number(count) * number(first) + number(count) * number(count + 1) / 2;
+}
+
+void add_uses(const KernelSet& kernels, const Traffic& traffic, const Counters& after, const Counters& before,
+              double positions, Profile& profile) {
+  const HeadUse head = difference(after.head, before.head);
+  for (const KernelUse& use : after.kernels) {
+    const auto old = std::ranges::find(before.kernels, use.name, &KernelUse::name);
+    const KernelUse start = old == before.kernels.end() ? KernelUse{} : *old;
     if (use.calls == start.calls) continue;
     auto kernel = std::ranges::find(profile.kernels, use.name, &KernelTime::name);
-    if (kernel == profile.kernels.end()) kernel = profile.kernels.insert(kernel, KernelTime{.name = use.name});
-    const auto bytes = static_cast<double>(use.bytes - start.bytes);
-    kernel->calls += use.calls - start.calls;
-    kernel->bytes += bytes;
-    kernel->seconds += use.seconds - start.seconds;
-    const auto chosen = std::ranges::find(model.kernels().all(), use.name, &ChosenKernel::name);
-    kernel->ternary = chosen != model.kernels().all().end() && is_ternary(chosen->kernel.op);
-    if (kernel->ternary) {
-      kernel->operations += static_cast<double>(use.operations - start.operations);
-    } else if (chosen != model.kernels().all().end()) {
-      kernel->operations += bytes * operations_per_byte(chosen->kernel, model.config());
+    if (kernel == profile.kernels.end()) {
+      kernel = profile.kernels.insert(kernel, KernelTime{});
+      kernel->name = use.name;
     }
+    kernel->calls += use.calls - start.calls;
+    kernel->bytes += static_cast<double>(use.bytes - start.bytes);
+    kernel->seconds += use.seconds - start.seconds;
+    const auto chosen = std::ranges::find(kernels.all(), use.name, &ChosenKernel::name);
+    if (chosen == kernels.all().end()) continue;
+    kernel->ternary = is_ternary(chosen->kernel.op);
+    kernel->operations += kernel->ternary ? static_cast<double>(use.operations - start.operations)
+                                          : other_operations(chosen->kernel.op, traffic, head, positions);
   }
   std::ranges::stable_sort(profile.kernels, std::ranges::greater{}, &KernelTime::seconds);
 }

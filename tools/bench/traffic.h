@@ -74,9 +74,19 @@ struct Profile {
   [[nodiscard]] double kernel_seconds() const;
 };
 
-// Adds the kernels that ran between two states of one context to `profile`. Operations of attention and head, which
-// KernelUse does not count, follow from the bytes that they read.
-void add_uses(const Model& model, std::span<const KernelUse> after, std::span<const KernelUse> before,
-              Profile& profile);
+// What a context did up to some moment, as far as it counts itself.
+struct Counters {
+  std::vector<KernelUse> kernels;
+  HeadUse head;
+  [[nodiscard]] static Counters of(const Context& context) { return {context.kernel_uses(), context.head_use()}; }
+};
+
+// Positions that `count` tokens attend to, the first of them at position `first`: each to itself and all before.
+[[nodiscard]] double attended(std::int64_t first, std::int64_t count);
+
+// Adds the kernels that ran between two moments of one context to `profile`. KernelUse counts the operations of ternary
+// products only; those of the head follow from its rows, those of attention from `positions` (attended(), summed).
+void add_uses(const KernelSet& kernels, const Traffic& traffic, const Counters& after, const Counters& before,
+              double positions, Profile& profile);
 
 }  // namespace bitnet::bench
