@@ -74,45 +74,79 @@ constexpr long long kLine = 64;
 constexpr long long kWideSpan = kWideChain * kWide / kLine * kLine;
 static_assert(kWideSpan >= kLine && kLine % kWide == 0, "a chain holds whole lines, and a line whole steps");
 
-// The exact dot products of Streams rows, `step` apart.
-template <int Streams>
-[[gnu::always_inline]] inline void screen_rows(const bitnet_head_screen_args* a, long long row, long long step) {
+// The exact dot products of Streams rows, `step` apart, with Tokens tokens from `token` on.
+template <int Streams, int Tokens>
+[[gnu::always_inline]] inline void screen_rows(const bitnet_head_screen_args* a, long long row, long long step,
+                                               long long token) {
+  const long long width = BITNET_SCREEN_WIDTH(a->k);
   const int8_t* w[Streams];
-  long long totals[Streams];
+  long long totals[Streams][Tokens] = {};
+  const int16_t* x = a->x + token * kLine;
+  const long long x_step = a->tokens * kLine;
 #pragma GCC unroll 8
-  for (int s = 0; s < Streams; ++s) {
-    w[s] = a->weights + (row + s * step) * a->k;
-    totals[s] = 0;
-  }
-  const long long whole = a->k / kWide * kWide;
-  for (long long first = 0; first < whole; first += kWideSpan) {
-    const long long end = first + kWideSpan < whole ? first + kWideSpan : whole;
-    WideSums sums[Streams];
+  for (int s = 0; s < Streams; ++s) w[s] = a->weights + (row + s * step) * width;
+  for (long long first = 0; first < width; first += kWideSpan) {
+    const long long end = first + kWideSpan < width ? first + kWideSpan : width;
+    WideSums sums[Streams][Tokens];
 #pragma GCC unroll 8
-    for (int s = 0; s < Streams; ++s) sums[s] = no_products();
-    const auto add = [&](long long at) {
-      const Wide v = load_wide(a->x + at);
+    for (int s = 0; s < Streams; ++s) {
 #pragma GCC unroll 8
-      for (int s = 0; s < Streams; ++s) sums[s] = add_products(sums[s], load_wide(w[s] + at), v);
-    };
-    long long i = first;
-    for (; i + kLine <= end; i += kLine) {
+      for (int t = 0; t < Tokens; ++t) sums[s][t] = no_products();
+    }
+    for (long long i = first; i < end; i += kLine, x += x_step) {
 #pragma GCC unroll 8
       for (int s = 0; s < Streams; ++s) prefetch_ahead(w[s] + i);
 #pragma GCC unroll 8
-      for (long long part = 0; part < kLine; part += kWide) add(i + part);
-    }
-    for (; i < end; i += kWide) add(i);
+      for (long long part = 0; part < kLine; part += kWide) {
+        Wide weights[Streams];
 #pragma GCC unroll 8
-    for (int s = 0; s < Streams; ++s) totals[s] += total(sums[s]);
+        for (int s = 0; s < Streams; ++s) weights[s] = load_wide(w[s] + i + part);
+#pragma GCC unroll 8
+        for (int t = 0; t < Tokens; ++t) {
+          const Wide v = load_wide(x + t * kLine + part);
+#pragma GCC unroll 8
+          for (int s = 0; s < Streams; ++s) sums[s][t] = add_products(sums[s][t], weights[s], v);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int s = 0; s < Streams; ++s) {
+#pragma GCC unroll 8
+      for (int t = 0; t < Tokens; ++t) totals[s][t] += total(sums[s][t]);
+    }
   }
 #pragma GCC unroll 8
   for (int s = 0; s < Streams; ++s) {
-    for (long long i = whole; i < a->k; ++i) totals[s] += static_cast<long long>(w[s][i]) * a->x[i];
     const long long r = row + s * step;
-    a->y[r] = static_cast<float>(totals[s]) * (a->row_scales[r] / a->x_scale);
+#pragma GCC unroll 8
+    for (int t = 0; t < Tokens; ++t) {
+      a->y[(token + t) * a->y_stride + r] =
+          static_cast<float>(totals[s][t]) * (a->row_scales[r] * a->x_scales[token + t]);
+    }
   }
 }
+
+// As many rows side by side as there are registers for their sums.
+template <int Tokens>
+inline void screen_block(const bitnet_head_screen_args* a, long long begin, long long end, long long token) {
+  constexpr int kFit = kScreenSums / Tokens;
+  constexpr int kStreams = kFit < 1 ? 1 : kFit < kHeadStreams ? kFit : kHeadStreams;
+  const long long step = (end - begin) / kStreams;
+  for (long long i = 0; i < step; ++i) screen_rows<kStreams, Tokens>(a, begin + i, step, token);
+  for (long long row = begin + kStreams * step; row < end; ++row) screen_rows<1, Tokens>(a, row, 0, token);
+}
+
+// The tokens from `token` on, at most Tokens.
+template <int Tokens>
+inline void screen_last(const bitnet_head_screen_args* a, long long begin, long long end, long long token) {
+  if constexpr (Tokens > 1) {
+    if (a->tokens - token < Tokens) return screen_last<Tokens - 1>(a, begin, end, token);
+  }
+  screen_block<Tokens>(a, begin, end, token);
+}
+
+// Rows whose tokens follow one another in blocks of kScreenTokens: small enough to stay in the second cache meanwhile.
+constexpr long long kScreenBlock = 64;
 
 }  // namespace dense_detail
 
@@ -121,10 +155,14 @@ inline void head_bf16(const bitnet_head_args* a) noexcept { dense_detail::head<d
 inline void head_f32(const bitnet_head_args* a) noexcept { dense_detail::head<float>(a); }
 
 inline void head_screen_i8(const bitnet_head_screen_args* a) noexcept {
-  constexpr int kStreams = dense_detail::kHeadStreams;
-  const long long step = (a->row_end - a->row_begin) / kStreams;
-  for (long long i = 0; i < step; ++i) dense_detail::screen_rows<kStreams>(a, a->row_begin + i, step);
-  for (long long row = a->row_begin + kStreams * step; row < a->row_end; ++row) dense_detail::screen_rows<1>(a, row, 0);
+  using namespace dense_detail;
+  if (a->tokens <= kScreenTokens) return screen_last<kScreenTokens>(a, a->row_begin, a->row_end, 0);
+  for (long long begin = a->row_begin; begin < a->row_end; begin += kScreenBlock) {
+    const long long end = begin + kScreenBlock < a->row_end ? begin + kScreenBlock : a->row_end;
+    for (long long token = 0; token < a->tokens; token += kScreenTokens) {
+      screen_last<kScreenTokens>(a, begin, end, token);
+    }
+  }
 }
 
 }  // namespace

@@ -54,6 +54,9 @@ constexpr int kRowTile = 4;
 constexpr int kDotTile = 4;
 constexpr int kValueTile = 4;
 constexpr int kHeadStreams = 4;
+// Tokens that head_screen works on at once, and sums (rows x tokens) that it keeps in registers.
+constexpr int kScreenTokens = 4;
+constexpr int kScreenSums = 8;
 
 [[gnu::always_inline]] inline Lanes broadcast(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 [[gnu::always_inline]] inline Lanes operator+(Lanes a, Lanes b) {

@@ -51,6 +51,9 @@ constexpr int kRowTile = 8;
 constexpr int kDotTile = 16;
 constexpr int kValueTile = 16;
 constexpr int kHeadStreams = 4;
+// Tokens that head_screen works on at once, and sums (rows x tokens) that it keeps in registers.
+constexpr int kScreenTokens = 8;
+constexpr int kScreenSums = 24;
 
 [[gnu::always_inline]] inline __mmask16 mask_of(Tail tail) { return static_cast<__mmask16>((1U << tail.count) - 1U); }
 

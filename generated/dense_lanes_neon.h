@@ -52,6 +52,9 @@ constexpr int kRowTile = 4;
 constexpr int kDotTile = 4;
 constexpr int kValueTile = 4;
 constexpr int kHeadStreams = 4;
+// Tokens that head_screen works on at once, and sums (rows x tokens) that it keeps in registers.
+constexpr int kScreenTokens = 4;
+constexpr int kScreenSums = 4;
 
 // The same on each of the four registers.
 template <typename Fn>

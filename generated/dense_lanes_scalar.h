@@ -59,6 +59,9 @@ constexpr int kRowTile = 2;
 constexpr int kDotTile = 2;
 constexpr int kValueTile = 2;
 constexpr int kHeadStreams = 2;
+// Tokens that head_screen works on at once, and sums (rows x tokens) that it keeps in registers.
+constexpr int kScreenTokens = 4;
+constexpr int kScreenSums = 4;
 
 [[gnu::always_inline]] inline Lanes floats_of(IntLanes a) { return {reinterpret_cast<Floats>(a.v)}; }
 [[gnu::always_inline]] inline IntLanes bits_of(Lanes a) { return {reinterpret_cast<Ints>(a.v)}; }

@@ -63,6 +63,9 @@ constexpr int kRowTile = kWidth == 8 ? 4 : 2;
 constexpr int kDotTile = kRowTile;
 constexpr int kValueTile = kRowTile;
 constexpr int kHeadStreams = kWidth == 8 ? 4 : 2;
+// Tokens that head_screen works on at once, and sums (rows x tokens) that it keeps in registers.
+constexpr int kScreenTokens = kWidth == 8 ? 4 : 2;
+constexpr int kScreenSums = kWidth == 8 ? 8 : 4;
 
 // The same on each register.
 template <typename Fn>

@@ -134,15 +134,39 @@ TEST_CASE("the tester objects to a screening sum of 32 bits") {
   expect_caught(broken<bitnet_head_screen_args>(
                     Op::kHeadScreen,
                     [](const bitnet_head_screen_args* a) {
-                      for (std::int64_t r = a->row_begin; r < a->row_end; ++r) {
-                        std::uint32_t sum = 0;
-                        for (std::int64_t i = 0; i < a->k; ++i) {
-                          sum += static_cast<std::uint32_t>(a->weights[r * a->k + i] * a->x[i]);
+                      const std::int64_t width = BITNET_SCREEN_WIDTH(a->k);
+                      for (std::int64_t t = 0; t < a->tokens; ++t) {
+                        for (std::int64_t r = a->row_begin; r < a->row_end; ++r) {
+                          std::uint32_t sum = 0;
+                          for (std::int64_t i = 0; i < a->k; ++i) {
+                            sum += static_cast<std::uint32_t>(a->weights[r * width + i] *
+                                                              a->x[(i / 64 * a->tokens + t) * 64 + i % 64]);
+                          }
+                          a->y[t * a->y_stride + r] =
+                              static_cast<float>(static_cast<std::int32_t>(sum)) * (a->row_scales[r] * a->x_scales[t]);
                         }
-                        a->y[r] = static_cast<float>(static_cast<std::int32_t>(sum)) * (a->row_scales[r] / a->x_scale);
                       }
                     }),
                 "127 x");
+}
+
+TEST_CASE("the tester objects to screening that takes another token's scale, or one token too few") {
+  expect_caught(broken<bitnet_head_screen_args>(Op::kHeadScreen,
+                                                [](const bitnet_head_screen_args* a) {
+                                                  const std::vector<float> same(static_cast<std::size_t>(a->tokens),
+                                                                                a->x_scales[0]);
+                                                  bitnet_head_screen_args one = *a;
+                                                  one.x_scales = same.data();
+                                                  builtin(Op::kHeadScreen)(one);
+                                                }),
+                "tokens");
+  expect_caught(broken<bitnet_head_screen_args>(Op::kHeadScreen,
+                                                [](const bitnet_head_screen_args* a) {
+                                                  bitnet_head_screen_args less = *a;
+                                                  if (a->tokens == 9) less.tokens = 8;
+                                                  builtin(Op::kHeadScreen)(less);
+                                                }),
+                "9 tokens");
 }
 
 TEST_CASE("the tester objects to an epilogue that forgets a group or adds them first") {

@@ -93,45 +93,89 @@ void test_all_patterns(const Kernel& kernel, Failures& failures) {
 enum class Screen { kRandom, kLargest, kAlternating, kZero };
 constexpr const char* kScreenNames[] = {"random", "all 127 x 32767", "+-127 x +-32767", "zero"};
 
-void test_screen_rows(const Kernel& kernel, std::int64_t n, std::int64_t k, Screen values, Failures& failures) {
-  std::mt19937 random(static_cast<unsigned>(n * 1009 + k));
-  std::vector<std::int8_t> weights(index(n * k));
-  std::vector<std::int16_t> x(index(k));
-  const auto sign = [&random] { return (random() & 1) != 0 ? 1 : -1; };
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    const auto row = static_cast<std::int64_t>(i) / k;
-    const int any = static_cast<int>(random() % 255) - 127;
-    weights[i] = static_cast<std::int8_t>(values == Screen::kLargest       ? (row % 2 == 0 ? 127 : -127)
-                                          : values == Screen::kAlternating ? 127 * sign()
-                                                                           : any);
+// Rows row_begin .. row_end - 1 of n for all tokens; what lies between the tokens' rows must keep what was there.
+void test_screen_range(const Kernel& kernel, bitnet_head_screen_args args, std::int64_t n, std::int64_t row_begin,
+                       std::int64_t row_end, const std::vector<float>& expected, const std::string& what,
+                       Failures& failures) {
+  const std::string where =
+      "n=" + std::to_string(n) + ", rows " + std::to_string(row_begin) + ".." + std::to_string(row_end) + ", " + what;
+  Region y_region(expected.size() * sizeof(float));
+  auto* y = y_region.place<float>(static_cast<std::int64_t>(expected.size()));
+  args.y = y;
+  args.row_begin = row_begin;
+  args.row_end = row_end;
+  if (!call(kernel, args)) return failures.add(where, kFault);
+  for (std::int64_t t = 0; t < args.tokens; ++t) {
+    const std::string token = where + ", token " + std::to_string(t);
+    const float* row = y + t * args.y_stride;
+    const float* wanted = expected.data() + t * args.y_stride;
+    if (!same_floats(wanted + row_begin, row + row_begin, row_end - row_begin, token, failures)) return;
+    const std::int64_t floats = t + 1 < args.tokens ? args.y_stride : n;
+    for (std::int64_t r = 0; r < floats; ++r) {
+      if ((r < row_begin || r >= row_end) && std::bit_cast<std::int32_t>(row[r]) != kPatternInt) {
+        return failures.add(token, "row " + std::to_string(r) + " was written");
+      }
+    }
   }
-  for (std::int16_t& v : x) {
-    const int any = static_cast<int>(random() % 65535) - 32767;
-    v = static_cast<std::int16_t>(values == Screen::kRandom        ? any
-                                  : values == Screen::kLargest     ? 32767
-                                  : values == Screen::kAlternating ? 32767 * sign()
-                                                                   : 0);
+  check_intact({&y_region}, where, failures);
+}
+
+void test_screen_rows(const Kernel& kernel, std::int64_t n, std::int64_t k, std::int64_t tokens, Screen values,
+                      Failures& failures) {
+  std::mt19937 random(static_cast<unsigned>(n * 1009 + k * 11 + tokens));
+  const std::int64_t width = BITNET_SCREEN_WIDTH(k);
+  std::vector<std::int8_t> weights(index(n * width));
+  std::vector<std::int16_t> x(index(tokens * width));
+  const auto sign = [&random] { return (random() & 1) != 0 ? 1 : -1; };
+  for (std::int64_t r = 0; r < n; ++r) {
+    for (std::int64_t i = 0; i < k; ++i) {
+      const int any = static_cast<int>(random() % 255) - 127;
+      weights[index(r * width + i)] = static_cast<std::int8_t>(values == Screen::kLargest ? (r % 2 == 0 ? 127 : -127)
+                                                               : values == Screen::kAlternating ? 127 * sign()
+                                                                                                : any);
+    }
+  }
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    for (std::int64_t i = 0; i < k; ++i) {
+      const int any = static_cast<int>(random() % 65535) - 32767;
+      x[index((i / 64 * tokens + t) * 64 + i % 64)] =
+          static_cast<std::int16_t>(values == Screen::kRandom        ? any
+                                    : values == Screen::kLargest     ? (t % 2 == 0 ? 32767 : -32767)
+                                    : values == Screen::kAlternating ? 32767 * sign()
+                                                                     : 0);
+    }
   }
   std::vector<float> scales(index(n));
+  std::vector<float> x_scales(index(tokens));
   fill_floats(FloatKind::kNormal, random, scales.data(), n);
-  std::vector<float> expected(index(n));
-  Region weight_region(weights.size());
-  Region x_region(x.size() * sizeof(std::int16_t));
+  fill_floats(FloatKind::kNormal, random, x_scales.data(), tokens);
+  Region weight_region(weights.size() + 64);
+  Region x_region(x.size() * sizeof(std::int16_t) + 64);
   Region scale_region(scales.size() * sizeof(float));
+  Region x_scale_region(x_scales.size() * sizeof(float));
   auto args = poisoned_args<bitnet_head_screen_args>();
-  args.weights = place_copy(weight_region, weights);
-  args.x = place_copy(x_region, x);
+  auto* aligned_weights = weight_region.place<std::int8_t>(static_cast<std::int64_t>(weights.size()), 64);
+  auto* aligned_x = x_region.place<std::int16_t>(static_cast<std::int64_t>(x.size()), 64);
+  std::copy(weights.begin(), weights.end(), aligned_weights);
+  std::copy(x.begin(), x.end(), aligned_x);
+  args.weights = aligned_weights;
+  args.x = aligned_x;
   args.row_scales = place_copy(scale_region, scales);
-  args.x_scale = 4711.5F;
+  args.x_scales = place_copy(x_scale_region, x_scales);
+  args.tokens = tokens;
+  args.y_stride = n + 3;
   args.k = k;
+  std::vector<float> expected(index((tokens - 1) * args.y_stride + n));
   args.y = expected.data();
   args.row_begin = 0;
   args.row_end = n;
   reference::head_screen(args);
   if (kernel.k != 0) args.k = std::numeric_limits<std::int64_t>::min();
-  const std::string what = "k=" + std::to_string(k) + ", values " + kScreenNames[static_cast<std::size_t>(values)];
-  test_row_ranges(kernel, args, n, expected.data(), what, failures);
-  check_intact({&weight_region, &x_region, &scale_region}, what, failures);
+  const std::string what = "k=" + std::to_string(k) + ", " + std::to_string(tokens) + " tokens, values " +
+                           kScreenNames[static_cast<std::size_t>(values)];
+  test_screen_range(kernel, args, n, 0, n, expected, what, failures);
+  if (n >= 3 && !failures.full()) test_screen_range(kernel, args, n, n / 3, n - 1, expected, what, failures);
+  check_intact({&weight_region, &x_region, &scale_region, &x_scale_region}, what, failures);
 }
 
 }  // namespace
@@ -142,7 +186,11 @@ void test_head(const Kernel& kernel, const TestPlan& plan, Failures& failures) {
     for (const std::int64_t n : plan.head_rows) {
       if (failures.full()) return;
       if (kernel.op == Op::kHeadScreen) {
-        test_screen_rows(kernel, n, k, static_cast<Screen>(turn++ % std::size(kScreenNames)), failures);
+        // Token counts below, at and beyond what a kernel takes at once; coprime to the kinds of values.
+        constexpr std::int64_t kTokens[] = {1, 2, 3, 4, 5, 7, 8, 9, 17};
+        const std::int64_t tokens = kTokens[turn % std::size(kTokens)];
+        test_screen_rows(kernel, n, k, tokens, static_cast<Screen>(turn % std::size(kScreenNames)), failures);
+        ++turn;
       } else {
         test_float_rows(kernel, n, k, kFloatKinds[turn++ % std::size(kFloatKinds)], failures);
       }
@@ -150,7 +198,11 @@ void test_head(const Kernel& kernel, const TestPlan& plan, Failures& failures) {
   }
   if (kernel.op == Op::kHeadScreen) {
     // Longer than any chain of int32 sums.
-    test_screen_rows(kernel, 5, 40003, Screen::kLargest, failures);
+    test_screen_rows(kernel, 5, 40003, 3, Screen::kLargest, failures);
+    // Every token count that has code of its own, and rows beyond a block of them.
+    for (std::int64_t tokens = 1; tokens <= 9; ++tokens) {
+      test_screen_rows(kernel, 150, kernel.k != 0 ? kernel.k : 192, tokens, Screen::kRandom, failures);
+    }
   } else if (kernel.format != Format::kF32 && kernel.k == 0) {
     test_all_patterns(kernel, failures);
   }

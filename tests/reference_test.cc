@@ -291,22 +291,30 @@ TEST_CASE("epilogue: a scale a tensor, row, or row and group; groups in order; a
   CHECK(y[1] == -4.0F + (-4 * 1.0F + 6 * 4.0F));
 }
 
-TEST_CASE("head_screen: sums beyond int32 and beyond the exact integers of a float") {
-  const std::int64_t k = 20000;
-  const std::vector<std::int8_t> w(static_cast<std::size_t>(k), 127);
-  const std::vector<std::int16_t> x(static_cast<std::size_t>(k), 32767);
+TEST_CASE("head_screen: sums beyond int32 and beyond the exact integers of a float, tokens in rows of their own") {
+  const std::int64_t k = 20000;  // 32 short of the width
+  const auto width = static_cast<std::size_t>(BITNET_SCREEN_WIDTH(k));
+  CHECK(width == 20032);
+  std::vector<std::int8_t> w(width, 127);
+  std::vector<std::int16_t> x(2 * width, 32767);
+  x[64] = -32767;  // of the second token
   const float scale = 3.0F;
-  float y = 0.0F;
+  const float x_scales[] = {0.5F, 0.25F};
+  float y[3] = {0.0F, 7.0F, 0.0F};
   const bitnet_head_screen_args args = {.weights = w.data(),
                                         .x = x.data(),
                                         .row_scales = &scale,
-                                        .y = &y,
+                                        .x_scales = x_scales,
+                                        .y = y,
                                         .row_begin = 0,
                                         .row_end = 1,
-                                        .k = k,
-                                        .x_scale = 1.5F};
+                                        .tokens = 2,
+                                        .y_stride = 2,
+                                        .k = k};
   reference::head_screen(args);
-  CHECK(y == static_cast<float>(k * 127 * 32767) * 2.0F);
+  CHECK(y[0] == static_cast<float>(k * 127 * 32767) * 1.5F);
+  CHECK(y[1] == 7.0F);
+  CHECK(y[2] == static_cast<float>((k - 2) * 127 * 32767) * 0.75F);
 }
 
 TEST_CASE("ternary_dot and head") {

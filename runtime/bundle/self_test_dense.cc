@@ -332,29 +332,43 @@ Status test_head(const Kernel& kernel, std::int64_t k) {
   return y.compare(kernel, "y", "random", expected);
 }
 
-// Random values, and products as large as they get.
+// Random values, and products as large as they get; one token, and more than a kernel takes at once.
 Status test_head_screen(const Kernel& kernel, std::int64_t k) {
-  BITNET_ASSIGN_OR_RETURN(const Row<std::int16_t> x, Row<std::int16_t>::create(k));
+  constexpr std::int64_t kTokens = 9;
+  const std::int64_t width = BITNET_SCREEN_WIDTH(k);
+  BITNET_ASSIGN_OR_RETURN(const Row<std::int16_t> x, Row<std::int16_t>::create(kTokens * width));
+  BITNET_ASSIGN_OR_RETURN(const Row<std::int8_t> weights, Row<std::int8_t>::create(kHeadRows * width));
   BITNET_ASSIGN_OR_RETURN(const Row<float> scales, Row<float>::create(kHeadRows));
+  BITNET_ASSIGN_OR_RETURN(const Row<float> x_scales, Row<float>::create(kTokens));
   fill_gain(kHeadRows, scales.data());
-  std::vector<std::int8_t> weights(static_cast<std::size_t>(kHeadRows * k));
+  fill_gain(kTokens, x_scales.data());
   Random random(0x5C4EE4);
   for (const bool largest : {false, true}) {
-    BITNET_ASSIGN_OR_RETURN(const Row<float> y, Row<float>::create(kHeadRows));
-    for (std::int8_t& w : weights)
-      w = largest ? std::int8_t{127} : static_cast<std::int8_t>(127.0F * random.symmetric());
-    for (std::int64_t i = 0; i < k; ++i) {
-      x[i] = largest ? std::int16_t{32767} : static_cast<std::int16_t>(32767.0F * random.symmetric());
+    const std::int64_t tokens = largest ? 1 : kTokens;
+    BITNET_ASSIGN_OR_RETURN(const Row<float> y, Row<float>::create(kTokens * kHeadRows));
+    for (std::int64_t r = 0; r < kHeadRows; ++r) {
+      for (std::int64_t i = 0; i < width; ++i) {
+        const auto any = static_cast<std::int8_t>(127.0F * random.symmetric());
+        weights[r * width + i] = i >= k ? std::int8_t{0} : largest ? std::int8_t{127} : any;
+      }
     }
-    std::vector<float> expected(y.data(), y.data() + kHeadRows);
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      for (std::int64_t i = 0; i < width; ++i) {
+        const auto any = static_cast<std::int16_t>(32767.0F * random.symmetric());
+        x[(i / 64 * tokens + t) * 64 + i % 64] = i >= k ? std::int16_t{0} : largest ? std::int16_t{32767} : any;
+      }
+    }
+    std::vector<float> expected(y.data(), y.data() + kTokens * kHeadRows);
     bitnet_head_screen_args args = {.weights = weights.data(),
                                     .x = x.data(),
                                     .row_scales = scales.data(),
+                                    .x_scales = x_scales.data(),
                                     .y = expected.data(),
                                     .row_begin = kFirstHeadRow,
                                     .row_end = kHeadRows,
-                                    .k = k,
-                                    .x_scale = 1234.5F};
+                                    .tokens = tokens,
+                                    .y_stride = kHeadRows,
+                                    .k = k};
     reference::head_screen(args);
     args.y = y.data();
     kernel(args);

@@ -1,4 +1,4 @@
-// The binary contract between the runtime and every kernel, ABI version 2.
+// The binary contract between the runtime and every kernel, ABI version 3.
 //
 //   void NAME(const bitnet_<op>_args*)    noexcept, no allocation, no locks, no errors, no globals
 //
@@ -21,13 +21,15 @@
 
 #include <stdint.h>
 
-#define BITNET_KERNEL_ABI_VERSION 2
+#define BITNET_KERNEL_ABI_VERSION 3
 
 // Rows of a tile, in every layout; row ranges begin at multiples of it.
 #define BITNET_TILE_ROWS 16
 // Bytes of a row of quantised activations of length k, zero beyond k: whole 64-byte units, and one more, so that
 // layouts whose lines do not divide 64 may read past the last k.
 #define BITNET_ACTIVATION_WIDTH(k) (((k) + 63) / 64 * 64 + 64)
+// Elements of a row of the screening head and of its activations, zero beyond k: whole 64-byte lines of int8.
+#define BITNET_SCREEN_WIDTH(k) (((k) + 63) / 64 * 64)
 // Positions per chunk of attention and per page of the key/value cache; both start at absolute positions that are
 // multiples of it.
 #define BITNET_ATTENTION_CHUNK 256
@@ -215,17 +217,24 @@ typedef struct bitnet_head_args {
   int64_t k;
 } bitnet_head_args;
 
-// op head_screen: y[r] = float(sum_k W[r][k] * x[k]) * (row_scales[r] / x_scale), the sum exact (int64, converted to
-// float by rounding to nearest even), for rows row_begin <= r < row_end.
+// op head_screen: y[t][r] = float(sum_k W[r][k] * x[t][k]) * (row_scales[r] * x_scales[t]), the sum exact (int64,
+// converted to float by rounding to nearest even), for rows row_begin <= r < row_end and tokens 0 <= t < tokens. The
+// tokens share one pass over the rows.
+//   weights  [n][BITNET_SCREEN_WIDTH(k)] int8 in [-127, 127], row-major, zero beyond k, 64-byte aligned
+//   x        packed activations [BITNET_SCREEN_WIDTH(k)/64][tokens][64] int16 in [-32767, 32767], zero beyond k, 64-byte
+//            aligned: each line of weights meets all tokens side by side
+//   y        float at y[t * y_stride + r]
 typedef struct bitnet_head_screen_args {
-  const int8_t* weights;    // [n][k] in [-127, 127], row-major
-  const int16_t* x;         // [k] in [-32767, 32767]
+  const int8_t* weights;
+  const int16_t* x;
   const float* row_scales;  // [n]
-  float* y;                 // [n]
+  const float* x_scales;    // [tokens]
+  float* y;
   int64_t row_begin;
   int64_t row_end;
+  int64_t tokens;  // >= 1
+  int64_t y_stride;
   int64_t k;
-  float x_scale;
 } bitnet_head_screen_args;
 
 #ifdef __cplusplus

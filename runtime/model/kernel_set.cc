@@ -90,6 +90,7 @@ Result<KernelSet> KernelSet::choose(const ModelConfig& config, const ModelTensor
   optional(Step::kQuantizeHeads, Op::kQuantize, Format::kI8, 0, config.head_dim);
   BITNET_RETURN_IF_ERROR(
       pick(Step::kHead, Op::kHead, head_format(tensors.token_embd->type), config.vocab, config.hidden));
+  BITNET_RETURN_IF_ERROR(pick(Step::kHeadScreen, Op::kHeadScreen, Format::kI8, config.vocab, config.hidden));
   return set;
 }
 

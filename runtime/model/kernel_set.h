@@ -36,8 +36,9 @@ enum class Step : std::uint8_t {
   kAttentionI8,    // int8 keys and values
   kQuantizeHeads,  // of int8 keys and values
   kHead,
+  kHeadScreen,  // the head's int8 rows
 };
-inline constexpr std::size_t kStepCount = static_cast<std::size_t>(Step::kHead) + 1;
+inline constexpr std::size_t kStepCount = static_cast<std::size_t>(Step::kHeadScreen) + 1;
 inline constexpr std::size_t kProductSteps = static_cast<std::size_t>(Step::kEpilogue);
 
 [[nodiscard]] constexpr Step product_step(Step tokens, FusedMatrix::Role role) {

@@ -242,12 +242,16 @@ void head_f32(const float* w, const float* x, std::int64_t n, std::int64_t k, fl
 }
 
 void head_screen(const bitnet_head_screen_args& a) {
-  for (std::int64_t r = a.row_begin; r < a.row_end; ++r) {
-    std::int64_t sum = 0;
-    for (std::int64_t i = 0; i < a.k; ++i) {
-      sum += static_cast<std::int64_t>(a.weights[r * a.k + i]) * static_cast<std::int64_t>(a.x[i]);
+  const std::int64_t width = BITNET_SCREEN_WIDTH(a.k);
+  for (std::int64_t t = 0; t < a.tokens; ++t) {
+    for (std::int64_t r = a.row_begin; r < a.row_end; ++r) {
+      std::int64_t sum = 0;
+      for (std::int64_t i = 0; i < a.k; ++i) {
+        sum += static_cast<std::int64_t>(a.weights[r * width + i]) *
+               static_cast<std::int64_t>(a.x[(i / 64 * a.tokens + t) * 64 + i % 64]);
+      }
+      a.y[t * a.y_stride + r] = static_cast<float>(sum) * (a.row_scales[r] * a.x_scales[t]);
     }
-    a.y[r] = static_cast<float>(sum) * (a.row_scales[r] / a.x_scale);
   }
 }
 
