@@ -125,6 +125,7 @@ class Tuner {
   Status tune_shape(const TuneShape& shape, std::uint64_t bytes) {
     const std::vector<GroupPlaces> plan = plan_shape(shape);
     say("compiling variants for " + shape_name(shape));
+    if (options_.stop && options_.stop()) return Error{ErrorCode::kInterrupted, "interrupted; nothing was written"};
     std::vector<KernelSpec> variants;
     for (const Place& place : places_) {
       for (std::size_t i = 0; i < place.space.size(); ++i) {

@@ -17,6 +17,7 @@
 #include "codegen/tune_bench.h"
 #include "codegen/tune_places.h"
 #include "codegen/tune_space.h"
+#include "tests/programs.h"
 
 namespace bitnet::codegen {
 namespace {
@@ -444,6 +445,37 @@ TEST_CASE("compare: same kernels are not timed, others by their ratio, layouts i
   }
   CHECK(rows->size() == 2 * 2 * 7);  // shapes x targets x (gemv twice, gemm twice, three batches)
   CHECK(differ == 2 + 7);
+}
+
+TEST_CASE("the command: messages, exit codes, and Ctrl-C leaves no file") {
+  const std::string codegen = test::program("bitnet-codegen");
+  if (codegen.empty()) return;
+  const test::Programs programs;
+  const std::string shapes = programs.folder.file("shapes.toml");
+  const std::string output = programs.folder.file("cpu.toml");
+  REQUIRE(write_file(shapes, "[[shape]]\nn = 16\nk = 64\n").ok());
+  const auto refuses = [&](const std::string& arguments, int code, const std::string& part) {
+    const test::Outcome outcome = programs.shell("'" + codegen + "' tune " + arguments);
+    CHECK_MESSAGE(outcome.code == code, outcome.err);
+    CHECK_MESSAGE(outcome.err.find(part) != std::string::npos, outcome.err);
+    CHECK_FALSE(std::filesystem::exists(output));
+  };
+  refuses("--shapes " + shapes, 2, "name one with --output");
+  refuses("--shapes " + programs.folder.file("none.toml") + " -o " + output, 1, "none.toml");
+  refuses("--shapes " + shapes + " --model x.gguf -o " + output, 2, "either --model or --shapes");
+  refuses("--quick --full -o " + output, 2, "--quick");
+  refuses("--points zen9 -o " + output, 2, "points are a file or one of defaults");
+  refuses("--compare zen9", 2, "points are a file or one of defaults");
+  refuses("--target mips -o " + output, 2, "unknown target 'mips'");
+  REQUIRE(write_file(shapes, "[[shape]]\nn = 16\nk = none\n").ok());
+  refuses("--shapes " + shapes + " -o " + output, 2, "shapes.toml:3: ");
+  REQUIRE(write_file(shapes, "[[shape]]\nn = 16\nk = 64\n[[shape]]\nn = 32\nk = 64\n").ok());
+  const test::Outcome stopped = programs.shell("timeout --preserve-status -s INT 0.3 '" + codegen +
+                                               "' tune --target scalar --shapes " + shapes + " -o " + output);
+  CHECK_MESSAGE(stopped.code == 130, stopped.err);
+  CHECK_MESSAGE(stopped.err.find("interrupted; nothing was written") != std::string::npos, stopped.err);
+  CHECK_FALSE(std::filesystem::exists(output));
+  CHECK(std::distance(std::filesystem::directory_iterator(programs.folder.file(".")), {}) == 3);  // shapes, out, err
 }
 
 // Real kernels: a planted defect makes the variants with 4 streams wrong. They are quicker than right ones would be,
