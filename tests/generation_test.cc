@@ -9,6 +9,7 @@
 
 #include "runtime/generation/generator.h"
 #include "runtime/generation/ngram_draft.h"
+#include "runtime/tokenizer/tokenizer.h"
 #include "tests/model_files.h"
 
 namespace bitnet {
@@ -94,6 +95,11 @@ Outcome generate(Model& model, const Setting& setting, Drafter* drafter, const I
   outcome.held = (*context)->position();
   const auto text = static_cast<std::int64_t>(prompt.size() + outcome.tokens.size());
   CHECK(outcome.held == text - (generator.pending().has_value() ? 1 : 0));
+  if (setting.sink) {
+    // Of all that is evaluated: the text, but a last token that an end or a full context leaves over.
+    CHECK(std::ssize(outcome.logits) == outcome.held * model.config().vocab);
+    if (outcome.reason == FinishReason::kLength && setting.max_tokens > 0) CHECK_FALSE(generator.pending().has_value());
+  }
   if (generator.pending().has_value()) CHECK(*generator.pending() == outcome.tokens.back());
   Ids more;
   if (generator.pending().has_value()) more.push_back(*generator.pending());
@@ -113,7 +119,10 @@ class Script final : public Drafter {
   Script(Ids text, std::size_t wrong_every, std::uint32_t seed)
       : text_(std::move(text)), wrong_every_(wrong_every), random_(seed) {}
 
-  void append(std::int32_t /*id*/) override { ++at_; }
+  void append(std::int32_t id) override {
+    if (at_ < text_.size()) CHECK(id == text_[at_]);
+    ++at_;
+  }
   std::size_t propose(std::span<std::int32_t> out) override {
     const std::size_t count = std::min<std::size_t>(out.size(), random_() % (Generator::kMostDrafted + 1));
     for (std::size_t i = 0; i < count; ++i) {
@@ -193,6 +202,30 @@ TEST_CASE("drafts: the text of plain decoding, for every way to sample, number o
   CHECK(accepted > 500);  // so that all this was about something
   CHECK(rejected > 500);
   CHECK(ngram_accepted > 0);
+}
+
+TEST_CASE("drafts: the default model, where it repeats and where it does not") {
+  const std::unique_ptr<Model> model = load(BITNET_DEFAULT_MODEL, 2);
+  const auto tokenizer = Tokenizer::from_gguf(model->file());
+  REQUIRE(tokenizer.ok());
+  std::string text;
+  for (int i = 0; i < 6; ++i) text += "Nurse:\nI do not know it.\n\n";
+  const auto prompt = tokenizer->encode(text, tokenizer->adds_bos(), false);
+  REQUIRE(prompt.ok());
+  for (const SamplingParams& sampling : samplings()) {
+    CAPTURE(sampling.temperature);
+    const Setting setting{.sampling = sampling, .max_tokens = 100, .context = 256};
+    const Outcome plain = generate(*model, setting, nullptr, *prompt);
+    NgramDraft ngram;
+    const Outcome drafted = generate(*model, setting, &ngram, *prompt);
+    drafted.check_equals(plain);
+    Script script(joined(*prompt, plain.tokens), 5, 1);
+    generate(*model, setting, &script, *prompt).check_equals(plain);
+    if (sampling.temperature > 0.0F || sampling.repetition_penalty != 1.0F) continue;
+    // Greedy it goes on with the line, and then all drafts hit: how many there are is a matter of times.
+    CHECK(drafted.stats.accepted == drafted.stats.proposed);
+    CHECK(tokenizer->decode(plain.tokens).find("Nurse:\nI do not know it.") != std::string::npos);
+  }
 }
 
 TEST_CASE("drafts: end tokens, stops, full contexts and lengths inside a draft") {

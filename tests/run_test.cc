@@ -215,6 +215,42 @@ TEST_CASE("bitnet run: errors and their exit codes") {
   CHECK(json::parse(full.out)["counts"]["generated"] == 3);
 }
 
+TEST_CASE("bitnet run: --draft changes no output") {
+  const Programs programs;
+  if (!programs.available()) return;
+  const std::string model = write_synth(programs.folder, "m.gguf", "2x128x256x2/1x400");
+  const std::string plain_logits = programs.folder.file("plain");
+  const std::string logits = programs.folder.file("drafted");
+  std::size_t accepted = 0;
+  for (const char* options : {"--greedy --ignore-eos -n 100", "--seed 3 --ignore-eos -n 60 -t 2",
+                              "--seed 4 --top-k 3 --temperature 0.3 -n 80", "--greedy -n 100 --stop e --stop ab",
+                              "--greedy --ignore-eos --repetition-penalty 1.2 -n -1 -C 70"}) {
+    INFO(options);
+    const std::string base = "-m '" + model + "' -p 'to be or not to be or not to be' " + options;
+    const Outcome plain = programs.run(base);
+    const Outcome drafted = programs.run(base + " --draft ngram --metrics");
+    CHECK(plain.code == 0);
+    CHECK(drafted.code == 0);
+    CHECK(drafted.out == plain.out);
+    CHECK(drafted.err.find("bitnet: drafted ") != std::string::npos);
+    CHECK(plain.err.find("drafted") == std::string::npos);
+    const auto lines = [](const Outcome& outcome) {  // one a token; the object behind them has times
+      return outcome.out.substr(0, outcome.out.rfind('\n', outcome.out.size() - 2) + 1);
+    };
+    CHECK(lines(programs.run(base + " --jsonl --draft ngram")) == lines(programs.run(base + " --jsonl --draft none")));
+    const json a = json::parse(programs.run(base + " --json --dump-logits '" + plain_logits + "'").out);
+    const json b = json::parse(programs.run(base + " --json --draft ngram --dump-logits '" + logits + "'").out);
+    for (const char* key : {"text", "tokens", "finish_reason", "counts"}) CHECK(a[key] == b[key]);
+    CHECK(read_text(plain_logits) == read_text(logits));
+    CHECK(a["draft"] == json{{"proposed", 0}, {"accepted", 0}, {"passes", 0}});
+    CHECK(b["draft"]["accepted"] <= b["draft"]["proposed"]);
+    CHECK(b["draft"]["passes"] <= b["draft"]["proposed"]);
+    accepted += b["draft"]["accepted"].get<std::size_t>();
+  }
+  MESSAGE("drafted tokens that were accepted: ", accepted);
+  programs.refuses("run", "-m '" + model + "' -p x --draft model", 2, "--draft", "");
+}
+
 TEST_CASE("bitnet run: options with several values take one each, and lists keep their order") {
   const Programs programs;
   if (!programs.available()) return;
