@@ -48,8 +48,8 @@ struct ModelOptions {
   // kernel, weights with the undefined code 3.
   bool strict = false;
   HeadMode head = HeadMode::kScreened;
-  LogFn log;
-  ProgressFn progress;
+  LogFn log = nullptr;
+  ProgressFn progress = nullptr;
 };
 
 class Model {

@@ -1,5 +1,5 @@
 // I2_S (x86 layout) -> the layouts of the kernels. Any layout can be made from decoded rows (runtime/kernels/layout.h);
-// t2, the common one, has a shorter way.
+// t2 and t5, the common ones, have shorter ways.
 //
 // I2_S and t2 both hold 2-bit codes, but a byte of I2_S holds four weights that lie 32 columns apart, and a byte of t2
 // four that lie 4 columns apart. Take 16 source bytes of one row: field f (bits 7-2f:6-2f) of byte b is the weight of
@@ -9,6 +9,10 @@
 // for two rows at once. Where K is an odd multiple of 64, every other row begins in the middle of a group: the low
 // nibbles of one group and the high ones of the next, put together, are 128 columns of such a row in the same form.
 // Every other K is decoded by its flat index, and so are all matrices of the other layouts.
+//
+// For t5 the dwords of the 16 rows are put side by side, so that each step is the same arithmetic on 64 bytes: a field
+// of them is one dword of codes of every row, and five such dwords are encoded into one line, by the formulas of
+// layout_t5.cc on four bytes at a time, none of which ever carries into the next.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -153,6 +157,81 @@ std::uint64_t pack_groups(const FusedMatrix& product, std::int64_t row, std::uin
   return illegal;
 }
 
+// The dwords of one code each, k = 4n .. 4n + 3 of 16 rows at words[n], and their lines.
+using RowWords = std::array<std::uint32_t, BITNET_TILE_ROWS>;
+constexpr std::int64_t kT5Words = 5;  // of a line
+constexpr std::int64_t kGroupWords = kGroup / 4;
+constexpr std::int64_t kT5Groups = kT5Words;  // whole lines again
+constexpr std::uint32_t kOnes = 0x01010101;
+
+// 128 columns (64 for kLastHalf) of 16 rows -> 32 words (16).
+template <Groups kKind>
+std::uint64_t unpack_group(const Row* rows, RowWords* words) {
+  constexpr int kFields = kKind == Groups::kLastHalf ? 2 : 4;
+  std::uint64_t illegal = 0;
+  for (std::int64_t d = 0; d < kGroupBytes / 4; ++d) {
+    RowWords source;
+    for (std::size_t r = 0; r < BITNET_TILE_ROWS; ++r) source[r] = load<kKind>(rows[r], rows[r].group + 4 * d);
+    std::uint32_t any = 0;
+    for (const std::uint32_t word : source) any |= word & word >> 1 & 0x55555555;
+    if (any != 0) [[unlikely]] {
+      for (std::uint32_t& word : source) word = static_cast<std::uint32_t>(legal(word, illegal));
+    }
+    for (int f = 0; f < kFields; ++f) {
+      RowWords& out = words[8 * f + d];
+      for (std::size_t r = 0; r < BITNET_TILE_ROWS; ++r) out[r] = source[r] >> (6 - 2 * f) & 3 * kOnes;
+    }
+  }
+  return illegal;
+}
+
+void encode_t5_line(const RowWords* words, std::uint8_t* line) {
+  RowWords out;
+  for (std::size_t r = 0; r < BITNET_TILE_ROWS; ++r) {
+    const auto thrice = [](std::uint32_t x) { return x + (x << 1); };
+    const std::uint32_t j = words[0][r] + thrice(words[1][r] + thrice(words[2][r] + thrice(words[3][r])));  // <= 80
+    const std::uint32_t q = 2 * kOnes - words[4][r];
+    const std::uint32_t sum = (j >> 2 & 31 * kOnes) + q + (q << 1) + (q << 3);  // v + 11 q <= 42
+    const std::uint32_t u = sum & 31 * kOnes;
+    const std::uint32_t y = (j + (sum >> 5 & kOnes)) & 3 * kOnes;
+    // m: q = 2 shares every u with a smaller q, q = 1 those up to 20, where u + 11 has no bit 5.
+    const std::uint32_t m = (q >> 1 & kOnes) | (q & ~((u + 11 * kOnes) >> 5) & kOnes);
+    out[r] = y << 6 | u << 1 | m;
+  }
+  std::memcpy(line, out.data(), sizeof out);
+}
+
+// One tile of t5 with K a multiple of 64: five groups are 32 whole lines.
+std::uint64_t pack_t5_groups(const FusedMatrix& product, std::int64_t row, std::uint8_t* out) {
+  Row rows[BITNET_TILE_ROWS];
+  bool any_offset = false;
+  for (std::int64_t r = 0; r < BITNET_TILE_ROWS; ++r) {
+    rows[r] = locate(product, row + r);
+    any_offset |= rows[r].offset;
+  }
+  RowWords words[kT5Groups * kGroupWords];
+  std::int64_t filled = 0;
+  const auto encode = [&] {
+    for (; filled % kT5Words != 0; ++filled) words[filled].fill(kOnes);
+    for (std::int64_t at = 0; at < filled; at += kT5Words, out += kLineBytes) encode_t5_line(words + at, out);
+    filled = 0;
+  };
+  std::uint64_t illegal = 0;
+  for (std::int64_t group = 0; group < product.k / kGroup; ++group) {
+    illegal += any_offset ? unpack_group<Groups::kAny>(rows, words + filled)
+                          : unpack_group<Groups::kAligned>(rows, words + filled);
+    for (Row& r : rows) r.group += r.step;
+    filled += kGroupWords;
+    if (filled == kT5Groups * kGroupWords) encode();
+  }
+  if (product.k % kGroup != 0) {
+    illegal += unpack_group<Groups::kLastHalf>(rows, words + filled);
+    filled += kGroupWords / 2;
+  }
+  encode();
+  return illegal;
+}
+
 // Codes of weights [flat, flat + count) in runs that stay inside one field of one group.
 std::uint64_t decode(const std::uint8_t* codes, std::int64_t flat, std::int64_t count, std::uint8_t* out) {
   std::uint64_t illegal = 0;
@@ -192,7 +271,10 @@ std::uint64_t pack_decoded(const FusedMatrix& product, Layout layout, std::int64
 
 std::uint64_t pack_any(const FusedMatrix& product, Layout layout, std::int64_t tile_row,
                        std::vector<std::uint8_t>& codes, std::uint8_t* out) {
-  if (layout == Layout::kT2 && product.k % (kGroup / 2) == 0) return pack_groups(product, tile_row, out);
+  if (product.k % (kGroup / 2) == 0) {
+    if (layout == Layout::kT2) return pack_groups(product, tile_row, out);
+    if (layout == Layout::kT5) return pack_t5_groups(product, tile_row, out);
+  }
   return pack_decoded(product, layout, tile_row, codes, out);
 }
 
