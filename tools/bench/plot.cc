@@ -79,28 +79,14 @@ void draw_axes(Svg& svg, const Axis& x, const Axis& y) {
   svg.text(18, (y.begin + y.end) / 2, "10\xE2\x81\xB9 operations per second", "ink", Svg::Anchor::kMiddle, -90);
 }
 
-void draw_roofs(Svg& svg, const Axis& x, const Axis& y, const ProbeReading& probes) {
-  const double ridge = probes.dot_gops / probes.read_gbps;
-  // The memory roof begins at the left or at the lower edge.
-  const double start = std::max(std::pow(10.0, x.low), std::pow(10.0, y.low) / probes.read_gbps);
-  const double end = std::max(ridge, start);
-  svg.line(x.at(start), y.at(start * probes.read_gbps), x.at(end), y.at(end * probes.read_gbps), "roof");
-  svg.line(x.at(end), y.at(probes.dot_gops), x.end, y.at(probes.dot_gops), "roof");
-  const double turn = -std::atan2(std::abs(y.end - y.begin) / (y.high - y.low), (x.end - x.begin) / (x.high - x.low)) *
-                      180 / std::acos(-1.0);
-  const double middle = std::sqrt(start * end);
-  svg.text(x.at(middle) - 6, y.at(middle * probes.read_gbps) - 8,
-           "read probe " + short_number(probes.read_gbps) + " GB/s", "ink", Svg::Anchor::kMiddle, turn);
-  svg.text(x.end - 4, y.at(probes.dot_gops) - 8, "dot probe " + short_number(probes.dot_gops) + " GOPS", "ink",
-           Svg::Anchor::kEnd);
-}
-
 // Places for the numbers: each at the first of some places around its point, further and further out, where no earlier
 // number and no point is.
 class Labels {
  public:
   Labels(const Axis& x, const Axis& y) : x_(x), y_(y) {}
-  void reserve(double x, double y) { taken_.push_back({x - 4, y - 4, 8, 8}); }
+  void reserve(double x, double y, double width = 8, double height = 8) {
+    taken_.push_back({x - width / 2, y - height / 2, width, height});
+  }
   struct Place {
     double x;
     double y;
@@ -135,6 +121,30 @@ class Labels {
   std::vector<Box> taken_;
 };
 
+// Their names are taken places for numbers.
+void draw_roofs(Svg& svg, const Axis& x, const Axis& y, const ProbeReading& probes, Labels& labels) {
+  const double ridge = probes.dot_gops / probes.read_gbps;
+  // The memory roof begins at the left or at the lower edge.
+  const double start = std::max(std::pow(10.0, x.low), std::pow(10.0, y.low) / probes.read_gbps);
+  const double end = std::max(ridge, start);
+  svg.line(x.at(start), y.at(start * probes.read_gbps), x.at(end), y.at(end * probes.read_gbps), "roof");
+  svg.line(x.at(end), y.at(probes.dot_gops), x.end, y.at(probes.dot_gops), "roof");
+  const double turn = -std::atan2(std::abs(y.end - y.begin) / (y.high - y.low), (x.end - x.begin) / (x.high - x.low)) *
+                      180 / std::acos(-1.0);
+  const double middle = std::sqrt(start * end);
+  svg.text(x.at(middle) - 6, y.at(middle * probes.read_gbps) - 8,
+           "read probe " + short_number(probes.read_gbps) + " GB/s", "ink", Svg::Anchor::kMiddle, turn);
+  svg.text(x.end - 4, y.at(probes.dot_gops) - 8, "dot probe " + short_number(probes.dot_gops) + " GOPS", "ink",
+           Svg::Anchor::kEnd);
+  labels.reserve(x.end - 64, y.at(probes.dot_gops) - 13, 130, 14);
+  for (int letter = -5; letter <= 5; ++letter) {  // along the slope
+    const double along = 11.0 * letter;
+    const double angle = turn * std::acos(-1.0) / 180;
+    labels.reserve(x.at(middle) - 8 + along * std::cos(angle),
+                   y.at(middle * probes.read_gbps) - 12 + along * std::sin(angle), 14, 14);
+  }
+}
+
 }  // namespace
 
 std::string roofline_svg(const Run& run) {
@@ -162,9 +172,8 @@ std::string roofline_svg(const Run& run) {
   svg.text(kLeft, 24, title, "head");
   svg.text(kLeft, 42, run.model + (run.emulated ? "; emulated CPU: times mean nothing" : "; " + run.cpu), "faint");
   draw_axes(svg, x, y);
-  draw_roofs(svg, x, y, probes);
-
   Labels labels(x, y);
+  draw_roofs(svg, x, y, probes, labels);
   for (const Point& point : points) labels.reserve(x.at(point.intensity), y.at(point.gops));
   const double legend = kLeft + kPlotWidth + 30;
   svg.text(legend, kTop, "fraction of its probe, kernel", "faint");
