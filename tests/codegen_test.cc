@@ -483,7 +483,7 @@ TEST_CASE("points: layouts by the model's size, a base, and shipped names") {
   };
   has(error_of("base = 3\n" + gemv), "cpu.toml:1: key 'base' must be a string");
   has(error_of("base = \"zen9\"\n" + gemv), "cpu.toml:1: key 'base': expected a shipped file (defaults");
-  has(error_of(gemv + row + "format = \"t5\"\nmin_model_bytes = -1\n"), "cpu.toml:9: key 'min_model_bytes'");
+  has(error_of(gemv + row + "format = \"t5\"\nmin_model_bytes = -1\n"), "cpu.toml:10: key 'min_model_bytes'");
   has(error_of(gemv + row + "format = \"t5\"\n" + row + "format = \"i2s\"\n"), "a second layout for the same place");
 
   // Every shipped file can be named, and holds what the program can read.
