@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <map>
@@ -80,6 +81,15 @@ double milliseconds_since(std::chrono::steady_clock::time_point start) {
 
 double rate(std::size_t tokens, double seconds) { return seconds > 0.0 ? static_cast<double>(tokens) / seconds : 0.0; }
 
+// The most that was ever resident (VmHWM); 0 where the system does not say.
+std::uint64_t peak_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) return 1024 * std::strtoull(line.c_str() + 6, nullptr, 10);
+  }
+  return 0;
+}
+
 std::uint64_t resident_bytes() {
   std::ifstream statm("/proc/self/statm");
   std::uint64_t pages = 0;
@@ -150,6 +160,7 @@ Status Run::prepare() {
 Status Run::load() {
   const auto start = std::chrono::steady_clock::now();
   ModelOptions load = options_.load;
+  if (options_.quiet) load.progress = nullptr;
   load.log = log_to_stderr(options_.metrics || options_.verbose);  // the summary says in short what runs
   BITNET_ASSIGN_OR_RETURN(model_, Model::load(options_.model, load));
   BITNET_ASSIGN_OR_RETURN(context_, Context::create(*model_, {.size = options_.context, .kv_type = options_.kv_type}));
@@ -271,7 +282,7 @@ nlohmann::ordered_json Run::results() const {
        {{"prefill_tps", rate(stats.prefilled, stats.prefill_seconds)},
         {"decode_tps", rate(stats.decoded, stats.decode_seconds)}}},
       {"draft", {{"proposed", stats.proposed}, {"accepted", stats.accepted}, {"passes", stats.draft_passes}}},
-      {"memory", {{"rss_bytes", resident_bytes()}, {"kv_bytes", context_->kv_bytes()}}},
+      {"memory", {{"rss_bytes", resident_bytes()}, {"peak_bytes", peak_bytes()}, {"kv_bytes", context_->kv_bytes()}}},
       {"model",
        {{"path", model_->path()},
         {"architecture", model_->config().architecture},
@@ -305,11 +316,11 @@ void Run::print_summary() const {
   if (!options_.metrics) return;
   std::fprintf(stderr,
                "bitnet: tokenize %.2f ms, prefill %.2f ms, decode %.2f ms, total %.2f ms, weights %llu bytes, "
-               "key/value cache %llu bytes, resident %llu bytes\n",
+               "key/value cache %llu bytes, resident %llu bytes, at most %llu bytes\n",
                tokenize_ms_, stats.prefill_seconds * 1e3, stats.decode_seconds * 1e3, total_ms_,
                static_cast<unsigned long long>(model_->weight_bytes()),
                static_cast<unsigned long long>(context_->kv_bytes()),
-               static_cast<unsigned long long>(resident_bytes()));
+               static_cast<unsigned long long>(resident_bytes()), static_cast<unsigned long long>(peak_bytes()));
   if (options_.draft != Draft::kNone) {
     std::fprintf(stderr, "bitnet: drafted %zu tokens in %zu passes, %zu of them accepted\n", stats.proposed,
                  stats.draft_passes, stats.accepted);

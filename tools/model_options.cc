@@ -6,6 +6,8 @@
 #include <filesystem>
 #include <map>
 
+#include "tools/progress.h"
+
 namespace bitnet::tools {
 
 std::string default_model() {
@@ -39,6 +41,7 @@ void add_load_options(CLI::App& command, ModelOptions& options) {
 }
 
 void add_kernel_options(CLI::App& command, ModelOptions& options) {
+  options.progress = progress_to_stderr();
   command.add_option("--bundle", options.bundle, "Kernel bundle: FILE, none, or auto (beside the model)")
       ->capture_default_str();
   command.add_flag("--strict", options.strict, "Refuse whatever would make results less than honest")
@@ -67,6 +70,10 @@ LogFn log_to_stderr(bool details) {
     if (level == LogLevel::kInfo && !details) return;
     std::fprintf(stderr, "bitnet: %.*s\n", static_cast<int>(line.size()), line.data());
   };
+}
+
+ProgressFn progress_to_stderr() {
+  return [line = ProgressLine("load")](std::uint64_t done, std::uint64_t total) mutable { line(done, total); };
 }
 
 nlohmann::ordered_json bundle_json(const Model& model, std::span<const KernelUse> uses) {

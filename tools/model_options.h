@@ -26,6 +26,8 @@ void add_kv_option(CLI::App& command, KvType& type);
 
 // A log that prints to standard error: warnings always, information only with `details`.
 [[nodiscard]] LogFn log_to_stderr(bool details);
+// Progress of a long load on standard error: redrawn on a terminal at every percent, otherwise a line at every quarter.
+[[nodiscard]] ProgressFn progress_to_stderr();
 
 // For --json: {path, target, kernels [{name, calls}]}; path is null without a bundle. `uses`: what has really run.
 [[nodiscard]] nlohmann::ordered_json bundle_json(const Model& model, std::span<const KernelUse> uses);

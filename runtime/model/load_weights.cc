@@ -28,6 +28,15 @@ Error packed_error(const Model::State& state, const std::string& what) {
                                              "; run bitnet-codegen --model " + state.file.path() + " --pack again"};
 }
 
+// Bytes that are not those that this model gives are damaged, or sound and another model's: the hash tells.
+Status check_damage(const Model::State& state, const HashedBytes& section, const void* first, std::size_t bytes) {
+  const auto begin = static_cast<std::size_t>(static_cast<const std::byte*>(first) - section.bytes.data());
+  for (std::size_t block = begin / kPackedHashBlock; block * kPackedHashBlock < begin + bytes; ++block) {
+    if (!section.matches(block)) return state.bundle->block_error(section, block);
+  }
+  return {};
+}
+
 // The packed weights may be sound and yet another model's: the shape hash is the same for every model of one size, and
 // hashing the model file would cost seconds. So samples of each product are packed from the file and compared.
 Status check_origin(const Model::State& state) {
@@ -69,6 +78,12 @@ Status check_origin(const Model::State& state) {
   constexpr const char* kNames[] = {"attention q, k, v", "attention output", "gate and up", "down"};
   std::int64_t row = 0;
   const FusedMatrix& product = find(first_bad, row);
+  const auto role = static_cast<std::size_t>(product.role);
+  const std::size_t bytes = tile_bytes(state.kernels.layouts()[role], product.k);
+  BITNET_RETURN_IF_ERROR(check_damage(state, state.bundle->packed(),
+                                      state.weights.product(static_cast<std::size_t>(first_bad / kSamples / 4), role) +
+                                          static_cast<std::size_t>(row / BITNET_TILE_ROWS) * bytes,
+                                      bytes));
   return packed_error(state, "packed from another model than " + state.file.path() + ": layer " +
                                  std::to_string(first_bad / kSamples / 4) + ", product " +
                                  kNames[static_cast<std::size_t>(product.role)] + ", rows " + std::to_string(row) +
@@ -186,6 +201,13 @@ Status check_head_origin(const Model::State& state) {
         same(made.norms, stored.norms + at)) {
       continue;
     }
+    for (const auto& [first, bytes] :
+         {std::pair<const void*, std::size_t>{stored.rows + row * stride, static_cast<std::size_t>(stride)},
+          {stored.scales + at, sizeof(float)},
+          {stored.errors + at, sizeof(float)},
+          {stored.norms + at, sizeof(float)}}) {
+      BITNET_RETURN_IF_ERROR(check_damage(state, state.bundle->head(), first, bytes));
+    }
     return packed_error(state, "made from another model than " + state.file.path() + ": row " + std::to_string(row) +
                                    " of the head is not this model's");
   }
@@ -267,7 +289,6 @@ Status load_weights(Model::State& state, const ModelOptions& options, LoadProgre
       product.weights = state.weights.product(l, p);
       const std::vector<const gguf::Tensor*>& parts = state.tensors.layers[l].products[p].parts;
       for (std::size_t i = 0; i < parts.size(); ++i) product.scales[i] = i2s_scale(*parts[i]);
-      // The scales' pages are touched again here; they are few.
     }
   }
   return load_head(state, options, progress, log);
