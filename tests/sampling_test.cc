@@ -237,6 +237,113 @@ TEST_CASE("extreme temperatures and logits stay finite") {
   for (const auto& candidate : hot.candidates()) CHECK(std::isfinite(candidate.probability));
 }
 
+// What a Context makes of a selection, as few tokens as it may: the `top` largest adjusted logits and the adjusted
+// ones.
+struct Sparse {
+  std::vector<std::int32_t> ids;
+  std::vector<float> values;
+};
+Sparse sparse_logits(const std::vector<float>& dense, const Selection& selection) {
+  std::vector<float> adjusted = dense;
+  for (const std::int32_t id : selection.adjusted) {
+    const auto i = static_cast<std::size_t>(id);
+    adjusted[i] = selection.adjust(selection.self, id, dense[i]);
+  }
+  Sparse some;
+  some.ids.resize(dense.size());
+  std::iota(some.ids.begin(), some.ids.end(), 0);
+  std::stable_sort(some.ids.begin(), some.ids.end(), [&](std::int32_t a, std::int32_t b) {
+    return adjusted[static_cast<std::size_t>(a)] > adjusted[static_cast<std::size_t>(b)];
+  });
+  some.ids.resize(static_cast<std::size_t>(selection.top));
+  some.ids.insert(some.ids.end(), selection.adjusted.begin(), selection.adjusted.end());
+  std::sort(some.ids.begin(), some.ids.end());
+  some.ids.erase(std::unique(some.ids.begin(), some.ids.end()), some.ids.end());
+  for (const std::int32_t id : some.ids) some.values.push_back(dense[static_cast<std::size_t>(id)]);
+  return some;
+}
+
+TEST_CASE("the logits of a selection give the tokens, candidates and random numbers of all logits") {
+  std::mt19937 random(11);
+  std::vector<SamplingParams> all;
+  for (const float temperature : {0.0F, 0.8F}) {
+    for (const std::int32_t top_k : {1, 5, 50, 1500}) {
+      for (const bool penalties : {false, true}) {
+        SamplingParams params{.temperature = temperature, .top_k = top_k, .top_p = 0.95F, .min_p = 0.01F, .seed = 5};
+        if (penalties) {
+          params.repetition_penalty = 1.3F;
+          params.frequency_penalty = -0.4F;  // lifts what was seen
+          params.presence_penalty = 0.2F;
+        }
+        all.push_back(params);
+      }
+    }
+  }
+  for (const SamplingParams& params : all) {
+    constexpr std::size_t kVocab = 2000;
+    Result<Sampler> dense = Sampler::create(params, kVocab);
+    Result<Sampler> sparse = Sampler::create(params, kVocab);
+    REQUIRE(dense.ok());
+    REQUIRE(sparse.ok());
+    for (int token = 0; token < 40; ++token) {
+      std::vector<float> logits(kVocab);
+      for (float& value : logits) value = static_cast<float>(static_cast<int>(random() % 400) - 200) / 16.0F;  // ties
+      const Selection selection = sparse->selection();
+      CHECK(selection.top == (params.temperature == 0.0F ? 1 : params.top_k));
+      const Sparse some = sparse_logits(logits, selection);
+      const Result<std::int32_t> wanted = dense->sample(logits);
+      const Result<std::int32_t> found = sparse->sample(Logits{some.values, some.ids});
+      REQUIRE(wanted.ok());
+      REQUIRE(found.ok());
+      CHECK(*found == *wanted);
+      REQUIRE(found.ok());
+      bool same = sparse->candidates().size() == dense->candidates().size();
+      for (std::size_t i = 0; same && i < dense->candidates().size(); ++i) {
+        const Sampler::Candidate& a = dense->candidates()[i];
+        const Sampler::Candidate& b = sparse->candidates()[i];
+        same = a.id == b.id && a.logit == b.logit && a.probability == b.probability;
+      }
+      CHECK(same);
+      REQUIRE(dense->accept(*wanted).ok());
+      REQUIRE(sparse->accept(*found).ok());
+    }
+  }
+}
+
+TEST_CASE("selection: all logits where the draw needs them; accepted tokens only with penalties") {
+  const auto selection_of = [](const SamplingParams& params) {
+    Result<Sampler> sampler = Sampler::create(params, 100);
+    REQUIRE(sampler.ok());
+    REQUIRE(sampler->accept(7).ok());
+    const Selection selection = sampler->selection();
+    return std::pair(selection.top, selection.adjusted.size());
+  };
+  CHECK(selection_of({.temperature = 0.0F, .top_k = 0}) == std::pair<std::int64_t, std::size_t>(1, 0));
+  CHECK(selection_of({.temperature = 1.0F, .top_k = 0}) == std::pair<std::int64_t, std::size_t>(0, 0));
+  CHECK(selection_of({.temperature = 1.0F, .top_k = 100}) == std::pair<std::int64_t, std::size_t>(0, 0));
+  CHECK(selection_of({.temperature = 1.0F, .top_k = 9, .presence_penalty = 1.0F}) ==
+        std::pair<std::int64_t, std::size_t>(9, 1));
+}
+
+TEST_CASE("logits of some tokens: too few, unsorted or foreign ids are errors") {
+  Result<Sampler> sampler = Sampler::create({.temperature = 1.0F, .top_k = 3}, 10);
+  REQUIRE(sampler.ok());
+  const std::vector<float> values{1.0F, 2.0F, 3.0F};
+  const auto sample = [&](const std::vector<std::int32_t>& ids) {
+    const Result<std::int32_t> id = sampler->sample(Logits{values, ids});
+    return id.ok() ? std::string("ok") : id.error().message;
+  };
+  CHECK(sample({1, 4, 9}) == "ok");
+  CHECK(sample({1, 4, 10}).find("token 10") != std::string::npos);
+  CHECK(sample({1, 4, 4}).find("ascending") != std::string::npos);
+  CHECK(sample({-1, 4, 5}).find("ascending") != std::string::npos);
+  CHECK(sample({1, 4}).find("as many of each") != std::string::npos);
+  Result<Sampler> every = Sampler::create({.temperature = 1.0F, .top_k = 0}, 10);
+  REQUIRE(every.ok());
+  const std::vector<std::int32_t> ids{1, 4, 9};
+  CHECK_FALSE(every->sample(Logits{values, ids}).ok());
+}
+
 TEST_CASE("logits that are not finite, or not as many as the vocabulary, are errors") {
   for (const float temperature : {0.0F, 0.7F}) {
     SamplingParams p;

@@ -129,7 +129,7 @@ Result<std::optional<std::int32_t>> Generator::step() {
     BITNET_RETURN_IF_ERROR(pass());
   }
   BITNET_ASSIGN_OR_RETURN(const Logits logits, position_logits());
-  BITNET_ASSIGN_OR_RETURN(const std::int32_t id, sampler_.sample(logits.values));
+  BITNET_ASSIGN_OR_RETURN(const std::int32_t id, sampler_.sample(logits));
   first_ = false;
   if (options_.ends && options_.ends(id)) return finish(FinishReason::kEndToken);
   BITNET_RETURN_IF_ERROR(sampler_.accept(id));
@@ -175,9 +175,10 @@ Status Generator::pass() {
   return {};
 }
 
-// The logits at the last position of text.
+// The logits at the last position of text: all for a sink, else those that can be sampled.
 Result<Logits> Generator::position_logits() {
-  BITNET_ASSIGN_OR_RETURN(const Logits logits, context_.logits(kept_ - 1));
+  const Selection selection = options_.logits ? Selection{} : sampler_.selection();
+  BITNET_ASSIGN_OR_RETURN(const Logits logits, context_.logits(kept_ - 1, selection));
   if (first_) return logits;  // the sink has them from prefill()
   ++stats_.decoded;
   if (options_.logits) BITNET_RETURN_IF_ERROR(options_.logits(kept_ - 1, logits.values));

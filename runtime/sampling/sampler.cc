@@ -68,50 +68,103 @@ void Sampler::reset() {
   kept_ = 0;
 }
 
-// Copies the logits, applies the penalties and checks that all are finite.
-Status Sampler::load(std::span<const float> logits) {
-  if (logits.size() != logits_.size()) {
-    return Error{ErrorCode::kFailure,
-                 "found " + std::to_string(logits.size()) + " logits; expected " + std::to_string(logits_.size())};
+std::int64_t Sampler::needed() const {
+  if (params_.temperature == 0.0F) return 1;
+  return static_cast<std::size_t>(params_.top_k) < logits_.size() ? params_.top_k : 0;
+}
+
+float Sampler::penalized(std::int32_t id, float logit) const {
+  const float x = logit > 0.0F ? logit / params_.repetition_penalty : logit * params_.repetition_penalty;
+  const auto count = static_cast<float>(counts_[static_cast<std::size_t>(id)]);
+  return x - (count * params_.frequency_penalty + params_.presence_penalty);
+}
+
+Selection Sampler::selection() const {
+  Selection selection;
+  selection.top = needed();
+  if (params_.repetition_penalty == 1.0F && params_.frequency_penalty == 0.0F && params_.presence_penalty == 0.0F) {
+    return selection;
   }
+  selection.adjusted = accepted_;
+  selection.adjust = [](const void* self, std::int32_t id, float logit) {
+    return static_cast<const Sampler*>(self)->penalized(id, logit);
+  };
+  selection.self = this;
+  return selection;
+}
+
+Status Sampler::check(const Logits& logits) const {
+  const std::size_t vocab = logits_.size();
+  if (logits.ids.empty()) {
+    if (logits.values.size() == vocab) return {};
+    return Error{ErrorCode::kFailure,
+                 "found " + std::to_string(logits.values.size()) + " logits; expected " + std::to_string(vocab)};
+  }
+  const std::size_t least = needed() == 0 ? vocab : static_cast<std::size_t>(needed());
+  if (logits.ids.size() != logits.values.size() || logits.ids.size() < least) {
+    return Error{ErrorCode::kFailure,
+                 "found " + std::to_string(logits.values.size()) + " logits of " + std::to_string(logits.ids.size()) +
+                     " tokens; expected as many of each, and " + std::to_string(least) + " at least"};
+  }
+  std::int32_t previous = -1;
+  for (const std::int32_t id : logits.ids) {
+    if (id <= previous || static_cast<std::size_t>(id) >= vocab) {
+      return Error{ErrorCode::kFailure, "found the logit of token " + std::to_string(id) + " behind that of token " +
+                                            std::to_string(previous) + "; expected ascending ids below " +
+                                            std::to_string(vocab)};
+    }
+    previous = id;
+  }
+  return {};
+}
+
+// Copies the logits, applies the penalties and checks that all are finite.
+Status Sampler::load(const Logits& logits) {
+  BITNET_RETURN_IF_ERROR(check(logits));
+  const std::span<const float> values = logits.values;
+  ids_ = logits.ids;
+  count_ = values.size();
   float poison = 0.0F;  // x * 0 is 0 for finite x and NaN otherwise
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    logits_[i] = logits[i];
-    poison += logits[i] * 0.0F;
+  for (std::size_t i = 0; i < count_; ++i) {
+    logits_[i] = values[i];
+    poison += values[i] * 0.0F;
   }
   for (const std::int32_t id : accepted_) {
-    const auto i = static_cast<std::size_t>(id);
-    float x = logits_[i];
-    x = x > 0.0F ? x / params_.repetition_penalty : x * params_.repetition_penalty;
-    x -= static_cast<float>(counts_[i]) * params_.frequency_penalty + params_.presence_penalty;
-    logits_[i] = x;
-    poison += x * 0.0F;
+    auto i = static_cast<std::size_t>(id);
+    if (!ids_.empty()) {
+      // Without penalties tokens may be missing here; with them selection() asked for all.
+      const auto found = std::lower_bound(ids_.begin(), ids_.end(), id);
+      if (found == ids_.end() || *found != id) continue;
+      i = static_cast<std::size_t>(found - ids_.begin());
+    }
+    logits_[i] = penalized(id, logits_[i]);
+    poison += logits_[i] * 0.0F;
   }
   if (std::isnan(poison)) {
-    for (std::size_t i = 0; i < logits_.size(); ++i) {
-      if (std::isfinite(logits[i]) && std::isfinite(logits_[i])) continue;
+    for (std::size_t i = 0; i < count_; ++i) {
+      if (std::isfinite(values[i]) && std::isfinite(logits_[i])) continue;
       return Error{ErrorCode::kFailure,
-                   "the logit of token " + std::to_string(i) + " is " + std::to_string(logits_[i]) +
-                       (std::isfinite(logits[i]) ? " after penalties" : "") + "; expected a finite number"};
+                   "the logit of token " + std::to_string(id_of(i)) + " is " + std::to_string(logits_[i]) +
+                       (std::isfinite(values[i]) ? " after penalties" : "") + "; expected a finite number"};
     }
   }
   return {};
 }
 
-// The k largest logits (0 < k < vocab) into candidates_[0, k), sorted.
+// The k largest logits (0 < k <= count_) into candidates_[0, k), sorted.
 std::size_t Sampler::select_largest(std::size_t k) {
   const auto first = candidates_.begin();
   const auto limit = first + static_cast<std::ptrdiff_t>(k);
-  const auto candidate = [&](std::size_t i) { return Candidate{static_cast<std::int32_t>(i), logits_[i], 0.0}; };
+  const auto candidate = [&](std::size_t i) { return Candidate{id_of(i), logits_[i], 0.0}; };
   if (k > kLargestHeap) {
-    for (std::size_t i = 0; i < logits_.size(); ++i) candidates_[i] = candidate(i);
-    std::nth_element(first, limit, candidates_.end(), before);
+    for (std::size_t i = 0; i < count_; ++i) candidates_[i] = candidate(i);
+    std::nth_element(first, limit, first + static_cast<std::ptrdiff_t>(count_), before);
     std::sort(first, limit, before);
     return k;
   }
   for (std::size_t i = 0; i < k; ++i) candidates_[i] = candidate(i);
   std::make_heap(first, limit, before);  // the last in order is at the front
-  for (std::size_t i = k; i < logits_.size(); ++i) {
+  for (std::size_t i = k; i < count_; ++i) {
     if (logits_[i] <= first->logit) continue;  // of equal logits the lower id stays
     std::pop_heap(first, limit, before);
     *(limit - 1) = candidate(i);
@@ -169,12 +222,13 @@ void Sampler::keep_min_p() {
   kept_ = kept;
 }
 
-Result<std::int32_t> Sampler::sample(std::span<const float> logits) {
+Result<std::int32_t> Sampler::sample(const Logits& logits) {
   kept_ = 0;
   BITNET_RETURN_IF_ERROR(load(logits));
   if (params_.temperature == 0.0F) {
-    const auto largest = std::max_element(logits_.begin(), logits_.end());  // the first of equals
-    candidates_[0] = {static_cast<std::int32_t>(largest - logits_.begin()), *largest, 1.0};
+    const auto largest = std::max_element(
+        logits_.begin(), logits_.begin() + static_cast<std::ptrdiff_t>(count_));  // the first of equals
+    candidates_[0] = {id_of(static_cast<std::size_t>(largest - logits_.begin())), *largest, 1.0};
     kept_ = 1;
     return candidates_[0].id;
   }

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "runtime/base/result.h"
+#include "runtime/model/model.h"
 #include "runtime/sampling/random.h"
 
 namespace bitnet {
@@ -44,7 +45,13 @@ class Sampler {
 
   // Error (kFailure): another number of logits than vocab, or a logit that is not finite (the message names the first).
   // The token is not accepted by itself.
-  [[nodiscard]] Result<std::int32_t> sample(std::span<const float> logits);
+  [[nodiscard]] Result<std::int32_t> sample(std::span<const float> logits) { return sample(Logits{logits, {}}); }
+  // The same token, candidates and random numbers from fewer logits: those that Context::logits found for selection().
+  // Error (kFailure) also: ids that are not ascending within the vocabulary, or fewer than the sampling needs.
+  [[nodiscard]] Result<std::int32_t> sample(const Logits& logits);
+
+  // What the next sample() can choose, for Context::logits. Refers to this sampler: use it before the next accept().
+  [[nodiscard]] Selection selection() const;
 
   // Counts a token of the text so far for the penalties. kUsage if it is outside [0, vocab).
   [[nodiscard]] Status accept(std::int32_t id);
@@ -58,7 +65,13 @@ class Sampler {
 
  private:
   Sampler(const SamplingParams& params, std::size_t vocab);
-  [[nodiscard]] Status load(std::span<const float> logits);
+  [[nodiscard]] std::int64_t needed() const;  // of the largest logits; 0: all
+  [[nodiscard]] float penalized(std::int32_t id, float logit) const;
+  [[nodiscard]] std::int32_t id_of(std::size_t index) const {
+    return ids_.empty() ? static_cast<std::int32_t>(index) : ids_[index];
+  }
+  [[nodiscard]] Status check(const Logits& logits) const;
+  [[nodiscard]] Status load(const Logits& logits);
   [[nodiscard]] std::size_t select_largest(std::size_t k);
   [[nodiscard]] double weigh(std::size_t count);
   void keep_top_p(double total);
@@ -66,7 +79,9 @@ class Sampler {
 
   SamplingParams params_;
   SplitMix64 random_;
-  std::vector<float> logits_;          // [vocab], with penalties
+  std::vector<float> logits_;  // [vocab], with penalties; the first count_ are in use
+  std::size_t count_ = 0;
+  std::span<const std::int32_t> ids_;  // whose logits_ are, while sample() runs; empty: token i's is logits_[i]
   std::vector<Candidate> candidates_;  // [vocab]; the first kept_ are in use
   std::size_t kept_ = 0;
   bool sorted_ = false;                 // candidates_[0, kept_) by falling logit
