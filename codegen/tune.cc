@@ -222,19 +222,28 @@ class Tuner {
     return text;
   }
 
+  // Whether a format has every operation that another one has: a layout without small batches would take them away from
+  // speculation and serving, whatever it gains elsewhere.
+  [[nodiscard]] static bool serves_all_of(const FormatPlaces& format, const FormatPlaces& other) {
+    return format.places.size() >= other.places.size();
+  }
+
   // The formats whose gemv and gemm have winners, as whole layouts.
   Status race_layouts(const TuneShape& shape, const GroupPlaces& group, std::uint64_t bytes) {
     std::vector<const FormatPlaces*> runners;
     std::vector<Contestant> contestants;
     std::size_t standard = 0;
+    const Format standing = chosen_format(base_, *group.group, shape, bytes);
+    const auto today = std::ranges::find(group.formats, standing, &FormatPlaces::format);
     for (const FormatPlaces& format : group.formats) {
       const Place& gemv = places_[format.places[0]];
       const Place& gemm = places_[format.places[1]];
       if (!gemv.done || !gemm.done) continue;
+      if (today != group.formats.end() && !serves_all_of(format, *today)) continue;
       Contestant trials = {{gemv.first_variant + gemv.winner, 1, false}};
       if (options_.more_threads) trials.push_back({gemv.first_variant + gemv.winner, 1, true});
       trials.push_back({gemm.first_variant + gemm.winner, kPrefillTokens[0], false});
-      if (format.format == chosen_format(base_, *group.group, shape, bytes)) standard = runners.size();
+      if (format.format == standing) standard = runners.size();
       runners.push_back(&format);
       contestants.push_back(std::move(trials));
     }

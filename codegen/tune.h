@@ -117,7 +117,8 @@ struct TuneResult {
   std::vector<std::string> inexact;  // messages: variants that were left out
 };
 // Searches for every shape on every image of `selection`, from the points in `base`. A target and its parts choose a
-// layout together: geometric mean of gemv with one thread and with all, and gemm of 128 tokens.
+// layout together, among the formats that have all operations of the one they use today: geometric mean of gemv with
+// one thread and with all, and gemm of 128 tokens.
 [[nodiscard]] Result<TuneResult> tune(std::span<const TuneShape> shapes, const TargetSelection& selection,
                                       const Points& base, TuneBench& bench, const TuneOptions& options);
 

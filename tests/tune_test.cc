@@ -294,6 +294,13 @@ TEST_CASE("tune: layouts by gemv with one thread and all and by gemm, for a targ
   CHECK(slower.min_model_bytes == 0);
   CHECK(layouts(0.95, 1.20, 1.0).format == Format::kI2s);  // all threads count
   CHECK(layouts(0.99, 0.99, 1.3).format == Format::kI2s);  // prefill counts
+
+  // A lookup layout has no small batches: it takes no shape from one that has them, however fast.
+  FakeBench bench;
+  bench.cost = [](const KernelSpec& spec, const Trial&) { return spec.kernel.format == Format::kTl2 ? 0.5 : 1.0; };
+  TuneOptions options;
+  options.full = true;  // its gemm is raced too
+  for (const LayoutPoint& layout : tuned(bench, "avx2", options).layouts) CHECK(layout.format == Format::kI2s);
 }
 
 TEST_CASE("tune: interrupted, failing and empty") {
