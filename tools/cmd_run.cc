@@ -289,6 +289,7 @@ nlohmann::ordered_json Run::results() const {
         {"parameters", model_->parameters()},
         {"format", format}}},
       {"bundle", bundle_json(*model_, context_->kernel_uses())},
+      {"head", head_json(options_.load.head, context_->head_use())},
       {"threads", model_->threads()},
       {"sampling",
        {{"temperature", sampling_.temperature},
@@ -313,18 +314,20 @@ void Run::print_summary() const {
                model_->target().data(), kernels.c_str(), model_->threads(), load_ms_, stats.prefilled,
                rate(stats.prefilled, stats.prefill_seconds), stats.decoded, rate(stats.decoded, stats.decode_seconds));
   print_bundle_advice(*model_);
+  print_head_advice(options_.load.head);
   if (!options_.metrics) return;
   std::fprintf(stderr,
                "bitnet: tokenize %.2f ms, prefill %.2f ms, decode %.2f ms, total %.2f ms, weights %llu bytes, "
                "key/value cache %llu bytes, resident %llu bytes, at most %llu bytes\n",
                tokenize_ms_, stats.prefill_seconds * 1e3, stats.decode_seconds * 1e3, total_ms_,
                static_cast<unsigned long long>(model_->weight_bytes()),
-               static_cast<unsigned long long>(context_->kv_bytes()),
-               static_cast<unsigned long long>(resident_bytes()), static_cast<unsigned long long>(peak_bytes()));
+               static_cast<unsigned long long>(context_->kv_bytes()), static_cast<unsigned long long>(resident_bytes()),
+               static_cast<unsigned long long>(peak_bytes()));
   if (options_.draft != Draft::kNone) {
     std::fprintf(stderr, "bitnet: drafted %zu tokens in %zu passes, %zu of them accepted\n", stats.proposed,
                  stats.draft_passes, stats.accepted);
   }
+  std::fprintf(stderr, "bitnet: %s\n", describe_head(options_.load.head, context_->head_use()).c_str());
   for (const KernelUse& use : context_->kernel_uses()) {
     std::fprintf(stderr, "bitnet: %10llu calls of %s\n", static_cast<unsigned long long>(use.calls), use.name.c_str());
   }

@@ -157,6 +157,8 @@ Status Score::make_sequence() {
 Status Score::evaluate() {
   auto start = Clock::now();
   ModelOptions load = options_.load;
+  if (load.head == HeadMode::kScreened) load.head = HeadMode::kExact;  // every logit is needed
+  print_head_advice(load.head);
   load.log = log_to_stderr(false);
   BITNET_ASSIGN_OR_RETURN(model_, Model::load(options_.model, load));
   BITNET_ASSIGN_OR_RETURN(context_, Context::create(*model_, {.size = window_, .kv_type = options_.kv_type}));

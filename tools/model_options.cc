@@ -76,6 +76,42 @@ ProgressFn progress_to_stderr() {
   return [line = ProgressLine("load")](std::uint64_t done, std::uint64_t total) mutable { line(done, total); };
 }
 
+namespace {
+
+const char* name_of(HeadMode mode) {
+  return mode == HeadMode::kScreened ? "screened" : mode == HeadMode::kExact ? "exact" : "int8";
+}
+
+double mean_survivors(const HeadUse& use) {
+  if (use.screened_positions == 0) return 0.0;
+  return static_cast<double>(use.survivors) / static_cast<double>(use.screened_positions);
+}
+
+}  // namespace
+
+nlohmann::ordered_json head_json(HeadMode mode, const HeadUse& use) {
+  return {{"mode", name_of(mode)},
+          {"exact", use.exact_positions},
+          {"screened", use.screened_positions},
+          {"int8", use.int8_positions},
+          {"survivors", mean_survivors(use)}};
+}
+
+std::string describe_head(HeadMode mode, const HeadUse& use) {
+  char rows[64];
+  std::snprintf(rows, sizeof rows, "%.1f", mean_survivors(use));
+  std::string text = std::string("head ") + name_of(mode) + ": " + std::to_string(use.exact_positions) +
+                     " positions exact, " + std::to_string(use.screened_positions) + " screened";
+  if (use.screened_positions != 0) text += std::string(" (") + rows + " rows scored again on average)";
+  if (use.int8_positions != 0) text += ", " + std::to_string(use.int8_positions) + " approximate";
+  return text;
+}
+
+void print_head_advice(HeadMode mode) {
+  if (mode != HeadMode::kInt8) return;
+  std::fprintf(stderr, "bitnet: --head int8 is approximate: logits come from int8 copies of the head's rows\n");
+}
+
 nlohmann::ordered_json bundle_json(const Model& model, std::span<const KernelUse> uses) {
   nlohmann::ordered_json kernels = nlohmann::ordered_json::array();
   for (const KernelUse& use : uses) kernels.push_back({{"name", use.name}, {"calls", use.calls}});

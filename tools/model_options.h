@@ -32,6 +32,13 @@ void add_kv_option(CLI::App& command, KvType& type);
 // For --json: {path, target, kernels [{name, calls}]}; path is null without a bundle. `uses`: what has really run.
 [[nodiscard]] nlohmann::ordered_json bundle_json(const Model& model, std::span<const KernelUse> uses);
 
+// For --json: {mode, exact, screened, int8 (positions), survivors (rows scored again, mean over screened positions)}.
+[[nodiscard]] nlohmann::ordered_json head_json(HeadMode mode, const HeadUse& use);
+// The same as a line: "head screened: 1 positions exact, 23 screened (41.5 rows scored again on average)".
+[[nodiscard]] std::string describe_head(HeadMode mode, const HeadUse& use);
+// Says on standard error that the logits of --head int8 are approximate.
+void print_head_advice(HeadMode mode);
+
 // For a summary: "5 kernels of x.avx2.bnk and 3 built-in kernels", "8 built-in kernels and no bundle".
 [[nodiscard]] std::string describe_kernels(const Model& model, std::span<const KernelUse> uses);
 
