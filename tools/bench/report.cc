@@ -25,13 +25,13 @@ const char* plural(std::int64_t n) { return n == 1 ? "" : "s"; }
 
 ordered_json kernels_json(const Profile& profile, const ProbeReading& probes) {
   ordered_json kernels = ordered_json::array();
+  const bool timed = profile.kernel_seconds() > 0;
   for (const KernelTime& kernel : profile.kernels) {
     ordered_json share = nullptr;
     ordered_json fraction = nullptr;
-    if (kernel.seconds > 0) {
-      share = kernel.seconds / profile.seconds;
-      if (const double reached = kernel.fraction(probes); reached > 0) fraction = reached;
-    }
+    // With several threads a kernel may never have run on the one whose time is taken: its share of that is 0.
+    if (timed) share = kernel.seconds / profile.seconds;
+    if (const double reached = kernel.fraction(probes); reached > 0) fraction = reached;
     kernels.push_back({{"name", kernel.name},
                        {"calls", kernel.calls},
                        {"share", share},
