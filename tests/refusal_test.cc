@@ -225,6 +225,30 @@ TEST_CASE("one flipped bit is refused with its section named") {
   }
 }
 
+TEST_CASE("packed weights that are damaged where loading does not look are refused at their first use") {
+  const Setup* setup = Setup::get();
+  if (setup == nullptr) return;
+  const Result<gguf::File> file = gguf::File::parse(setup->bytes, "bundle");
+  REQUIRE(file.ok());
+  const auto refused = [&](std::string_view tensor, std::size_t at, const std::string& name) {
+    Bytes bytes = setup->bytes;
+    bytes[file->data_offset() + file->find_tensor(tensor)->offset + at] ^= std::byte{4};
+    for (const std::string& path : {setup->dir / "damaged.bnk", setup->dir / "tiny.bnk"}) {
+      test::write_file(path, bytes);
+      const bool beside = path.ends_with("tiny.bnk");  // loaded by now: there is no way back to other kernels
+      const Outcome outcome = setup->generate(setup->model, beside ? "auto" : path);
+      INFO(outcome.err);
+      CHECK(outcome.code == 15);
+      CHECK(outcome.out.empty());
+      CHECK(outcome.says("refused: " + name + " block 0: "));
+      CHECK(outcome.says("--bundle none"));
+      std::filesystem::remove(path);
+    }
+  };
+  refused("packed", 700, "packed weights");  // in the second tile; the first, middle and last are compared at load
+  refused("head", 3000, "head");             // not in the first row
+}
+
 TEST_CASE("bundles that do not belong here are refused, each with its own message") {
   const Setup* setup = Setup::get();
   if (setup == nullptr) return;

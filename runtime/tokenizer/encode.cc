@@ -42,7 +42,7 @@ struct WorsePair {  // std heap order: the highest score, then the leftmost pair
 
 class Merger {
  public:
-  explicit Merger(const Vocabulary& vocabulary) : vocabulary_(vocabulary) {}
+  explicit Merger(const Vocabulary& vocabulary) : vocabulary_(vocabulary), merges_(vocabulary.merges()) {}
 
   void encode(std::string_view chunk, std::vector<std::int32_t>& ids) {
     chunk_ = chunk;
@@ -64,9 +64,9 @@ class Merger {
   Symbol& at(std::int32_t index) { return symbols_[static_cast<std::size_t>(index)]; }
 
   std::int32_t find(std::size_t begin, std::size_t bytes) const {
-    if (bytes > vocabulary_.longest_mergeable) return kNone;
-    const auto found = vocabulary_.mergeable.find(chunk_.substr(begin, bytes));
-    return found == vocabulary_.mergeable.end() ? kNone : found->second;
+    if (bytes > merges_.longest) return kNone;
+    const auto found = merges_.pieces.find(chunk_.substr(begin, bytes));
+    return found == merges_.pieces.end() ? kNone : found->second;
   }
 
   // One symbol a character; bytes that are no valid UTF-8 stand alone.
@@ -115,6 +115,7 @@ class Merger {
   }
 
   const Vocabulary& vocabulary_;
+  const Merges& merges_;
   std::string_view chunk_;
   std::vector<Symbol> symbols_;
   std::vector<Pair> queue_;  // a heap
@@ -126,7 +127,7 @@ std::size_t part_end(const Vocabulary& vocabulary, std::string_view text, std::s
   std::size_t end = begin + left.bytes;
   while (end < text.size()) {
     const Character right = next_character(text.substr(end));
-    if (!vocabulary.may_join(left.code, right.code)) break;
+    if (!vocabulary.merges().may_join(left.code, right.code)) break;
     end += right.bytes;
     left = right;
   }

@@ -142,7 +142,6 @@ class Loader {
 
   void index_pieces() {
     Vocabulary& v = *vocabulary_;
-    v.mergeable.reserve(v.pieces.size());
     for (std::int32_t id = 0; id < v.size(); ++id) {
       const std::string_view piece = v.piece(id);
       if (piece.empty()) continue;
@@ -152,18 +151,14 @@ class Loader {
         case TokenType::kUserDefined:
           v.user_defined[first].push_back(id);
           v.special[first].push_back(id);
-          [[fallthrough]];
-        case TokenType::kUndefined:
-        case TokenType::kNormal:
-        case TokenType::kUnused:
-          v.mergeable[piece] = id;  // of equal spellings the last, as in llama.cpp
-          v.longest_mergeable = std::max(v.longest_mergeable, piece.size());
-          add_neighbours(piece);
           break;
         case TokenType::kControl:
         case TokenType::kUnknown:
           v.special[first].push_back(id);
           break;
+        case TokenType::kUndefined:
+        case TokenType::kNormal:
+        case TokenType::kUnused:
         case TokenType::kByte:
           break;
       }
@@ -173,16 +168,6 @@ class Loader {
     };
     for (auto& ids : v.user_defined) std::sort(ids.begin(), ids.end(), longest_first);
     for (auto& ids : v.special) std::sort(ids.begin(), ids.end(), longest_first);
-  }
-
-  void add_neighbours(std::string_view piece) {
-    Character left = next_character(piece);
-    for (piece.remove_prefix(left.bytes); !piece.empty();) {
-      const Character right = next_character(piece);
-      vocabulary_->set_joins(left.code, right.code);
-      piece.remove_prefix(right.bytes);
-      left = right;
-    }
   }
 
   // An optional id: absent, or the writer's -1, is nullopt.
@@ -219,8 +204,10 @@ class Loader {
     BITNET_ASSIGN_OR_RETURN(const auto eot, read_id("tokenizer.ggml.eot_token_id"));
     BITNET_ASSIGN_OR_RETURN(const auto unknown, read_id("tokenizer.ggml.unknown_token_id"));
     // Nothing encodes to the unknown token (all bytes have tokens); its id is only checked, and marked for the decoder.
-    if (unknown && v.type(*unknown) == TokenType::kUndefined)
+    if (unknown && v.type(*unknown) == TokenType::kUndefined) {
       v.types[static_cast<std::size_t>(*unknown)] = TokenType::kUnknown;
+      v.mergeable_unknown = *unknown;
+    }
     v.bos = bos.value_or(find_control("<s>"));
     v.eos = eos.value_or(find_control("</s>"));
     v.eot = eot.value_or(-1);
@@ -233,7 +220,33 @@ class Loader {
   std::unique_ptr<Vocabulary> vocabulary_;
 };
 
+void add_neighbours(Merges& merges, std::string_view piece) {
+  Character left = next_character(piece);
+  for (piece.remove_prefix(left.bytes); !piece.empty();) {
+    const Character right = next_character(piece);
+    merges.set_joins(left.code, right.code);
+    piece.remove_prefix(right.bytes);
+    left = right;
+  }
+}
+
 }  // namespace
+
+const Merges& Vocabulary::merges() const {
+  std::call_once(merges_made_, [this] {
+    merges_.pieces.reserve(pieces.size());
+    for (std::int32_t id = 0; id < size(); ++id) {
+      const TokenType kind = type(id);
+      const std::string_view text = piece(id);
+      if (text.empty() || kind == TokenType::kControl || kind == TokenType::kByte) continue;
+      if (kind == TokenType::kUnknown && id != mergeable_unknown) continue;
+      merges_.pieces[text] = id;  // of equal spellings the last, as in llama.cpp
+      merges_.longest = std::max(merges_.longest, text.size());
+      add_neighbours(merges_, text);
+    }
+  });
+  return merges_;
+}
 
 int byte_token_value(std::string_view piece) {
   if (piece.size() != 6 || !piece.starts_with("<0x") || piece[5] != '>') return -1;
