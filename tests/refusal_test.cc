@@ -245,7 +245,7 @@ TEST_CASE("packed weights that are damaged where loading does not look are refus
       std::filesystem::remove(path);
     }
   };
-  refused("packed", 700, "packed weights");  // in the second tile; the first, middle and last are compared at load
+  refused("packed", 1500, "packed weights");  // in the second tile; the first, middle and last are compared at load
   refused("head", 3000, "head");             // not in the first row
 }
 
