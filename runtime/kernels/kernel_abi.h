@@ -221,7 +221,8 @@ typedef struct bitnet_head_args {
 // converted to float by rounding to nearest even), for rows row_begin <= r < row_end and tokens 0 <= t < tokens. The
 // tokens share one pass over the rows.
 //   weights  [n][BITNET_SCREEN_WIDTH(k)] int8 in [-127, 127], row-major, zero beyond k, 64-byte aligned
-//   x        packed activations [BITNET_SCREEN_WIDTH(k)/64][tokens][64] int16 in [-32767, 32767], zero beyond k, 64-byte
+//   x        packed activations [BITNET_SCREEN_WIDTH(k)/64][tokens][64] int16 in [-32767, 32767], zero beyond k,
+//   64-byte
 //            aligned: each line of weights meets all tokens side by side
 //   y        float at y[t * y_stride + r]
 typedef struct bitnet_head_screen_args {
