@@ -136,16 +136,15 @@ inline void screen_block(const bitnet_head_screen_args* a, long long begin, long
   for (long long row = begin + kStreams * step; row < end; ++row) screen_rows<1, Tokens>(a, row, 0, token);
 }
 
-// The tokens from `token` on, at most Tokens.
+// The tokens from `token` on: by Tokens, then the rest by half as many, and so on.
 template <int Tokens>
-inline void screen_last(const bitnet_head_screen_args* a, long long begin, long long end, long long token) {
-  if constexpr (Tokens > 1) {
-    if (a->tokens - token < Tokens) return screen_last<Tokens - 1>(a, begin, end, token);
-  }
-  screen_block<Tokens>(a, begin, end, token);
+inline void screen_tokens(const bitnet_head_screen_args* a, long long begin, long long end, long long token) {
+  const long long last = a->tokens - Tokens;
+  for (; token <= last; token += Tokens) screen_block<Tokens>(a, begin, end, token);
+  if constexpr (Tokens > 1) screen_tokens<Tokens / 2>(a, begin, end, token);
 }
 
-// Rows whose tokens follow one another in blocks of kScreenTokens: small enough to stay in the second cache meanwhile.
+// Rows that all tokens pass before the next ones are read: few enough to stay in the second cache meanwhile.
 constexpr long long kScreenBlock = 64;
 
 }  // namespace dense_detail
@@ -156,12 +155,12 @@ inline void head_f32(const bitnet_head_args* a) noexcept { dense_detail::head<fl
 
 inline void head_screen_i8(const bitnet_head_screen_args* a) noexcept {
   using namespace dense_detail;
-  if (a->tokens <= kScreenTokens) return screen_last<kScreenTokens>(a, a->row_begin, a->row_end, 0);
+  // Tokens that pass at once need no blocks.
+  const bool once = a->tokens <= kScreenTokens && (a->tokens & (a->tokens - 1)) == 0;
+  if (once) return screen_tokens<kScreenTokens>(a, a->row_begin, a->row_end, 0);
   for (long long begin = a->row_begin; begin < a->row_end; begin += kScreenBlock) {
     const long long end = begin + kScreenBlock < a->row_end ? begin + kScreenBlock : a->row_end;
-    for (long long token = 0; token < a->tokens; token += kScreenTokens) {
-      screen_last<kScreenTokens>(a, begin, end, token);
-    }
+    screen_tokens<kScreenTokens>(a, begin, end, 0);
   }
 }
 

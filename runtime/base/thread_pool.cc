@@ -32,6 +32,9 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr std::chrono::microseconds kSpin{20};
+// Within a round the others are at work and come: a sleep and a wake-up would cost more than the wait.
+constexpr std::chrono::microseconds kMeetingSpin{1000};
+constexpr std::chrono::microseconds kNoSpin{0};
 constexpr int kPausesPerClockRead = 32;
 
 using Word = std::atomic<std::uint32_t>;
@@ -63,11 +66,11 @@ int usable_cpus() {
 
 // Returns the first value of `word` for which done(value) holds.
 template <typename Done>
-std::uint32_t wait_until(Word& word, Word& sleepers, bool spin, const Done& done) {
+std::uint32_t wait_until(Word& word, Word& sleepers, std::chrono::microseconds spin, const Done& done) {
   std::uint32_t value = word.load(std::memory_order_acquire);
   if (done(value)) return value;
-  if (spin) {
-    const auto limit = std::chrono::steady_clock::now() + kSpin;
+  if (spin.count() != 0) {
+    const auto limit = std::chrono::steady_clock::now() + spin;
     do {
       for (int i = 0; i < kPausesPerClockRead; ++i) {
         pause_cpu();
@@ -111,7 +114,8 @@ struct ThreadPool::State {
   void work(int thread) {
     std::uint32_t seen = 0;
     for (;;) {
-      seen = wait_until(round, idle_sleepers, spin, [seen](std::uint32_t now) { return now != seen; });
+      seen =
+          wait_until(round, idle_sleepers, spin ? kSpin : kNoSpin, [seen](std::uint32_t now) { return now != seen; });
       if (stop) return;
       fn(context, thread);
       if (pending.fetch_sub(1, std::memory_order_seq_cst) == 1 &&
@@ -170,7 +174,7 @@ void ThreadPool::meet_others() {
     if (state.meeting_sleepers.load(std::memory_order_seq_cst) != 0) futex_wake_all(state.meeting);
     return;
   }
-  wait_until(state.meeting, state.meeting_sleepers, state.spin,
+  wait_until(state.meeting, state.meeting_sleepers, state.spin ? kMeetingSpin : kNoSpin,
              [meeting](std::uint32_t now) { return now != meeting; });
 }
 
@@ -185,7 +189,8 @@ void ThreadPool::run_erased(void (*fn)(void*, int), void* context) {
   state.pending.store(static_cast<std::uint32_t>(size_ - 1), std::memory_order_relaxed);
   state.start_round();
   fn(context, 0);
-  wait_until(state.pending, state.caller_sleeping, state.spin, [](std::uint32_t left) { return left == 0; });
+  wait_until(state.pending, state.caller_sleeping, state.spin ? kMeetingSpin : kNoSpin,
+             [](std::uint32_t left) { return left == 0; });
 }
 
 }  // namespace bitnet

@@ -169,7 +169,9 @@ void for_embedding_rows(Model::State& state, LoadProgress& progress, Fn&& fn) {
   }
 }
 
-// With --head exact the rows are read whole for each token, so they get 2 MiB pages.
+// With --head exact the rows are read whole for each token, so they get 2 MiB pages. Small ones are copied always:
+// giving back a file's pages and mapping them again then costs more than the rows themselves.
+constexpr std::size_t kSmallEmbedding = std::size_t{8} << 20;
 Status copy_embedding(Model::State& state, LoadProgress& progress) {
   const std::span<const std::byte> data = state.tensors.token_embd->data;
   BITNET_ASSIGN_OR_RETURN(state.embedding, Buffer::allocate(data.size()));
@@ -233,7 +235,9 @@ Status load_head(Model::State& state, const ModelOptions& options, LoadProgress&
   state.head = tensor.data.data();
   // Files whose alignment is less than that of an element are rare, but legal.
   const bool aligned = reinterpret_cast<std::uintptr_t>(state.head) % element == 0;
-  if (options.head == HeadMode::kExact || !aligned) BITNET_RETURN_IF_ERROR(copy_embedding(state, progress));
+  if (options.head == HeadMode::kExact || !aligned || tensor.data.size() <= kSmallEmbedding) {
+    BITNET_RETURN_IF_ERROR(copy_embedding(state, progress));
+  }
   if (options.head == HeadMode::kExact) return {};
 
   const std::int64_t vocab = state.config.vocab;
