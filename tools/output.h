@@ -16,7 +16,7 @@ inline void report_file_size_limit_as_error() { std::signal(SIGXFSZ, SIG_IGN); }
 
 // Text of a stream: it may wait in a buffer for the next write_output(), which may also be one of nothing.
 [[nodiscard]] inline Status buffer_output(std::string_view text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size()) return {};
+  if (text.empty() || std::fwrite(text.data(), 1, text.size(), stdout) == text.size()) return {};
   return Error{ErrorCode::kFailure,
                "cannot write to standard output: is the disk or pipe that it goes to full or closed?"};
 }
