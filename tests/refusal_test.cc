@@ -246,7 +246,7 @@ TEST_CASE("packed weights that are damaged where loading does not look are refus
     }
   };
   refused("packed", 1500, "packed weights");  // in the second tile; the first, middle and last are compared at load
-  refused("head", 3000, "head");             // not in the first row
+  refused("head", 3000, "head");              // not in the first row
 }
 
 TEST_CASE("bundles that do not belong here are refused, each with its own message") {
