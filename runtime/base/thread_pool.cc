@@ -11,7 +11,8 @@
 // the word; the waker changes the word and then reads the sleeper count; all four are sequentially consistent, so at
 // least one of them sees the other, and the kernel compares the word once more before it sleeps. A wake-up too many
 // only makes the waiter look again. With more threads than CPUs a spinning thread holds the CPU that a working one
-// needs, so then nobody spins.
+// needs, so then nobody spins; and where other processes leave too few CPUs for the threads, a long spin offers its CPU
+// after kSpin, which costs nothing where nobody wants it.
 #include "runtime/base/thread_pool.h"
 
 #include <linux/futex.h>
@@ -70,14 +71,15 @@ std::uint32_t wait_until(Word& word, Word& sleepers, std::chrono::microseconds s
   std::uint32_t value = word.load(std::memory_order_acquire);
   if (done(value)) return value;
   if (spin.count() != 0) {
-    const auto limit = std::chrono::steady_clock::now() + spin;
-    do {
+    const auto begin = std::chrono::steady_clock::now();
+    for (auto now = begin; now < begin + spin; now = std::chrono::steady_clock::now()) {
+      if (now >= begin + kSpin) sched_yield();
       for (int i = 0; i < kPausesPerClockRead; ++i) {
         pause_cpu();
         value = word.load(std::memory_order_acquire);
         if (done(value)) return value;
       }
-    } while (std::chrono::steady_clock::now() < limit);
+    }
   }
   sleepers.fetch_add(1, std::memory_order_seq_cst);
   value = word.load(std::memory_order_seq_cst);
