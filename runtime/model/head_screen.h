@@ -35,7 +35,8 @@ class FileRows {
   FileRows(const MappedFile* file, std::span<const std::byte> bytes) : file_(file), bytes_(bytes) {}
   [[nodiscard]] const MappedFile* file() const { return file_; }
   void touched(std::int64_t rows) {
-    if (file_ == nullptr || (rows_ += rows) < kRows) return;
+    rows_ += rows;
+    if (file_ == nullptr || rows_ < kRows) return;
     file_->release(bytes_);
     rows_ = 0;
   }

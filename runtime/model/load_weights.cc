@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -197,7 +198,9 @@ Status check_head_origin(const Model::State& state) {
                        1, hidden, 0, 1, block.data());
     const ScreenedRows made = screened_rows(block.data(), 1, hidden);
     const auto at = static_cast<std::size_t>(row);
-    const auto same = [&](const float* a, const float* b) { return std::memcmp(a, b, sizeof(float)) == 0; };
+    const auto same = [](const float* a, const float* b) {
+      return std::bit_cast<std::uint32_t>(*a) == std::bit_cast<std::uint32_t>(*b);
+    };
     if (std::memcmp(made.rows, stored.rows + row * stride, static_cast<std::size_t>(stride)) == 0 &&
         same(made.scales, stored.scales + at) && same(made.errors, stored.errors + at) &&
         same(made.norms, stored.norms + at)) {
