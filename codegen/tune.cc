@@ -1,5 +1,6 @@
 // The order of the search: for each shape, one compilation of all variants; then for each target a race per format and
 // operation, formats that cannot win any more left out; last a race of layouts, the formats' best kernels side by side.
+// What comes out of the races is confirmed in tune_duel.cc.
 #include "codegen/tune.h"
 
 #include <algorithm>
@@ -38,6 +39,7 @@ std::string slower(double lead) { return lead < 0.005 ? "the same" : number("%.0
 // One place (isa, format, op, m) of a shape: its variants and, once raced, the winner.
 struct Place {
   Point point;  // isa, op, format, m
+  const Operation* operation = nullptr;
   std::vector<Point> space;
   std::size_t standard = 0;
   std::size_t first_variant = 0;  // of its space, among all of the shape
@@ -61,24 +63,35 @@ class Tuner {
  public:
   Tuner(const TargetSelection& selection, const Points& base, TuneBench& bench, const TuneOptions& options)
       : groups_(groups_of(selection)), base_(base), bench_(bench), options_(options) {
-    race_options_.final_rounds = options.full ? 24 : 12;
+    race_options_.final_rounds = options.full ? 16 : 8;
+    race_options_.finalists = options.full ? 3 : 2;
   }
 
   Result<TuneResult> run(std::span<const TuneShape> shapes) {
-    const std::uint64_t bytes = model_bytes(shapes);
+    bytes_ = memory_bytes(shapes, options_);
     std::vector<GroupPlaces> first = plan_shape(shapes.front());
     for (const GroupPlaces& group : first) {
       for (const FormatPlaces& format : group.formats) progress_.total += format.places.size();
       ++progress_.total;  // the layout
     }
     progress_.total *= shapes.size();
-    for (const TuneShape& shape : shapes) BITNET_RETURN_IF_ERROR(tune_shape(shape, bytes));
+    for (const TuneShape& shape : shapes) BITNET_RETURN_IF_ERROR(tune_shape(shape));
     progress_.now.clear();
     report();
     return std::move(result_);
   }
 
  private:
+  static std::size_t operations_of(const Target& target, Format format) {
+    return static_cast<std::size_t>(std::ranges::count_if(
+        kOperations, [&](const Operation& operation) { return has_family(target.isa, format, operation.family); }));
+  }
+  static std::size_t most_operations(const TuneGroup& group, Format format) {
+    std::size_t most = 0;
+    for (const Target* image : group.images) most = std::max(most, operations_of(*image, format));
+    return most;
+  }
+
   // Fills places_ with what there is to race for a shape.
   std::vector<GroupPlaces> plan_shape(const TuneShape& shape) {
     places_.clear();
@@ -87,9 +100,13 @@ class Tuner {
     for (const TuneGroup& group : groups_) {
       GroupPlaces& in_group = plan.emplace_back();
       in_group.group = &group;
+      const std::size_t needed = most_operations(group, chosen_format(base_, group, shape, bytes_));
       for (const Target* target : group.images) {
         for (const Format format : kFormats) {
           if (!has_family(target->isa, format, "gemv")) continue;
+          // A format that cannot take the shape is for those who ask for it by name: a full run's affair. I2_S always
+          // is raced, since other CPUs of the group need it.
+          if (!options_.full && format != Format::kI2s && operations_of(*target, format) < needed) continue;
           FormatPlaces& in_format = in_group.formats.emplace_back();
           in_format.target = target;
           in_format.format = format;
@@ -108,6 +125,7 @@ class Tuner {
 
   Place make_place(const Target& target, Format format, const Operation& operation, const TuneShape& shape) {
     Place place;
+    place.operation = &operation;
     place.point.isa = target.isa;
     place.point.op = operation.op;
     place.point.format = format;
@@ -122,7 +140,7 @@ class Tuner {
     return place;
   }
 
-  Status tune_shape(const TuneShape& shape, std::uint64_t bytes) {
+  Status tune_shape(const TuneShape& shape) {
     const std::vector<GroupPlaces> plan = plan_shape(shape);
     say("compiling variants for " + shape_name(shape));
     if (options_.stop && options_.stop()) return Error{ErrorCode::kInterrupted, "interrupted; nothing was written"};
@@ -152,16 +170,14 @@ class Tuner {
           }
         }
       }
-      BITNET_RETURN_IF_ERROR(race_layouts(shape, group, bytes));
+      BITNET_RETURN_IF_ERROR(race_layouts(shape, group));
     }
     return {};
   }
 
-  [[nodiscard]] static Contestant trials_of(const Place& place, std::size_t variant) {
-    if (place.point.op == Op::kGemv) return {{variant, 1, false}};
-    if (place.point.m != 0) return {{variant, place.point.m, false}};
-    Contestant trials;
-    for (const std::int64_t tokens : kPrefillTokens) trials.push_back({variant, tokens, false});
+  [[nodiscard]] Contestant trials_of(const Place& place, std::size_t variant) const {
+    Contestant trials = uses_of(*place.operation, options_.more_threads);
+    for (Trial& trial : trials) trial.variant = place.first_variant + variant;
     return trials;
   }
 
@@ -180,7 +196,7 @@ class Tuner {
       }
       if (i == place.standard) standard = exact.size();
       exact.push_back(i);
-      contestants.push_back(trials_of(place, place.first_variant + i));
+      contestants.push_back(trials_of(place, i));
     }
     ++progress_.done;
     if (exact.empty()) return {};  // reported above; the place has no winner
@@ -188,14 +204,25 @@ class Tuner {
     place.done = true;
     place.winner = exact[raced.winner];
     place.cost = raced.costs[raced.winner];
-    Point point = place.space[place.winner];
-    point.n = shape.n;
-    point.k = shape.k;
-    point.note = note(place, shape, raced, exact);
+    Point point = row_of(place, shape, place.winner, note(place, shape, raced, exact));
     progress_.best =
         place_name(point) + " " + shape_name(shape) + ": " + describe(point) + ", " + figure(point, shape, place.cost);
     result_.points.push_back(std::move(point));
+    for (std::size_t i = 1; i < raced.finalists.size(); ++i) {
+      const std::size_t other = exact[raced.finalists[i]];
+      result_.others.push_back(row_of(place, shape, other,
+                                      figure(place.space[other], shape, raced.costs[raced.finalists[i]]) +
+                                          "; best of " + std::to_string(exact.size())));
+    }
     return {};
+  }
+
+  static Point row_of(const Place& place, const TuneShape& shape, std::size_t variant, std::string note) {
+    Point point = place.space[variant];
+    point.n = shape.n;
+    point.k = shape.k;
+    point.note = std::move(note);
+    return point;
   }
 
   // "0.953 of the read probe": what the winner reaches of its own limit.
@@ -229,11 +256,11 @@ class Tuner {
   }
 
   // The formats whose gemv and gemm have winners, as whole layouts.
-  Status race_layouts(const TuneShape& shape, const GroupPlaces& group, std::uint64_t bytes) {
+  Status race_layouts(const TuneShape& shape, const GroupPlaces& group) {
     std::vector<const FormatPlaces*> runners;
     std::vector<Contestant> contestants;
     std::size_t standard = 0;
-    const Format standing = chosen_format(base_, *group.group, shape, bytes);
+    const Format standing = chosen_format(base_, *group.group, shape, bytes_);
     const auto today = std::ranges::find(group.formats, standing, &FormatPlaces::format);
     for (const FormatPlaces& format : group.formats) {
       const Place& gemv = places_[format.places[0]];
@@ -288,6 +315,7 @@ class Tuner {
   TuneBench& bench_;
   const TuneOptions& options_;
   RaceOptions race_options_;
+  std::uint64_t bytes_ = 0;  // of the model
   TuneProgress progress_;
   std::vector<Place> places_;  // of the shape at hand
   TuneResult result_;

@@ -1,5 +1,7 @@
 #include "codegen/tune_bench.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -44,7 +46,9 @@ struct Reading {
 // The probes of one instruction set on one number of threads; the best variant of each is found once.
 class ProbePair {
  public:
-  ProbePair(const Probes& probes, ThreadPool& pool) : probes_(probes), pool_(pool) {
+  // `name` is what describe() calls it: the target that asked first.
+  ProbePair(const Probes& probes, ThreadPool& pool, std::string name)
+      : probes_(probes), pool_(pool), name_(std::move(name)) {
     ProbeSamples read(probes.read_variants().size());
     ProbeSamples dot(probes.dot_variants().size());
     for (int round = 0; round < kWarmUpRounds; ++round) {
@@ -69,6 +73,7 @@ class ProbePair {
     return reading;
   }
 
+  // "avx512 (1 thread): read 33.1 GB/s, dot 466 GOPS", or "" where nothing was read.
   [[nodiscard]] std::string describe() const {
     std::string text;
     char part[48];
@@ -80,12 +85,15 @@ class ProbePair {
       std::snprintf(part, sizeof part, "%sdot %.0f GOPS", text.empty() ? "" : ", ", probe::median(dot_samples_));
       text += part;
     }
-    return text;
+    if (text.empty()) return text;
+    const int threads = pool_.size();
+    return name_ + " (" + std::to_string(threads) + (threads == 1 ? " thread): " : " threads): ") + text;
   }
 
  private:
   const Probes& probes_;
   ThreadPool& pool_;
+  std::string name_;
   std::size_t read_ = 0;
   std::size_t dot_ = 0;
   std::vector<double> read_samples_;
@@ -126,27 +134,46 @@ struct KernelTuneBench::State {
   KernelTuneBenchOptions options;
   std::unique_ptr<ThreadPool> one;
   std::unique_ptr<ThreadPool> all;
+  pid_t process = 0;  // that the threads and the memory were made in
   Buffer arena;
+  std::size_t arena_bytes = 0;
   std::size_t cursor = 0;
   Buffer x, sums, y, scratch;
   std::size_t scratch_bytes = 0;  // of a thread
   std::vector<CodeImage> images;
   std::vector<Variant> variants;
   std::map<const probe::ProbeLoops*, std::unique_ptr<Probes>> probes;
-  std::map<std::pair<Isa, bool>, std::unique_ptr<ProbePair>> pairs;  // by target and whether with all threads
+  // By loops and whether with all threads. Targets with the same loops share a pair: their samples then stand side by
+  // side in a round, as the formats of a layout race must.
+  std::map<std::pair<const probe::ProbeLoops*, bool>, std::unique_ptr<ProbePair>> pairs;
 
   ThreadPool& pool(bool all_threads) { return all_threads ? *all : *one; }
 
   Result<ProbePair*> pair(Isa isa, bool all_threads) {
-    std::unique_ptr<ProbePair>& found = pairs[{isa, all_threads}];
+    const probe::ProbeLoops* const key = &probe::probe_loops(isa);
+    std::unique_ptr<ProbePair>& found = pairs[{key, all_threads}];
     if (found != nullptr) return found.get();
-    std::unique_ptr<Probes>& loops = probes[&probe::probe_loops(isa)];
+    std::unique_ptr<Probes>& loops = probes[key];
     if (loops == nullptr) {
       BITNET_ASSIGN_OR_RETURN(Probes made, Probes::create(isa, kProbeBytes));
       loops = std::make_unique<Probes>(std::move(made));
     }
-    found = std::make_unique<ProbePair>(*loops, pool(all_threads));
+    found = std::make_unique<ProbePair>(*loops, pool(all_threads), std::string(to_string(isa)));
     return found.get();
+  }
+
+  // Threads and weights, at the first round after prepare(): a process that is forked before it makes its own.
+  Status make_ready() {
+    if (one == nullptr) {
+      BITNET_ASSIGN_OR_RETURN(one, ThreadPool::create(1));
+      BITNET_ASSIGN_OR_RETURN(all, ThreadPool::create(options.threads));
+      process = ::getpid();
+    }
+    if (process != ::getpid()) {
+      return Error{ErrorCode::kFailure, "tuner: a bench that has measured was carried into another process"};
+    }
+    BITNET_RETURN_IF_ERROR(grow(arena, round_up<std::size_t>(arena_bytes, 64)));
+    return grow(scratch, scratch_bytes * static_cast<std::size_t>(all->size()));
   }
 
   // Operands for the largest call of a trial.
@@ -220,15 +247,11 @@ KernelTuneBench::~KernelTuneBench() = default;
 Result<std::unique_ptr<KernelTuneBench>> KernelTuneBench::create(const KernelTuneBenchOptions& options) {
   auto state = std::make_unique<State>();
   state->options = options;
-  BITNET_ASSIGN_OR_RETURN(state->one, ThreadPool::create(1));
-  BITNET_ASSIGN_OR_RETURN(state->all, ThreadPool::create(options.threads));
-  std::size_t bytes = options.arena_bytes;
-  if (bytes == 0) {
+  state->arena_bytes = options.arena_bytes;
+  if (state->arena_bytes == 0) {
     const std::uint64_t cache = probe::largest_cache_bytes().value_or(0);
-    bytes = std::clamp<std::size_t>(static_cast<std::size_t>(cache) * 4, kLeastArena, kMostArena);
+    state->arena_bytes = std::clamp<std::size_t>(static_cast<std::size_t>(cache) * 4, kLeastArena, kMostArena);
   }
-  BITNET_ASSIGN_OR_RETURN(state->arena, Buffer::allocate(round_up<std::size_t>(bytes, 64)));
-  fill(state->arena);
   return std::unique_ptr<KernelTuneBench>(new KernelTuneBench(std::move(state)));
 }
 
@@ -270,8 +293,8 @@ Status KernelTuneBench::prepare(const std::vector<KernelSpec>& variants) {
   }
   for (const KernelSpec& spec : variants) s.variants.push_back({kernels.at(spec.name())});
   // Twice the largest matrix at least: the cursor must not meet the one that it has just left.
-  BITNET_RETURN_IF_ERROR(grow(s.arena, 2 * round_up<std::size_t>(largest, 64)));
-  return grow(s.scratch, s.scratch_bytes * static_cast<std::size_t>(s.all->size()));
+  s.arena_bytes = std::max(s.arena_bytes, 2 * round_up<std::size_t>(largest, 64));
+  return {};
 }
 
 Status KernelTuneBench::check(std::size_t variant) {
@@ -280,6 +303,7 @@ Status KernelTuneBench::check(std::size_t variant) {
 
 Result<std::vector<double>> KernelTuneBench::round(std::span<const Trial> trials) {
   State& s = *state_;
+  BITNET_RETURN_IF_ERROR(s.make_ready());
   // Trials of one kind (target, threads, what limits them) share their probe passes and stand together.
   struct Kind {
     ProbePair* pair = nullptr;
@@ -333,9 +357,7 @@ std::string KernelTuneBench::probes() const {
   for (const auto& [key, pair] : state_->pairs) {
     const std::string part = pair->describe();
     if (part.empty()) continue;
-    const int threads = key.second ? state_->all->size() : 1;
-    text += (text.empty() ? "" : "; ") + std::string(to_string(key.first)) + " (" + std::to_string(threads) +
-            (threads == 1 ? " thread): " : " threads): ") + part;
+    text += (text.empty() ? "" : "; ") + part;
   }
   return text;
 }

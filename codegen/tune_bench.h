@@ -23,13 +23,14 @@ struct KernelTuneBenchOptions {
 
 class KernelTuneBench final : public TuneBench {
  public:
-  // Errors: kMemory, those of ThreadPool.
+  // Takes no memory and starts no threads yet: the first round does, so a process may be forked before.
   [[nodiscard]] static Result<std::unique_ptr<KernelTuneBench>> create(const KernelTuneBenchOptions& options);
   ~KernelTuneBench() override;
 
   // kUsage if this CPU does not execute a variant's target; errors of compile().
   [[nodiscard]] Status prepare(const std::vector<KernelSpec>& variants) override;
   [[nodiscard]] Status check(std::size_t variant) override;
+  // Errors: kMemory, those of ThreadPool; kFailure in another process than that of the first round.
   [[nodiscard]] Result<std::vector<double>> round(std::span<const Trial> trials) override;
 
   // What the probes read so far, medians: "avx512 (1 thread): read 33.1 GB/s, dot 466 GOPS; ...".

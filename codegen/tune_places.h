@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -37,6 +39,14 @@ struct TuneGroup {
                                    std::uint64_t bytes);
 // The point for a place (isa, op, format, m of `place`) and shape; kUsage if there is none.
 [[nodiscard]] Result<Point> choose_point(const Points& points, const Point& place, const TuneShape& shape);
+// The point of such a format that serves an operation: of the best image that has the family; none if no image does
+// (lookup formats have no small batches).
+[[nodiscard]] Result<std::optional<Point>> serving(const Points& points, const TuneGroup& group, const TuneShape& shape,
+                                                   const Operation& operation, Format format);
+// The uses of an operation that are timed; their variant is 0.
+[[nodiscard]] std::vector<Trial> uses_of(const Operation& operation, bool more_threads);
+// Bytes of a model of these shapes whose weights come from memory: what is timed stands for such models.
+[[nodiscard]] std::uint64_t memory_bytes(std::span<const TuneShape> shapes, const TuneOptions& options);
 [[nodiscard]] std::string shape_name(const TuneShape& shape);  // "13824x2560"
 [[nodiscard]] Status check_tune_shapes(std::span<const TuneShape> shapes);
 

@@ -1,12 +1,16 @@
-// The race among variants: rounds with early stopping, a final, and a duel that has to confirm a lead.
+// The race among variants: rounds with early stopping, and a final that brings candidates forward.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numeric>
 
 #include "codegen/tune.h"
+#include "runtime/probe/probes.h"
 
 namespace bitnet::codegen {
 namespace {
+
+using probe::median;
 
 constexpr std::size_t kFinalists = 4;
 // After so many rounds, those leave whose median is above the best one's by more than the factor.
@@ -16,14 +20,8 @@ struct Cut {
   std::size_t keep;
 };
 constexpr Cut kCuts[] = {{2, 1.30, 64}, {4, 1.12, 8}, {7, 1.05, kFinalists}};
-// Among those that beat the standard, the simplest one within this of the best.
+// Among the promising ones, the simplest within this of the best goes first.
 constexpr double kSimpler = 1.01;
-
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  const std::size_t half = values.size() / 2;
-  return values.size() % 2 != 0 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
 
 Status check_stop(const std::function<bool()>& stop) {
   if (stop && stop()) return Error{ErrorCode::kInterrupted, "interrupted; nothing was written"};
@@ -52,17 +50,8 @@ class Race {
       rounds = cut.rounds;
       leave(cut);
     }
-    const std::size_t final_begin = rounds_.size();
-    BITNET_RETURN_IF_ERROR(run_rounds(options_.final_rounds));
-    std::size_t winner = pick(final_begin);
-    if (winner != standard_) {
-      // The best of many has been lucky too: the lead must show again.
-      running_ = {std::min(winner, standard_), std::max(winner, standard_)};
-      const std::size_t duel_begin = rounds_.size();
-      BITNET_RETURN_IF_ERROR(run_rounds(options_.final_rounds));
-      if (lead(winner, standard_, duel_begin) <= options_.tie) winner = standard_;
-    }
-    return finish(winner);
+    if (running_.size() > 1 || contestants_.size() == 1) BITNET_RETURN_IF_ERROR(run_rounds(options_.final_rounds));
+    return finish(promising());
   }
 
  private:
@@ -111,11 +100,10 @@ class Race {
     running_ = std::move(left);
   }
 
-  // Time of b over that of a, less 1: median over the rounds from `from` on in which both ran.
-  [[nodiscard]] double lead(std::size_t a, std::size_t b, std::size_t from) const {
+  // Time of b over that of a, less 1: median over the rounds in which both ran.
+  [[nodiscard]] double lead(std::size_t a, std::size_t b) const {
     std::vector<double> ratios;
-    for (std::size_t r = from; r < rounds_.size(); ++r) {
-      const Round& round = rounds_[r];
+    for (const Round& round : rounds_) {
       const auto in_a = std::ranges::find(round.who, a);
       const auto in_b = std::ranges::find(round.who, b);
       if (in_a == round.who.end() || in_b == round.who.end()) continue;
@@ -125,22 +113,29 @@ class Race {
     return ratios.empty() ? 0.0 : median(ratios) - 1;
   }
 
-  // Of those in the final: the standard within the tie, else the simplest one that is as good as the best.
-  [[nodiscard]] std::size_t pick(std::size_t final_begin) const {
-    std::size_t best = running_.front();
+  // Of those in the final.
+  [[nodiscard]] std::vector<std::size_t> promising() const {
+    std::vector<std::size_t> found;
     for (const std::size_t c : running_) {
-      if (lead(c, best, final_begin) > 0) best = c;
+      if (c != standard_ && lead(c, standard_) > options_.promise) found.push_back(c);
     }
-    if (lead(best, standard_, final_begin) <= options_.tie) return standard_;
-    for (const std::size_t c : running_) {
-      if (c != standard_ && lead(best, c, final_begin) <= kSimpler - 1) return c;
+    std::ranges::stable_sort(found, std::greater<>(), [&](std::size_t c) { return lead(c, standard_); });
+    if (found.empty()) return found;
+    std::size_t first = 0;
+    for (std::size_t i = 1; i < found.size(); ++i) {
+      if (found[i] < found[first] && lead(found[0], found[i]) <= kSimpler - 1) first = i;
     }
-    return best;
+    std::rotate(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(first),
+                found.begin() + static_cast<std::ptrdiff_t>(first) + 1);
+    if (found.size() > options_.finalists) found.resize(options_.finalists);
+    return found;
   }
 
-  [[nodiscard]] RaceResult finish(std::size_t winner) const {
+  [[nodiscard]] RaceResult finish(std::vector<std::size_t> finalists) const {
+    const std::size_t winner = finalists.empty() ? standard_ : finalists.front();
     RaceResult result;
     result.winner = winner;
+    result.finalists = std::move(finalists);
     result.runner_up = winner;
     std::size_t most = 0;  // rounds that the runner-up shared with the winner: those cut early know less
     for (std::size_t c = 0; c < contestants_.size(); ++c) {
@@ -150,9 +145,9 @@ class Race {
     }
     for (std::size_t c = 0; c < contestants_.size(); ++c) {
       if (c == winner || costs_[c].size() < std::min<std::size_t>(most, 7)) continue;
-      if (result.runner_up == winner || lead(winner, c, 0) < lead(winner, result.runner_up, 0)) result.runner_up = c;
+      if (result.runner_up == winner || lead(winner, c) < lead(winner, result.runner_up)) result.runner_up = c;
     }
-    if (result.runner_up != winner) result.lead = lead(winner, result.runner_up, 0);
+    if (result.runner_up != winner) result.lead = lead(winner, result.runner_up);
     return result;
   }
 
@@ -174,19 +169,6 @@ Result<RaceResult> race(TuneBench& bench, std::span<const Contestant> contestant
     return Error{ErrorCode::kFailure, "tuner: a race without contestants, or without its standard"};
   }
   return Race(bench, contestants, standard, options, stop).run();
-}
-
-Result<double> time_ratio(TuneBench& bench, const Trial& first, const Trial& second, int rounds,
-                          const std::function<bool()>& stop) {
-  std::vector<double> ratios;
-  for (int i = 0; i < rounds; ++i) {
-    BITNET_RETURN_IF_ERROR(check_stop(stop));
-    const bool swapped = i % 2 != 0;
-    const Trial trials[] = {swapped ? second : first, swapped ? first : second};
-    BITNET_ASSIGN_OR_RETURN(const std::vector<double> samples, bench.round(trials));
-    ratios.push_back(swapped ? samples[1] / samples[0] : samples[0] / samples[1]);
-  }
-  return median(std::move(ratios));
 }
 
 }  // namespace bitnet::codegen

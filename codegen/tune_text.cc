@@ -83,8 +83,12 @@ std::string points_text(const TuneResult& result, const TuneProvenance& provenan
       "(codegen/tune.h\n"
       "# says how; codegen/points.h gives the keys). Use: bitnet-codegen --points FILE, or a shipped file's name. "
       "Measure\n"
-      "# again rather than edit; --compare times two such files side by side.\n#\n# Probes";
-  text.append(provenance.full ? " of the last run (full): " : " of the last run (quick): ");
+      "# again rather than edit; --compare times two such files side by side. Rows are what won against the defaults "
+      "in\n"
+      "# several processes; where nothing did, there is none.\n#\n";
+  text += "# Last run: " + std::to_string(result.points.size()) + " of " + std::to_string(provenance.places) +
+          " places won. Probes";
+  text.append(provenance.full ? " (full): " : " (quick): ");
   text.append(provenance.probes).append("\n");
   add(text, "provenance",
       provenance.cpu + ", " + threads + ", " + provenance.date + ", bitnet-codegen " + provenance.version +

@@ -31,6 +31,8 @@ constexpr const char* kProgram = "bitnet-codegen tune";
 constexpr const char* kDefaultModels[] = {"2b-4t", "large", "3b"};
 // Below this many caches' worth of weights a model may stay in the cache.
 constexpr std::uint64_t kCaches = 4;
+// Rounds of the duels of --full.
+constexpr int kFullDuelRounds = 12;
 
 // Ctrl-C asks the tuner to end; a second one ends the program at once.
 volatile std::sig_atomic_t interrupted = 0;
@@ -146,6 +148,7 @@ codegen::TuneOptions tune_options(TuneDisplay& display, bool full, int threads) 
   codegen::TuneOptions options;
   options.full = full;
   options.halide = full;
+  if (full) options.duel_rounds = kFullDuelRounds;
   options.more_threads = threads > 1;
   options.cached_bytes = static_cast<std::int64_t>(kCaches * probe::largest_cache_bytes().value_or(32U << 20));
   options.stop = [] { return interrupted != 0; };
@@ -163,7 +166,7 @@ Result<std::unique_ptr<codegen::KernelTuneBench>> make_bench(int jobs) {
 // The table of --compare and, below, the worst and the best ratio.
 std::string comparison_text(std::span<const codegen::Comparison> rows, const std::string& first,
                             const std::string& second) {
-  std::string text = "time of " + first + " over " + second + "\n";
+  std::string text = "time of " + first + " over " + second + ", median (least..most) of several processes\n";
   double least = 1;
   double most = 1;
   for (const codegen::Comparison& row : rows) {
@@ -173,8 +176,9 @@ std::string comparison_text(std::span<const codegen::Comparison> rows, const std
       std::snprintf(line, sizeof line, "%-7s %-11s %-18s  same   %s\n", row.target.c_str(), shape.c_str(),
                     row.use.c_str(), row.first.c_str());
     } else {
-      std::snprintf(line, sizeof line, "%-7s %-11s %-18s  %.3f  %s against %s\n", row.target.c_str(), shape.c_str(),
-                    row.use.c_str(), row.ratio, row.first.c_str(), row.second.c_str());
+      std::snprintf(line, sizeof line, "%-7s %-11s %-18s  %.3f (%.3f..%.3f)  %s against %s\n", row.target.c_str(),
+                    shape.c_str(), row.use.c_str(), row.ratio, row.least, row.most, row.first.c_str(),
+                    row.second.c_str());
     }
     text += line;
     least = std::min(least, row.ratio);
@@ -194,8 +198,8 @@ Result<std::string> compare(const TuneCommand& command) {
   const InterruptGuard guard;
   TuneDisplay display(command.quiet);
   BITNET_ASSIGN_OR_RETURN(const std::unique_ptr<codegen::KernelTuneBench> bench, make_bench(command.jobs));
-  const auto rows =
-      codegen::compare_points(shapes, selection, first, second, *bench, tune_options(display, false, all_threads()));
+  const auto rows = codegen::compare_points(shapes, selection, first, second, *bench,
+                                            tune_options(display, command.full, all_threads()));
   display.clear();
   if (!rows.ok()) return rows.error();
   return comparison_text(*rows, command.compare, command.against);
@@ -241,24 +245,35 @@ Status tune_to_file(const TuneRequest& request, const codegen::TargetSelection& 
   const auto begin = std::chrono::steady_clock::now();
   const InterruptGuard guard;
   TuneDisplay display(request.quiet);
-  BITNET_ASSIGN_OR_RETURN(const std::unique_ptr<codegen::KernelTuneBench> bench, make_bench(request.jobs));
-  const int threads = all_threads();
-  const Result<codegen::TuneResult> result =
-      codegen::tune(request.shapes, selection, base, *bench, tune_options(display, request.full, threads));
+  const codegen::TuneOptions options = tune_options(display, request.full, all_threads());
+  BITNET_ASSIGN_OR_RETURN(const codegen::Points defaults, codegen::default_points());
+  codegen::TuneProvenance provenance;
+  const auto search = [&]() -> Result<codegen::TuneResult> {
+    codegen::TuneResult found;
+    {
+      BITNET_ASSIGN_OR_RETURN(const std::unique_ptr<codegen::KernelTuneBench> bench, make_bench(request.jobs));
+      BITNET_ASSIGN_OR_RETURN(found, codegen::tune(request.shapes, selection, base, *bench, options));
+      provenance.probes = bench->probes();
+      provenance.places = found.points.size();
+    }  // the bench and its threads are gone before other processes start
+    BITNET_ASSIGN_OR_RETURN(const std::unique_ptr<codegen::KernelTuneBench> fresh, make_bench(request.jobs));
+    BITNET_RETURN_IF_ERROR(codegen::confirm(found, request.shapes, selection, base, *fresh, options));
+    codegen::leave_out_known(found, request.shapes, selection, defaults, options);
+    return found;
+  };
+  const Result<codegen::TuneResult> result = search();
   display.clear();
   if (!result.ok()) return result.error();
   for (const std::string& message : result->inexact) std::fprintf(stderr, "%s: %s\n", kProgram, message.c_str());
-  codegen::TuneProvenance provenance;
   provenance.cpu = probe::cpu_name();
   provenance.date = today();
   provenance.version = BITNET_VERSION;
-  provenance.threads = threads;
-  provenance.probes = bench->probes();
+  provenance.threads = all_threads();
   provenance.full = request.full;
   BITNET_RETURN_IF_ERROR(codegen::write_file_whole(request.output, codegen::points_text(*result, provenance, kept)));
   if (!request.quiet) {
-    std::fprintf(stderr, "%s: %s: %zu points for %zu shapes, %.0f s\n", kProgram, request.output.c_str(),
-                 result->points.size(), request.shapes.size(),
+    std::fprintf(stderr, "%s: %s: %zu shapes, %zu places, %zu better than the defaults, %.0f s\n", kProgram,
+                 request.output.c_str(), request.shapes.size(), provenance.places, result->points.size(),
                  std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
   return {};
