@@ -23,6 +23,7 @@
 #include "runtime/base/mapped_file.h"
 #include "runtime/base/sha256.h"
 #include "runtime/base/thread_pool.h"
+#include "tests/sanitizers.h"
 
 namespace bitnet {
 namespace {
@@ -320,7 +321,7 @@ TEST_CASE("ThreadPool refuses impossible sizes") {
 }
 
 // Sanitizers need far more address space than this test leaves.
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !BITNET_TEST_SANITIZED
 TEST_CASE("ThreadPool: threads that cannot be started are an error, not an exception") {
   // In a child process with little address space: a thread's stack (8 MiB by default) no longer fits.
   const pid_t child = fork();

@@ -16,6 +16,7 @@
 #include "runtime/kernels/kernel.h"
 #include "runtime/kernels/kernel_abi.h"
 #include "tests/bundle_files.h"
+#include "tests/sanitizers.h"
 
 extern char** environ;
 
@@ -449,7 +450,7 @@ TEST_CASE("a missing bundle that was asked for is refused") {
 TEST_CASE("a CPU that executes no image of the bundle") {
   const Setup* setup = Setup::get();
   if (setup == nullptr) return;
-#ifdef __SANITIZE_ADDRESS__
+#if BITNET_TEST_SANITIZED
   std::printf("SKIPPED: a CPU without AVX (AddressSanitizer does not run under qemu-user)\n");
   return;
 #endif

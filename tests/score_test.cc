@@ -9,6 +9,7 @@
 #include "runtime/tokenizer/tokenizer.h"
 #include "tests/model_files.h"
 #include "tests/programs.h"
+#include "tests/sanitizers.h"
 
 namespace bitnet {
 namespace {
@@ -410,7 +411,7 @@ TEST_CASE("bitnet score: errors and their exit codes") {
 }
 
 TEST_CASE("bitnet score: a context that does not fit is exit code 10") {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if BITNET_TEST_SANITIZED
   std::printf("SKIPPED: a context beyond the address space (sanitizers need more of it than the test leaves)\n");
 #else
   if (test::program("bitnet").empty()) return;

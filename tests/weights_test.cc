@@ -9,6 +9,7 @@
 #include "tests/bundle_files.h"
 #include "tests/model_evaluation.h"
 #include "tests/programs.h"
+#include "tests/sanitizers.h"
 
 namespace bitnet {
 namespace {
@@ -168,7 +169,7 @@ TEST_CASE("a head made from another model with the same products is refused") {
   CHECK(load_with(other, packed.bundle, 2, HeadMode::kExact).ok());  // which does not use it
 }
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !BITNET_TEST_SANITIZED
 TEST_CASE("peak memory: packed weights, int8 head, keys and values, and 60 MB") {
   const std::string bitnet = test::program("bitnet");
   const auto codegen = codegen_program("peak memory");
