@@ -269,7 +269,7 @@ class Tuner {
       if (today != group.formats.end() && !serves_all_of(format, *today)) continue;
       Contestant trials = {{gemv.first_variant + gemv.winner, 1, false}};
       if (options_.more_threads) trials.push_back({gemv.first_variant + gemv.winner, 1, true});
-      trials.push_back({gemm.first_variant + gemm.winner, kPrefillTokens[0], false});
+      trials.push_back({gemm.first_variant + gemm.winner, kLayoutTokens, false});
       if (format.format == standing) standard = runners.size();
       runners.push_back(&format);
       contestants.push_back(std::move(trials));

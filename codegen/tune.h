@@ -112,7 +112,7 @@ struct TuneOptions {
   // Processes differ by about 2 % here and their median by less than 1 %, so what one run finds faster and another does
   // not is less than 3 % faster.
   int processes = 5;
-  int duel_rounds = 8;
+  int duel_rounds = 6;
   double tie = 0.02;
   std::function<bool()> stop;                         // true: end with kInterrupted; may be empty
   std::function<void(const TuneProgress&)> progress;  // may be empty

@@ -167,7 +167,7 @@ class Confirmer {
       BITNET_ASSIGN_OR_RETURN(const std::optional<Point> now, serving(base_, group, shape, operation, format));
       if (!old || !now) continue;
       for (const Trial& use : uses_of(operation, options_.more_threads)) {
-        if (operation.op == Op::kGemm && use.tokens != kPrefillTokens[0]) continue;
+        if (operation.op == Op::kGemm && use.tokens != kLayoutTokens) continue;
         duels_.push_back({shape, *old, *now, use.tokens, use.all_threads});
       }
     }

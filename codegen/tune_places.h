@@ -24,8 +24,10 @@ inline constexpr Operation kOperations[] = {{Op::kGemv, 0, "gemv"},
                                             {Op::kGemm, 2, "batch"},
                                             {Op::kGemm, 4, "batch"},
                                             {Op::kGemm, 8, "batch"}};
-// Tokens of a gemm's calls that are timed.
-inline constexpr std::int64_t kPrefillTokens[] = {128, 512};
+// Tokens of a gemm's calls that are timed: a short prompt, in which the last tile counts, and long ones.
+inline constexpr std::int64_t kPrefillTokens[] = {16, 128, 512};
+// Of those, the one that stands for all in a choice of layouts.
+inline constexpr std::int64_t kLayoutTokens = 128;
 
 // A target with its parts: they share a CPU, so they choose one layout for a shape.
 struct TuneGroup {

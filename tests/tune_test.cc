@@ -263,6 +263,29 @@ TEST_CASE("confirm: a candidate takes the place where it is faster in most proce
   CHECK(confirmed(Processes(streams_cost(1.0, 1.5, 1.0), lucky(3))).streams == 4);
 }
 
+TEST_CASE("confirm: a tile that gains on long prompts and loses on a short one does not win") {
+  for (const double short_prompt : {0.95, 1.05}) {
+    TuneResult result;
+    result.points.resize(1);
+    Point& point = result.points[0];
+    point.isa = Isa::kAvx2;
+    point.op = Op::kGemm;
+    point.n = kShape.n;
+    point.k = kShape.k;
+    point.token_tile = 6;
+    point.row_tiles = 1;
+    const auto cost = [=](const KernelSpec& spec, const Trial& trial) {
+      return spec.point.token_tile != 6 ? 1.0 : trial.tokens == 16 ? short_prompt : 0.9;
+    };
+    Processes processes(cost, no_favour);
+    const Points base = defaults();
+    const Status status =
+        confirm(result, std::span(&kShape, 1), select("avx2"), base, processes.bench, processes.options);
+    REQUIRE_MESSAGE(status.ok(), status.error().message);
+    CHECK(point.token_tile == (short_prompt < 1 ? 6 : 4));
+  }
+}
+
 TEST_CASE("confirm: layouts, errors of a process, and nothing to do") {
   const auto layout = [](double t5) {
     const auto cost = [=](const KernelSpec& spec, const Trial&) {
@@ -619,8 +642,8 @@ TEST_CASE("compare: same kernels are not timed, others by their ratio, layouts i
       CHECK(row.ratio == doctest::Approx(row.use == "gemv, all threads" ? 0.8 : 0.9).epsilon(0.01));
     }
   }
-  CHECK(rows->size() == 2 * 2 * 7);  // shapes x targets x (gemv twice, gemm twice, three batches)
-  CHECK(differ == 2 + 7);
+  CHECK(rows->size() == 2 * 2 * 8);  // shapes x targets x (gemv twice, gemm three times, three batches)
+  CHECK(differ == 2 + 8);
 }
 
 TEST_CASE("the command: messages, exit codes, and Ctrl-C leaves no file") {
