@@ -10,6 +10,10 @@
 // different positions: scores beyond a row's end are computed along and never read, values beyond it are left out (0
 // * infinity is NaN). No row's order of operations depends on its neighbours, so that prefill and decode give the
 // same bits.
+//
+// All products of queries and keys, weights and values are exact (kernel_abi.h says why), so a fused multiply-add gives
+// the bits of a multiplication and an addition. Keys and values of a long context come from memory: while one block of
+// 256 positions is worked on, the next is brought into the L2 cache, in the order K, V of a chunk, K, V of the next.
 #ifndef BITNET_GENERATED_DENSE_ATTENTION_NEON_H_
 #define BITNET_GENERATED_DENSE_ATTENTION_NEON_H_
 
@@ -48,6 +52,7 @@ struct Group {
   long long head_dim;
   long long width;  // head_dim, in whole blocks
   float scale;
+  const void* next;
   float* p;        // [kRows][kChunk] scores, then weights of the values
   float* o;        // [kRows][width] merged
   float* chunk_o;  // [kRows][width] of one chunk
@@ -56,21 +61,41 @@ struct Group {
   long long seen[kRows];
 };
 
-// The whole blocks of q . k for R rows and J of up to 16 keys, one Lanes each: sums[r][at + j]. Beyond the last key
-// it is taken again.
-template <int R, int J, typename T>
-[[gnu::always_inline]] inline void dots(const float* const* q, const T* key, long long head_dim, int at, int keys,
-                                        Lanes (*sums)[kLanes]) {
+// Into the L2 cache: what stands at `bytes` bytes from p. Nothing is read, so that p may be any address.
+template <int kBytes, typename T>
+[[gnu::always_inline]] inline void bring_near(const T* p) {
+  constexpr int kLine = 64;
+#pragma GCC unroll 8
+  for (int b = 0; b < kBytes; b += kLine) __builtin_prefetch(reinterpret_cast<const char*>(p) + b, 0, 2);
+}
+
+// The rest of head_dim behind its whole blocks. Not inlined: most models have none.
+template <typename T>
+[[gnu::noinline]] Lanes load_rest(const T* p, long long count) {
+  return load(p, Tail{count});
+}
+
+// q . k for R rows and J of up to 16 keys, the at-th of every 16 / J, one Lanes each. Beyond the last key it is taken
+// again. Meanwhile J rows from the at * J-th on come nearer at `ahead`.
+template <int R, int J, bool kAhead, typename T>
+[[gnu::always_inline]] inline void dots(const float* const* q, const T* key, const T* ahead, long long head_dim, int at,
+                                        int keys, KeySums* sums) {
   const T* rows[J];
   Lanes s[R][J];
 #pragma GCC unroll 16
-  for (int j = 0; j < J; ++j) rows[j] = key + (at + j < keys ? at + j : keys - 1) * head_dim;
+  for (int j = 0; j < J; ++j) {
+    const int number = at + j * (static_cast<int>(kLanes) / J);
+    rows[j] = key + (number < keys ? number : keys - 1) * head_dim;
+  }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
     for (int j = 0; j < J; ++j) s[r][j] = broadcast(0.0F);
   }
-  for (long long d = 0; d + kLanes <= head_dim; d += kLanes) {
+  ahead += at * J * head_dim;
+  long long d = 0;
+  for (; d + kLanes <= head_dim; d += kLanes) {
+    if constexpr (kAhead) bring_near<J * kLanes * sizeof(T)>(ahead + d * J);
     Lanes k[J];
 #pragma GCC unroll 16
     for (int j = 0; j < J; ++j) k[j] = load(rows[j] + d, Full{});
@@ -78,45 +103,38 @@ template <int R, int J, typename T>
     for (int r = 0; r < R; ++r) {
       const Lanes v = load(q[r] + d, Full{});
 #pragma GCC unroll 16
-      for (int j = 0; j < J; ++j) s[r][j] = s[r][j] + v * k[j];
+      for (int j = 0; j < J; ++j) s[r][j] = add_exact_product(s[r][j], v, k[j]);
+    }
+  }
+  if (d < head_dim) [[unlikely]] {
+    for (int j = 0; j < J; ++j) {
+      const Lanes k = load_rest(rows[j] + d, head_dim - d);
+      for (int r = 0; r < R; ++r) s[r][j] = add_exact_product(s[r][j], load_rest(q[r] + d, head_dim - d), k);
     }
   }
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-    for (int j = 0; j < J; ++j) sums[r][at + j] = s[r][j];
-  }
-}
-
-// The rest of head_dim behind its whole blocks.
-template <typename T>
-[[gnu::noinline]] void add_rest(const float* const* q, int rows, const T* key, int keys, long long head_dim,
-                                Lanes (*sums)[kLanes]) {
-  const long long whole = head_dim / kLanes * kLanes;
-  const Tail rest{head_dim - whole};
-  for (int r = 0; r < rows; ++r) {
-    for (int j = 0; j < keys; ++j) {
-      sums[r][j] = sums[r][j] + load(q[r] + whole, rest) * load(key + j * head_dim + whole, rest);
-    }
-  }
+  for (int r = 0; r < R; ++r) put(sums[r], at, s[r]);
 }
 
 // p[first + r][j] = score of row first + r at position j of the page, for R rows and j < count; p beyond, up to a
-// whole block, holds anything.
-template <int R, typename T>
-inline void scores(const Group& g, int first, const Page<T>& key, long long count) {
+// whole block, holds anything. Meanwhile as many rows come nearer at `ahead`.
+template <int R, bool kAhead, typename T>
+inline void scores(const Group& g, int first, const Page<T>& key, const T* ahead, long long count) {
   constexpr int J = kDotTile / R < 4 ? kDotTile / R : 4;
   static_assert(kLanes % J == 0, "16 keys are whole groups of J");
   const float* const* q = g.q + first;
   for (long long begin = 0; begin < count; begin += kLanes) {
     const int keys = static_cast<int>(count - begin < kLanes ? count - begin : kLanes);
     const T* rows = key.rows + begin * g.head_dim;
-    Lanes sums[R][kLanes];
-    for (int j = 0; j < keys; j += J) dots<R, J>(q, rows, g.head_dim, j, keys, sums);
-    for (int j = keys; j < kLanes; ++j) {
-      for (int r = 0; r < R; ++r) sums[r][j] = broadcast(0.0F);
+    KeySums sums[R];
+    for (int at = 0; at < kLanes / J && at < keys; ++at) {
+      dots<R, J, kAhead>(q, rows, ahead + begin * g.head_dim, g.head_dim, at, keys, sums);
     }
-    if (g.head_dim != g.width) add_rest(q, R, rows, keys, g.head_dim, sums);
+    Lanes none[J];
+    for (int j = 0; j < J; ++j) none[j] = broadcast(0.0F);
+    for (int at = keys; at < kLanes / J; ++at) {
+      for (int r = 0; r < R; ++r) put(sums[r], at, none);
+    }
     Lanes factors = broadcast(1.0F);
     if constexpr (kHasFactors<T>) {
       factors = keys == kLanes ? load(key.factors + begin, Full{}) : load(key.factors + begin, Tail{keys});
@@ -129,19 +147,43 @@ inline void scores(const Group& g, int first, const Page<T>& key, long long coun
   }
 }
 
-// Rows first .. last - 1, at most R at a time.
-template <int R, typename T>
-inline void all_scores(const Group& g, int first, int last, const Page<T>& key, long long count) {
-  for (; first + R <= last; first += R) scores<R>(g, first, key, count);
-  if constexpr (R > 1) {
-    if (first < last) all_scores<R / 2>(g, first, last, key, count);
+// Rows first .. last - 1, at most R at a time; the first of these times brings memory nearer.
+template <int R, bool kAhead, typename T>
+inline void all_scores(const Group& g, int first, int last, const Page<T>& key, const T* ahead, long long count) {
+  if (first + R <= last) {
+    scores<R, kAhead>(g, first, key, ahead, count);
+    for (first += R; first + R <= last; first += R) scores<R, false>(g, first, key, ahead, count);
+    if constexpr (R > 1) {
+      if (first < last) all_scores<R / 2, false>(g, first, last, key, ahead, count);
+    }
+  } else if constexpr (R > 1) {
+    all_scores<R / 2, kAhead>(g, first, last, key, ahead, count);
   }
 }
 
-// D blocks of o for R rows: o[r][d] += p[r][j] * value[j][d] for begin <= j < end; from +0 if begin is 0.
-template <int R, int D, typename T, typename Extent>
-[[gnu::always_inline]] inline void weigh_blocks(const float* p, const T* value, long long head_dim, long long begin,
-                                                long long end, float* o, long long width, Extent extent) {
+// p[j] = exp(p[j] - top), rounded, for j < count, and with `factors` p[j] * factors[j], rounded, in its place; returns
+// the 16-lane sum of p before the factors.
+template <bool kFactors>
+inline float weights(float* p, const float* factors, long long count, float top) {
+  const Lanes subtrahend = broadcast(top);
+  const Lanes least = broadcast(BITNET_ATTENTION_LEAST_EXPONENT);
+  Lanes sums = broadcast(0.0F);
+  for_blocks(count, [&](long long j, auto extent) {
+    const Lanes x = load(static_cast<const float*>(p + j), extent) - subtrahend;
+    Lanes weight = thirteen_bits(exponential(maximum(x, least)));
+    sums = sums + only(weight, extent);
+    if constexpr (kFactors) weight = thirteen_bits(weight * load(factors + j, extent));
+    store(p + j, weight, extent);
+  });
+  return tree(sums);
+}
+
+// D blocks of o for R rows: o[r][d] += p[r][j] * value[j][d] for begin <= j < end; from +0 if begin is 0. Meanwhile as
+// many blocks of end - begin rows come nearer at `ahead`.
+template <int R, int D, bool kAhead, typename T, typename Extent>
+[[gnu::always_inline]] inline void weigh_blocks(const float* p, const T* value, const T* ahead, long long head_dim,
+                                                long long begin, long long end, float* o, long long width,
+                                                Extent extent) {
   Lanes sums[R][D];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -151,6 +193,7 @@ template <int R, int D, typename T, typename Extent>
     }
   }
   for (long long j = begin; j < end; ++j) {
+    if constexpr (kAhead) bring_near<D * kLanes * sizeof(T)>(ahead + (j - begin) * head_dim);
     Lanes v[D];
 #pragma GCC unroll 16
     for (int d = 0; d < D; ++d) v[d] = load(value + j * head_dim + d * kLanes, extent);
@@ -158,7 +201,7 @@ template <int R, int D, typename T, typename Extent>
     for (int r = 0; r < R; ++r) {
       const Lanes weight = broadcast(p[r * kChunk + j]);
 #pragma GCC unroll 16
-      for (int d = 0; d < D; ++d) sums[r][d] = sums[r][d] + weight * v[d];
+      for (int d = 0; d < D; ++d) sums[r][d] = add_exact_product(sums[r][d], weight, v[d]);
     }
   }
 #pragma GCC unroll 16
@@ -174,34 +217,42 @@ template <typename T>
                                   long long end, float* o, long long width) {
   const Tail rest{head_dim % kLanes};
   for (int r = 0; r < rows; ++r) {
-    weigh_blocks<1, 1>(p + r * kChunk, value, head_dim, begin, end, o + r * width, width, rest);
+    weigh_blocks<1, 1, false>(p + r * kChunk, value, value, head_dim, begin, end, o + r * width, width, rest);
   }
 }
 
-// Rows first .. first + R - 1 of o, all of head_dim.
-template <int R, typename T>
-inline void weigh(const Group& g, int first, const T* value, long long begin, long long end, float* o) {
+// Rows first .. first + R - 1 of o, all of head_dim, from begin to end; meanwhile end - begin rows come nearer at
+// `ahead`.
+template <int R, bool kAhead, typename T>
+inline void weigh(const Group& g, int first, const T* value, const T* ahead, long long begin, long long end, float* o) {
   constexpr int D = kValueTile / R < 8 ? kValueTile / R : 8;
   const float* p = g.p + first * kChunk;
   float* rows = o + first * g.width;
-  for (; begin < end; begin += kValueSlice) {
+  for (; begin < end; begin += kValueSlice, ahead += kValueSlice * g.head_dim) {
     const long long stop = end - begin < kValueSlice ? end : begin + kValueSlice;
     long long d = 0;
     for (; d + D * kLanes <= g.head_dim; d += D * kLanes) {
-      weigh_blocks<R, D>(p, value + d, g.head_dim, begin, stop, rows + d, g.width, Full{});
+      weigh_blocks<R, D, kAhead>(p, value + d, ahead + d, g.head_dim, begin, stop, rows + d, g.width, Full{});
     }
     for (; d + kLanes <= g.head_dim; d += kLanes) {
-      weigh_blocks<R, 1>(p, value + d, g.head_dim, begin, stop, rows + d, g.width, Full{});
+      weigh_blocks<R, 1, false>(p, value + d, ahead + d, g.head_dim, begin, stop, rows + d, g.width, Full{});
     }
     if (d < g.head_dim) weigh_rest(p, R, value + d, g.head_dim, begin, stop, rows + d, g.width);
   }
 }
 
-template <int R, typename T>
-inline void weigh_all(const Group& g, int first, int last, const T* value, long long end, float* o) {
-  for (; first + R <= last; first += R) weigh<R>(g, first, value, 0, end, o);
-  if constexpr (R > 1) {
-    if (first < last) weigh_all<R / 2>(g, first, last, value, end, o);
+// As all_scores.
+template <int R, bool kAhead, typename T>
+inline void weigh_all(const Group& g, int first, int last, const T* value, const T* ahead, long long begin,
+                      long long end, float* o) {
+  if (first + R <= last) {
+    weigh<R, kAhead>(g, first, value, ahead, begin, end, o);
+    for (first += R; first + R <= last; first += R) weigh<R, false>(g, first, value, ahead, begin, end, o);
+    if constexpr (R > 1) {
+      if (first < last) weigh_all<R / 2, false>(g, first, last, value, ahead, begin, end, o);
+    }
+  } else if constexpr (R > 1) {
+    weigh_all<R / 2, kAhead>(g, first, last, value, ahead, begin, end, o);
   }
 }
 
@@ -216,13 +267,14 @@ inline void attend(const Group& g, const void* const* key_pages, const void* con
   alignas(64) float m[kRows];
   alignas(64) float l[kRows];
   int first = 0;
+  const T* next = static_cast<const T*>(g.next);
   for (long long chunk = 0; chunk * kChunk < g.seen[last - 1]; ++chunk) {
     // Rows that end before this chunk are done.
     for (; first < last && g.seen[first] <= chunk * kChunk; ++first) {
     }
     const Page<T> key = page_of<T>(key_pages[chunk], g.head_dim);
     const Page<T> value = page_of<T>(value_pages[chunk], g.head_dim);
-    all_scores<kRowTile>(g, first, last, key, positions_in_chunk(g, last - 1, chunk));
+    all_scores<kRowTile, true>(g, first, last, key, value.rows, positions_in_chunk(g, last - 1, chunk));
 
     alignas(64) float chunk_m[kRows];
     alignas(64) float chunk_l[kRows];
@@ -230,19 +282,27 @@ inline void attend(const Group& g, const void* const* key_pages, const void* con
       float* p = g.p + r * kChunk;
       const long long count = positions_in_chunk(g, r, chunk);
       chunk_m[r] = largest(p, count);
-      chunk_l[r] = exponentials(p, p, count, chunk_m[r]);
-      if constexpr (kHasFactors<T>) {
-        for_blocks(count, [&](long long j, auto extent) {
-          store(p + j, load(static_cast<const float*>(p + j), extent) * load(value.factors + j, extent), extent);
-        });
-      }
+      chunk_l[r] = weights<kHasFactors<T>>(p, value.factors, count, chunk_m[r]);
     }
 
     // The positions that all rows see, then each row's own rest.
     float* o = chunk == 0 ? g.o : g.chunk_o;
     const long long common = positions_in_chunk(g, first, chunk);
-    weigh_all<kRowTile>(g, first, last, value.rows, common, o);
-    for (int r = first; r < last; ++r) weigh<1>(g, r, value.rows, common, positions_in_chunk(g, r, chunk), o);
+    // Meanwhile the keys of the chunk behind this one come nearer, then what is read after this call.
+    long long weighed = 0;
+    if ((chunk + 1) * kChunk < g.seen[last - 1]) {
+      const long long keys = positions_in_chunk(g, last - 1, chunk + 1);
+      weighed = keys < common ? keys : common;
+      const Page<T> coming = page_of<T>(key_pages[chunk + 1], g.head_dim);
+      weigh_all<kRowTile, true>(g, first, last, value.rows, coming.rows, 0, weighed, o);
+    }
+    if (weighed < common) {
+      weigh_all<kRowTile, true>(g, first, last, value.rows, next, weighed, common, o);
+      next += (common - weighed) * g.head_dim;
+    }
+    for (int r = first; r < last; ++r) {
+      weigh<1, false>(g, r, value.rows, value.rows, common, positions_in_chunk(g, r, chunk), o);
+    }
 
     if (chunk == 0) {
       for (int r = 0; r < last; ++r) {
@@ -287,6 +347,8 @@ inline void attention(const bitnet_attention_args* a) {
   g.head_dim = a->head_dim;
   g.width = (a->head_dim + kLanes - 1) / kLanes * kLanes;
   g.scale = a->scale;
+  // Memory that lies near already does for no address.
+  g.next = a->next != nullptr ? a->next : a->value_pages[0];
   g.p = a->scratch;
   g.o = g.p + kRows * kChunk;
   g.chunk_o = g.o + kRows * g.width;

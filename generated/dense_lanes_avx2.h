@@ -86,6 +86,17 @@ constexpr int kScreenSums = 8;
   return {_mm256_xor_ps(sign, a.low), _mm256_xor_ps(sign, a.high)};
 }
 
+// sum + a * b for products that are exact: fused or not, the bits are the same.
+[[gnu::always_inline]] inline Lanes add_exact_product(Lanes sum, Lanes a, Lanes b) {
+  return {_mm256_fmadd_ps(a.low, b.low, sum.low), _mm256_fmadd_ps(a.high, b.high, sum.high)};
+}
+// Rounded to 13 significant bits, ties away from zero.
+[[gnu::always_inline]] inline __m256 thirteen_bits(__m256 a) {
+  const __m256i raised = _mm256_add_epi32(_mm256_castps_si256(a), _mm256_set1_epi32(0x400));
+  return _mm256_castsi256_ps(_mm256_and_si256(raised, _mm256_set1_epi32(~0x7FF)));
+}
+[[gnu::always_inline]] inline Lanes thirteen_bits(Lanes a) { return {thirteen_bits(a.low), thirteen_bits(a.high)}; }
+
 [[gnu::always_inline]] inline Lanes load(const float* p, Full) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 [[gnu::always_inline]] inline void store(float* p, Lanes a, Full) {
   _mm256_storeu_ps(p, a.low);
@@ -217,6 +228,23 @@ template <typename T>
   for (long long i = 0; i < tail.count; ++i) p[i] = block[i];
 }
 
+// The first elements of a, then zeros.
+[[gnu::always_inline]] inline Lanes only(const Lanes& a, Full) { return a; }
+[[gnu::always_inline]] inline Lanes only(const Lanes& a, Tail tail) {
+  alignas(64) float block[kLanes];
+  store(block, a, Full{});
+  return load(static_cast<const float*>(block), tail);
+}
+// The sums of 16 keys: `put` takes J of them, the at-th of every 16 / J; lane i of `trees` is the tree of the i-th.
+struct KeySums {
+  Lanes of[kLanes];
+};
+template <int J>
+[[gnu::always_inline]] inline void put(KeySums& sums, int at, const Lanes (&a)[J]) {
+#pragma GCC unroll 16
+  for (int j = 0; j < J; ++j) sums.of[at + j * (static_cast<int>(kLanes) / J)] = a[j];
+}
+[[gnu::always_inline]] inline Lanes trees(const KeySums& sums) { return trees(sums.of); }
 // Calls body(i, Full) for each whole block of k, then body(i, Tail) for the rest.
 template <typename Body>
 [[gnu::always_inline]] inline void for_blocks(long long k, Body body) {

@@ -47,7 +47,7 @@ struct IntLanes {
 };
 
 // Registers: 32. Rows x keys, and rows x blocks of values, of attention; rows of the head read side by side.
-constexpr int kRowTile = 8;
+constexpr int kRowTile = 4;
 constexpr int kDotTile = 16;
 constexpr int kValueTile = 16;
 constexpr int kHeadStreams = 4;
@@ -66,6 +66,17 @@ constexpr int kScreenSums = 24;
 [[gnu::always_inline]] inline Lanes minimum(Lanes a, Lanes b) { return {_mm512_min_ps(a.v, b.v)}; }
 [[gnu::always_inline]] inline Lanes magnitude(Lanes a) { return {_mm512_abs_ps(a.v)}; }
 [[gnu::always_inline]] inline Lanes negative(Lanes a) { return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0F))}; }
+
+// sum + a * b for products that are exact: fused or not, the bits are the same.
+[[gnu::always_inline]] inline Lanes add_exact_product(Lanes sum, Lanes a, Lanes b) {
+  return {_mm512_fmadd_ps(a.v, b.v, sum.v)};
+}
+// Rounded to 13 significant bits, ties away from zero.
+[[gnu::always_inline]] inline Lanes thirteen_bits(Lanes a) {
+  const __m512i raised = _mm512_add_epi32(_mm512_castps_si512(a.v), _mm512_set1_epi32(0x400));
+  return {_mm512_castsi512_ps(_mm512_and_si512(raised, _mm512_set1_epi32(~0x7FF)))};
+}
+[[gnu::always_inline]] inline Lanes only(Lanes a, Tail tail) { return {_mm512_maskz_mov_ps(mask_of(tail), a.v)}; }
 
 [[gnu::always_inline]] inline Lanes load(const float* p, Full) { return {_mm512_loadu_ps(p)}; }
 [[gnu::always_inline]] inline Lanes load(const float* p, Tail tail) {
@@ -147,12 +158,17 @@ template <typename Extent>
 [[gnu::always_inline]] inline __m512 fold1(__m512 a, __m512 b) {
   return _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x88), _mm512_shuffle_ps(a, b, 0xDD));
 }
-// Lane i of the result is tree(a[i]). Block b (of four lanes) of `four[i]` belongs to a[4 * b + i].
-[[gnu::always_inline]] inline Lanes trees(const Lanes (&a)[kLanes]) {
+// The sums of 16 keys, folded to four lanes each as soon as four of them are there: `put` takes the sums of keys at,
+// at + 4, at + 8, at + 12; lane i of `trees` is the tree of the i-th. Block b (of four lanes) of `four[i]` belongs to
+// key 4 * b + i.
+struct KeySums {
   __m512 four[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) four[i] = fold4(fold8(a[i].v, a[i + 4].v), fold8(a[i + 8].v, a[i + 12].v));
-  return {fold1(fold2(four[0], four[1]), fold2(four[2], four[3]))};
+};
+[[gnu::always_inline]] inline void put(KeySums& sums, int at, const Lanes (&a)[4]) {
+  sums.four[at] = fold4(fold8(a[0].v, a[1].v), fold8(a[2].v, a[3].v));
+}
+[[gnu::always_inline]] inline Lanes trees(const KeySums& sums) {
+  return {fold1(fold2(sums.four[0], sums.four[1]), fold2(sums.four[2], sums.four[3]))};
 }
 
 // int8 x int16 products of the screening head: 32 elements, two products a lane by vpdpwssd.
@@ -174,6 +190,8 @@ using WideSums = __m512i;
   return _mm512_reduce_add_epi64(_mm512_add_epi64(low, high));
 }
 
+// The first elements of a, then zeros.
+[[gnu::always_inline]] inline Lanes only(const Lanes& a, Full) { return a; }
 // Calls body(i, Full) for each whole block of k, then body(i, Tail) for the rest.
 template <typename Body>
 [[gnu::always_inline]] inline void for_blocks(long long k, Body body) {

@@ -100,6 +100,18 @@ template <typename Fn>
   return each([&](int r) { return vnegq_f32(a.v[r]); });
 }
 
+// sum + a * b for products that are exact: fused or not, the bits are the same.
+[[gnu::always_inline]] inline Lanes add_exact_product(const Lanes& sum, const Lanes& a, const Lanes& b) {
+  return each([&](int r) { return vfmaq_f32(sum.v[r], a.v[r], b.v[r]); });
+}
+// Rounded to 13 significant bits, ties away from zero.
+[[gnu::always_inline]] inline Lanes thirteen_bits(const Lanes& a) {
+  return each([&](int r) {
+    const int32x4_t raised = vaddq_s32(vreinterpretq_s32_f32(a.v[r]), vdupq_n_s32(0x400));
+    return vreinterpretq_f32_s32(vandq_s32(raised, vdupq_n_s32(~0x7FF)));
+  });
+}
+
 [[gnu::always_inline]] inline Lanes load(const float* p, Full) {
   return each([=](int r) { return vld1q_f32(p + 4 * r); });
 }
@@ -240,6 +252,23 @@ template <typename T>
   for (long long i = 0; i < tail.count; ++i) p[i] = block[i];
 }
 
+// The first elements of a, then zeros.
+[[gnu::always_inline]] inline Lanes only(const Lanes& a, Full) { return a; }
+[[gnu::always_inline]] inline Lanes only(const Lanes& a, Tail tail) {
+  alignas(64) float block[kLanes];
+  store(block, a, Full{});
+  return load(static_cast<const float*>(block), tail);
+}
+// The sums of 16 keys: `put` takes J of them, the at-th of every 16 / J; lane i of `trees` is the tree of the i-th.
+struct KeySums {
+  Lanes of[kLanes];
+};
+template <int J>
+[[gnu::always_inline]] inline void put(KeySums& sums, int at, const Lanes (&a)[J]) {
+#pragma GCC unroll 16
+  for (int j = 0; j < J; ++j) sums.of[at + j * (static_cast<int>(kLanes) / J)] = a[j];
+}
+[[gnu::always_inline]] inline Lanes trees(const KeySums& sums) { return trees(sums.of); }
 // Calls body(i, Full) for each whole block of k, then body(i, Tail) for the rest.
 template <typename Body>
 [[gnu::always_inline]] inline void for_blocks(long long k, Body body) {

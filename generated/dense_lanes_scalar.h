@@ -77,6 +77,11 @@ constexpr int kScreenSums = 4;
 [[gnu::always_inline]] inline Lanes magnitude(Lanes a) { return floats_of({bits_of(a).v & 0x7FFFFFFF}); }
 [[gnu::always_inline]] inline Lanes negative(Lanes a) { return {-a.v}; }
 
+// sum + a * b for products that are exact: fused or not, the bits are the same.
+[[gnu::always_inline]] inline Lanes add_exact_product(Lanes sum, Lanes a, Lanes b) { return sum + a * b; }
+// Rounded to 13 significant bits, ties away from zero.
+[[gnu::always_inline]] inline Lanes thirteen_bits(Lanes a) { return floats_of({(bits_of(a).v + 0x400) & ~0x7FF}); }
+
 [[gnu::always_inline]] inline Lanes load(const float* p, Full) { return {*reinterpret_cast<const StoredFloats*>(p)}; }
 [[gnu::always_inline]] inline void store(float* p, Lanes a, Full) { *reinterpret_cast<StoredFloats*>(p) = a.v; }
 [[gnu::always_inline]] inline Lanes load(const int32_t* p, Full) {
@@ -193,6 +198,23 @@ template <typename T>
   for (long long i = 0; i < tail.count; ++i) p[i] = block[i];
 }
 
+// The first elements of a, then zeros.
+[[gnu::always_inline]] inline Lanes only(const Lanes& a, Full) { return a; }
+[[gnu::always_inline]] inline Lanes only(const Lanes& a, Tail tail) {
+  alignas(64) float block[kLanes];
+  store(block, a, Full{});
+  return load(static_cast<const float*>(block), tail);
+}
+// The sums of 16 keys: `put` takes J of them, the at-th of every 16 / J; lane i of `trees` is the tree of the i-th.
+struct KeySums {
+  Lanes of[kLanes];
+};
+template <int J>
+[[gnu::always_inline]] inline void put(KeySums& sums, int at, const Lanes (&a)[J]) {
+#pragma GCC unroll 16
+  for (int j = 0; j < J; ++j) sums.of[at + j * (static_cast<int>(kLanes) / J)] = a[j];
+}
+[[gnu::always_inline]] inline Lanes trees(const KeySums& sums) { return trees(sums.of); }
 // Calls body(i, Full) for each whole block of k, then body(i, Tail) for the rest.
 template <typename Body>
 [[gnu::always_inline]] inline void for_blocks(long long k, Body body) {

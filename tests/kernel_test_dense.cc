@@ -1,9 +1,13 @@
 // Wrong dense kernels, each wrong in a way that is easily written: the tester must object to all of them.
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <vector>
 
+#include "runtime/base/half.h"
 #include "runtime/kernels/kernel_abi.h"
+#include "runtime/reference/reference.h"
 #include "tests/broken_kernels.h"
 
 namespace bitnet::test {
@@ -47,6 +51,54 @@ bitnet_attention_args with_pages(const bitnet_attention_args& a, const std::vect
   return args;
 }
 
+// Attention to float16 in plain loops, all products of queries, keys, weights and values fused with their sums; the
+// weights rounded or, against the contract, not.
+template <bool Rounded>
+void fused_attention(const bitnet_attention_args* a) {
+  const auto element = [a](const void* const* pages, std::int64_t j, std::int64_t d) {
+    const auto* page = static_cast<const std::uint16_t*>(pages[j / BITNET_ATTENTION_CHUNK]);
+    return half_to_float(page[j % BITNET_ATTENTION_CHUNK * a->head_dim + d]);
+  };
+  for (std::int64_t row = 0; row < a->tokens * a->heads; ++row) {
+    const std::int64_t token = row / a->heads;
+    const float* q = a->q + token * a->q_stride + row % a->heads * a->head_dim;
+    float* y = a->y + token * a->y_stride + row % a->heads * a->head_dim;
+    const std::int64_t seen = a->past + token + 1;
+    float m = 0.0F;
+    float l = 0.0F;
+    for (std::int64_t begin = 0; begin < seen; begin += BITNET_ATTENTION_CHUNK) {
+      const std::int64_t end = std::min<std::int64_t>(begin + BITNET_ATTENTION_CHUNK, seen);
+      std::vector<float> p;
+      for (std::int64_t j = begin; j < end; ++j) {
+        std::vector<float> lanes(16, 0.0F);
+        for (std::int64_t d = 0; d < a->head_dim; ++d) {
+          float& lane = lanes[static_cast<std::size_t>(d % 16)];
+          lane = std::fma(q[d], element(a->key_pages, j, d), lane);
+        }
+        p.push_back(reference::sum(lanes.data(), 16) * a->scale);
+      }
+      const float top = *std::max_element(p.begin(), p.end());
+      for (float& s : p) {
+        s = reference::exp(std::max(s - top, BITNET_ATTENTION_LEAST_EXPONENT));
+        if (Rounded) s = std::bit_cast<float>((std::bit_cast<std::uint32_t>(s) + 0x400U) & ~0x7FFU);
+      }
+      const float old_share = begin == 0 ? 0.0F : reference::exp(m - std::max(m, top));
+      const float new_share = begin == 0 ? 1.0F : reference::exp(top - std::max(m, top));
+      for (std::int64_t d = 0; d < a->head_dim; ++d) {
+        float o = 0.0F;
+        for (std::int64_t j = begin; j < end; ++j) {
+          o = std::fma(p[static_cast<std::size_t>(j - begin)], element(a->value_pages, j, d), o);
+        }
+        y[d] = begin == 0 ? o : y[d] * old_share + o * new_share;
+      }
+      const float sum = reference::sum(p.data(), end - begin);
+      l = begin == 0 ? sum : l * old_share + sum * new_share;
+      m = begin == 0 ? top : std::max(m, top);
+    }
+    for (std::int64_t d = 0; d < a->head_dim; ++d) y[d] /= l;
+  }
+}
+
 }  // namespace
 
 TEST_CASE("the plain head itself is right, so that what follows is caught for its own fault") {
@@ -73,6 +125,12 @@ TEST_CASE("the tester objects to another order of sums and to fused multiply-add
                                            }
                                          }),
                 "kind 0");
+}
+
+TEST_CASE("fused multiply-adds give the bits of attention because weights are rounded") {
+  CHECK(test_kernel(broken<bitnet_attention_args>(Op::kAttention, fused_attention<true>, Format::kF16), quick_plan())
+            .empty());
+  expect_caught(broken<bitnet_attention_args>(Op::kAttention, fused_attention<false>, Format::kF16), "expected");
 }
 
 TEST_CASE("the tester objects to wrong pages, positions and tokens of attention") {

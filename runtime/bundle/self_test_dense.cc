@@ -293,6 +293,7 @@ Status test_attention(const Kernel& kernel, std::int64_t head_dim) {
                                   .past = past,
                                   .q_stride = stride,
                                   .y_stride = stride,
+                                  .next = nullptr,
                                   .scale = 0.125F};
     (kernel.format == Format::kI8 ? reference::attention_i8 : reference::attention_f16)(args);
     args.y = y.data();

@@ -1,4 +1,4 @@
-// The binary contract between the runtime and every kernel, ABI version 3.
+// The binary contract between the runtime and every kernel, ABI version 4.
 //
 //   void NAME(const bitnet_<op>_args*)    noexcept, no allocation, no locks, no errors, no globals
 //
@@ -21,7 +21,7 @@
 
 #include <stdint.h>
 
-#define BITNET_KERNEL_ABI_VERSION 3
+#define BITNET_KERNEL_ABI_VERSION 4
 
 // Rows of a tile, in every layout; row ranges begin at multiples of it.
 #define BITNET_TILE_ROWS 16
@@ -33,6 +33,8 @@
 // Positions per chunk of attention and per page of the key/value cache; both start at absolute positions that are
 // multiples of it.
 #define BITNET_ATTENTION_CHUNK 256
+// The least argument of exp in attention: weights are at least 2^-100.
+#define BITNET_ATTENTION_LEAST_EXPONENT (-69.0F)
 
 #ifdef __cplusplus
 extern "C" {
@@ -178,13 +180,20 @@ typedef struct bitnet_rope_args {
 //        format f16: [256][head_dim] float16 (IEEE bits)
 //        format i8:  [256][head_dim] int8, behind them [256] float factors: value = int8 * factor; 64-byte aligned
 //        nothing is read of positions that no token sees
+//        factors are finite and at least 0, those of the values below 2^119
 //   y    float at y[t * y_stride + h * head_dim + d]
+//   next memory that the caller reads next, a page's rows (NULL: unknown); a kernel may bring it nearer, never read it
 // For each chunk c of 256 absolute positions (the last one ends with the last position seen):
-// s_j = (q . k_j, 16-lane sum over d) * scale; m_c = max_j s_j; p_j = exp(s_j - m_c); l_c = 16-lane sum of p_j over
-// j mod 16; o_c[d] = sum_j p_j * v_j[d] in position order from +0. Format i8: s_j = (q . k8_j * factor_j) * scale and
-// o_c[d] = sum_j (p_j * factor_j) * v8_j[d], int8 converted exactly.
-// Merge in order, the first chunk as it is: m' = max(m, m_c), a = exp(m - m'), b = exp(m_c - m'),
-// l = l * a + l_c * b, o[d] = o[d] * a + o_c[d] * b. Last, y[d] = o[d] / l.
+// s_j = (q . k_j, 16-lane sum over d) * scale, finite; m_c = max_j s_j; p_j = r(exp(max(s_j - m_c, -69))); l_c =
+// 16-lane sum of p_j over j mod 16; o_c[d] = sum_j p_j * v_j[d] in position order from +0. Format i8: s_j = (q . k8_j *
+// factor_j) * scale and o_c[d] = sum_j r(p_j * factor_j) * v8_j[d], int8 converted exactly.
+// r(x) rounds to 13 significant bits, ties away from zero: the bits of x, plus 0x400, without the lowest 11.
+// So all products of q . k and of o_c are exact, and a fused multiply-add gives the bits of a multiplication and an
+// addition: float16 has 11 significant bits, int8 8, so that no product has more than 24; the largest, of q . k, is
+// below 2^32; the smallest, of two float16, is a multiple of 2^-48, of a weight (>= 2^-100, so a multiple of 2^-112)
+// and a float16 one of 2^-136; weights with factors are multiples of 2^-138, even as subnormals, and so are their
+// products. Merge in order, the first chunk as it is: m' = max(m, m_c), a = exp(m - m'), b = exp(m_c - m'), l = l * a +
+// l_c * b, o[d] = o[d] * a + o_c[d] * b. Last, y[d] = o[d] / l.
 //   scratch  [BITNET_ATTENTION_SCRATCH(heads, head_dim)] float, 64-byte aligned
 typedef struct bitnet_attention_args {
   const float* q;
@@ -198,6 +207,7 @@ typedef struct bitnet_attention_args {
   int64_t past;
   int64_t q_stride;
   int64_t y_stride;
+  const void* next;
   float scale;
 } bitnet_attention_args;
 // Query rows (token x head) that a kernel may work on side by side.

@@ -273,9 +273,10 @@ void Graph::attend(std::int64_t layer, const Share& share) {
   const std::int64_t group = config.heads / config.kv_heads;
   const float scale = 1.0F / std::sqrt(static_cast<float>(dim));
   auto* const work = reinterpret_cast<float*>(scratch[static_cast<std::size_t>(share.thread)]);
-  // Query heads [first, last) of one key/value head, `many` tokens from t on.
-  const auto call = [&](std::int64_t kv_head, std::int64_t first, std::int64_t last, std::int64_t t,
-                        std::int64_t many) {
+  // Query heads [first, last) of one key/value head, `many` tokens from t on; `then` is the head that this thread takes
+  // next, or kv_heads.
+  const auto call = [&](std::int64_t kv_head, std::int64_t first, std::int64_t last, std::int64_t t, std::int64_t many,
+                        std::int64_t then) {
     kernel(bitnet_attention_args{.q = y + t * y_width + first * dim,
                                  .key_pages = cache.key_pages(layer, kv_head),
                                  .value_pages = cache.value_pages(layer, kv_head),
@@ -287,6 +288,9 @@ void Graph::attend(std::int64_t layer, const Share& share) {
                                  .past = past + t,
                                  .q_stride = y_width,
                                  .y_stride = q_width,
+                                 .next = then == kv_head || then == config.kv_heads
+                                             ? nullptr
+                                             : *cache.key_pages(layer, then),
                                  .scale = scale});
   };
   const Stopwatch watch(clock_of(attention_step(), share.thread));
@@ -297,7 +301,7 @@ void Graph::attend(std::int64_t layer, const Share& share) {
     share.of(config.heads, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t head = begin; head < end;) {
         const std::int64_t stop = std::min(end, (head / group + 1) * group);
-        call(head / group, head, stop, 0, 1);
+        call(head / group, head, stop, 0, 1, stop < end ? stop / group : config.kv_heads);
         head = stop;
       }
     });
@@ -309,7 +313,8 @@ void Graph::attend(std::int64_t layer, const Share& share) {
       const std::int64_t head = unit / blocks;
       const std::int64_t block = head % 2 == 0 ? unit % blocks : blocks - 1 - unit % blocks;
       const std::int64_t t = block * kBlock;
-      call(head, head * group, (head + 1) * group, t, std::min(kBlock, tokens - t));
+      const std::int64_t then = std::min((unit + share.threads) / blocks, config.kv_heads);
+      call(head, head * group, (head + 1) * group, t, std::min(kBlock, tokens - t), then);
     }
   }
   if (share.thread != 0) return;

@@ -155,6 +155,9 @@ void rope(const bitnet_rope_args& args) {
 
 namespace {
 
+// r of op attention in kernel_abi.h.
+float thirteen_bits(float x) { return std::bit_cast<float>((std::bit_cast<std::uint32_t>(x) + 0x400U) & ~0x7FFU); }
+
 // One query row over the positions 0 .. seen-1. key(j), value(j): the row of position j as floats; the factors apply
 // after the dot product and before the product with the value.
 template <typename Row, typename Factor>
@@ -171,13 +174,13 @@ void attend(const float* q, std::int64_t head_dim, std::int64_t seen, float scal
       p.push_back((factors ? product * key_factor(j) : product) * scale);
     }
     const float m_c = *std::max_element(p.begin(), p.end());
-    for (float& s : p) s = exp(s - m_c);
+    for (float& s : p) s = thirteen_bits(exp(std::max(s - m_c, BITNET_ATTENTION_LEAST_EXPONENT)));
     const float l_c = sum(p.data(), end - begin);
     std::vector<float> o_c(static_cast<std::size_t>(head_dim), 0.0F);
     for (std::int64_t j = begin; j < end; ++j) {
       const std::vector<float> v = value(j);
       const float weight = p[static_cast<std::size_t>(j - begin)];
-      const float scaled = factors ? weight * value_factor(j) : weight;
+      const float scaled = factors ? thirteen_bits(weight * value_factor(j)) : weight;
       for (std::size_t d = 0; d < v.size(); ++d) o_c[d] += scaled * v[d];
     }
     if (begin == 0) {
