@@ -16,10 +16,15 @@ namespace bitnet_kernels::avx512_family {
 namespace {
 namespace dense_detail {
 
+// How far ahead a stream is fetched. Several tokens take about as long for a line as memory does: what then comes late
+// is not made up for, so more of it is on its way.
+constexpr uintptr_t kAheadBytes = 1024;
+constexpr uintptr_t kManyTokensAheadBytes = 2048;
+
 // May lie past the matrix: an address, never read.
+template <uintptr_t Bytes>
 [[gnu::always_inline]] inline void prefetch_ahead(const void* p) {
-  constexpr uintptr_t kBytes = 1024;
-  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) + kBytes), 0, 2);
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) + Bytes), 0, 2);
 }
 
 // y[row + s * step] for s = 0 .. Streams-1.
@@ -42,7 +47,7 @@ template <int Streams, typename T>
   long long i = 0;
   for (; i + kElements <= k; i += kElements) {
 #pragma GCC unroll 8
-    for (int s = 0; s < Streams; ++s) prefetch_ahead(w[s] + i);
+    for (int s = 0; s < Streams; ++s) prefetch_ahead<kAheadBytes>(w[s] + i);
     for (long long part = 0; part < kElements; part += kLanes) add(i + part, Full{});
   }
   for (; i + kLanes <= k; i += kLanes) add(i, Full{});
@@ -83,6 +88,7 @@ template <int Streams, int Tokens>
   long long totals[Streams][Tokens] = {};
   const int16_t* x = a->x + token * kLine;
   const long long x_step = a->tokens * kLine;
+  constexpr uintptr_t kAhead = Tokens < 4 ? kAheadBytes : kManyTokensAheadBytes;
 #pragma GCC unroll 8
   for (int s = 0; s < Streams; ++s) w[s] = a->weights + (row + s * step) * width;
   for (long long first = 0; first < width; first += kWideSpan) {
@@ -95,7 +101,7 @@ template <int Streams, int Tokens>
     }
     for (long long i = first; i < end; i += kLine, x += x_step) {
 #pragma GCC unroll 8
-      for (int s = 0; s < Streams; ++s) prefetch_ahead(w[s] + i);
+      for (int s = 0; s < Streams; ++s) prefetch_ahead<kAhead>(w[s] + i);
 #pragma GCC unroll 8
       for (long long part = 0; part < kLine; part += kWide) {
         Wide weights[Streams];
