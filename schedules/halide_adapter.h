@@ -162,7 +162,7 @@ inline void gemm(const bitnet_gemm_args* a) noexcept {
 // and `:DOT=1` in both where the target has AVX-512 VNNI. TOKEN_TILE is the MR of the packed activations. Kernels of
 // equal K and tile sizes may share a pipeline, which does not know N. They need no scratch. The pipeline's symbol is
 // hidden: the call needs no PLT and the image no relocation. It returns 0 always (compiled with no_asserts). y_stride
-// of a gemm must be below 2^31, as round_up(N, 16) is.
+// of a gemm must be below 2^31.
 #define BITNET_HALIDE_GEMV(KERNEL, PIPELINE, N, K, STREAMS)                                           \
   extern "C" __attribute__((visibility("hidden"))) bitnet_halide::GemvPipeline PIPELINE;              \
   extern "C" __attribute__((visibility("default"))) void KERNEL(const bitnet_gemv_args* a) noexcept { \

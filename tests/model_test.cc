@@ -15,6 +15,7 @@
 
 #include "runtime/base/half.h"
 #include "runtime/base/thread_pool.h"
+#include "runtime/kernels/builtin.h"
 #include "runtime/kernels/kernel.h"
 #include "runtime/kernels/kernel_abi.h"
 #include "runtime/kernels/layout.h"
@@ -177,16 +178,28 @@ TEST_CASE("rounding to float16: the same bits as float_to_half, every exponent a
       values.push_back(std::bit_cast<float>(high << 16 | low));
     }
   }
-  std::vector<std::uint16_t> bits(values.size());
-  convert_to_half(values, bits.data());
-  std::vector<float> rounded = values;
-  round_to_half(rounded);
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    const std::uint16_t expected = float_to_half(values[i]);
-    const auto expected_float = std::bit_cast<std::uint32_t>(half_to_float(expected));
-    if (bits[i] != expected || std::bit_cast<std::uint32_t>(rounded[i]) != expected_float) {
-      FAIL("float " << std::bit_cast<std::uint32_t>(values[i]) << ": " << bits[i] << ", expected " << expected);
+  // Also three values short of the end and from the second on, so that vectors and their tails divide them otherwise.
+  const auto check = [&](const builtin::Family& family, std::size_t first, std::size_t count) {
+    std::vector<std::uint16_t> bits(count + 1, 0x5555);
+    family.convert_to_half(values.data() + first, bits.data(), static_cast<long long>(count));
+    std::vector<float> rounded(values.begin() + static_cast<std::ptrdiff_t>(first), values.end());
+    family.round_to_half(rounded.data(), static_cast<long long>(count));
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::uint16_t expected = float_to_half(values[first + i]);
+      const auto expected_float = std::bit_cast<std::uint32_t>(half_to_float(expected));
+      if (bits[i] != expected || std::bit_cast<std::uint32_t>(rounded[i]) != expected_float) {
+        FAIL("float " << std::bit_cast<std::uint32_t>(values[first + i]) << ": " << bits[i] << ", expected "
+                      << expected);
+      }
     }
+    REQUIRE(bits[count] == 0x5555);
+    for (std::size_t i = count; i < rounded.size(); ++i) {
+      REQUIRE(std::bit_cast<std::uint32_t>(rounded[i]) == std::bit_cast<std::uint32_t>(values[first + i]));
+    }
+  };
+  for (const builtin::Family* family : {&builtin::kScalarFamily, &builtin::best_family()}) {
+    check(*family, 0, values.size());
+    check(*family, 1, values.size() - 4);
   }
 }
 

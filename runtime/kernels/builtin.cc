@@ -49,4 +49,15 @@ std::span<const Kernel> builtin_kernels() {
   return kernels;
 }
 
+namespace builtin {
+
+const Family& best_family() {
+#if defined(BITNET_BUILTIN_AVX2)
+  static const bool avx2 = probe_isa(Isa::kAvx2);
+  if (avx2) return kAvx2Family;
+#endif
+  return kScalarFamily;
+}
+
+}  // namespace builtin
 }  // namespace bitnet

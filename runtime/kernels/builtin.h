@@ -40,9 +40,14 @@ struct Family {
   ScreenRow screen_row_f16;
   ScreenRow screen_row_bf16;
   ScreenRow screen_row_f32;
+  void (*round_to_half)(float* x, long long count) noexcept;  // half_rows.h
+  void (*convert_to_half)(const float* x, uint16_t* out, long long count) noexcept;
 };
 
 extern const Family kScalarFamily;  // builtin_scalar.cc
 extern const Family kAvx2Family;    // builtin_avx2.cc, on x86-64
+
+// The best of them that this CPU executes, for what is no step of a model's graph and so has no choice of kernel.
+const Family& best_family();  // builtin.cc
 
 }  // namespace bitnet::builtin

@@ -11,6 +11,7 @@
 #include "generated/i2s_gemm_xsimd.h"
 #include "generated/i2s_gemv_xsimd.h"
 #include "runtime/kernels/builtin.h"
+#include "runtime/kernels/half_rows.h"
 #include "runtime/kernels/screen_row.h"
 
 namespace bitnet::builtin {
@@ -50,6 +51,8 @@ constinit const Family BITNET_BUILTIN_FAMILY = {
     .screen_row_f16 = screen_row<lanes::Half>,
     .screen_row_bf16 = screen_row<lanes::Bfloat>,
     .screen_row_f32 = screen_row<float>,
+    .round_to_half = round_to_half,
+    .convert_to_half = convert_to_half,
 };
 
 }  // namespace bitnet::builtin

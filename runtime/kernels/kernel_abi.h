@@ -69,8 +69,9 @@ typedef struct bitnet_gemv_args {
 //            padding; MR is the kernel's token tile (its column in the kernel table)
 //   x_sums   [groups][sums_stride] int32 (sums_stride >= round_up(tokens, MR); not read without groups), zero beyond
 //            tokens
-//   y        int32 at y[t * y_stride + g * group_stride + r], strides >= round_up(N, 16), group_stride not read without
-//            groups; whole row tiles of tokens < `tokens` are written
+//   y        int32 at y[t * y_stride + g * group_stride + r], strides >= the rows of the call in whole tiles,
+//            group_stride not read without groups; whole row tiles of tokens < `tokens` are written, and of y nothing
+//            else need exist
 //   scratch  scratch_bytes of the kernel table, 64-byte aligned, private to the call (NULL if 0)
 typedef struct bitnet_gemm_args {
   const uint8_t* weights;
@@ -192,8 +193,10 @@ typedef struct bitnet_rope_args {
 // addition: float16 has 11 significant bits, int8 8, so that no product has more than 24; the largest, of q . k, is
 // below 2^32; the smallest, of two float16, is a multiple of 2^-48, of a weight (>= 2^-100, so a multiple of 2^-112)
 // and a float16 one of 2^-136; weights with factors are multiples of 2^-138, even as subnormals, and so are their
-// products. Merge in order, the first chunk as it is: m' = max(m, m_c), a = exp(m - m'), b = exp(m_c - m'), l = l * a +
-// l_c * b, o[d] = o[d] * a + o_c[d] * b. Last, y[d] = o[d] / l.
+// products.
+//
+// Merge in order, the first chunk as it is: m' = max(m, m_c), a = exp(m - m'), b = exp(m_c - m'),
+// l = l * a + l_c * b, o[d] = o[d] * a + o_c[d] * b. Last, y[d] = o[d] / l.
 //   scratch  [BITNET_ATTENTION_SCRATCH(heads, head_dim)] float, 64-byte aligned
 typedef struct bitnet_attention_args {
   const float* q;

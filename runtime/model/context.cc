@@ -150,6 +150,7 @@ Status Graph::allocate() {
   y_width = round_up<std::int64_t>(y_width, BITNET_TILE_ROWS);
 
   std::int64_t token_tile = 1;
+  std::int64_t products_of_call = 0;
   std::size_t scratch_bytes =
       sizeof(float) * static_cast<std::size_t>(std::max<std::int64_t>(
                           {config.hidden, q_width, config.ffn,
@@ -157,9 +158,9 @@ Status Graph::allocate() {
   for (const ChosenKernel& chosen : model.kernels.all().first(kProductSteps)) {
     token_tile = std::max<std::int64_t>(token_tile, chosen.kernel.token_tile);
     scratch_bytes = std::max(scratch_bytes, chosen.kernel.scratch_bytes);
+    products_of_call = std::max(products_of_call, acc_count(chosen.kernel));
   }
   const std::int64_t rows = round_up<std::int64_t>(batch + token_tile, 64);
-  const std::int64_t gemm_rows = std::min(std::max(kGemmTokens, token_tile), round_up(batch, token_tile));
 
   std::int64_t widest = 0;
   for (const Width width : {kHidden, kAttention, kFfn}) {
@@ -175,7 +176,7 @@ Status Graph::allocate() {
   BITNET_RETURN_IF_ERROR(take(q8.scales, rows));
   BITNET_RETURN_IF_ERROR(take(q8.sums, rows));
   BITNET_RETURN_IF_ERROR(take(packed, rows * widest));
-  BITNET_RETURN_IF_ERROR(take(acc, gemm_rows * y_width));
+  BITNET_RETURN_IF_ERROR(take(acc, y_width));
   BITNET_RETURN_IF_ERROR(take(cosines, context * config.rope_dim / 2));
   BITNET_RETURN_IF_ERROR(take(sines, context * config.rope_dim / 2));
   BITNET_ASSIGN_OR_RETURN(cache, KvCache::create(kv_type, config.layers, config.kv_heads, config.head_dim, context));
@@ -186,6 +187,7 @@ Status Graph::allocate() {
     float* row = nullptr;
     BITNET_RETURN_IF_ERROR(take(row, config.ffn));
     gated.push_back(row);
+    if (batch > 1) BITNET_RETURN_IF_ERROR(take(acc_blocks.emplace_back(), y_width + products_of_call));
     if (thread == 0) continue;
     Quantized& mine = own.emplace_back();
     for (const Width width : {kHidden, kAttention, kFfn}) {

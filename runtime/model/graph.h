@@ -95,7 +95,7 @@ struct Graph {
   Quantized q8;
   std::vector<Quantized> own;     // of thread i + 1, one token each
   std::int8_t* packed = nullptr;  // q8 of a pass, packed for the GEMM
-  std::int32_t* acc = nullptr;    // [kGemmTokens or 1][y_width] integer products
+  std::int32_t* acc = nullptr;    // [y_width] integer products of a single token
   float* cosines = nullptr;       // [context][rope_dim / 2]
   float* sines = nullptr;         // the same shape
   std::int64_t angles = 0;        // positions whose cosines and sines are filled
@@ -103,7 +103,10 @@ struct Graph {
   KvCache cache;
   std::vector<std::byte*> scratch;  // one block per thread, 64-byte aligned
   std::vector<float*> gated;        // [ffn] per thread: act(gate) * up of the token in work
-  std::vector<Buffer> buffers;      // owner of all of these
+  // Per thread: y_width unused elements, so that a row's number may be subtracted from the address of what follows, the
+  // integer products of several tokens, [tokens of a call][rows of a call]. Empty without passes of several tokens.
+  std::vector<std::int32_t*> acc_blocks;
+  std::vector<Buffer> buffers;  // owner of all of these
   std::array<StepUse, kStepCount> uses{};
   bool profile = false;               // take times
   std::int64_t pass_nanoseconds = 0;  // of evaluations, kernels and all else; only with a profile
@@ -111,6 +114,12 @@ struct Graph {
   static constexpr std::int64_t kLogitRows = 8;
   // Tokens per GEMM call: enough to hide the decoding of weights, few enough that their activations stay in L2.
   static constexpr std::int64_t kGemmTokens = 128;
+
+  // Integer products of a call for several tokens: they stay in L2 until the epilogue has read them. A kernel that
+  // makes tables of the activations makes them once per call, so it gets more rows.
+  [[nodiscard]] static std::int64_t acc_count(const Kernel& kernel) {
+    return kGemmTokens * (kernel.format == Format::kTl1 || kernel.format == Format::kTl2 ? 1024 : 256);
+  }
 
   enum Width : std::uint8_t { kHidden, kAttention, kFfn };
 

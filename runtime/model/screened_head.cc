@@ -23,14 +23,6 @@ namespace {
 constexpr float kSmallest = 0x1p-60F;
 constexpr float kLargest = 0x1p60F;
 
-const builtin::Family& family() {
-#if defined(BITNET_BUILTIN_AVX2)
-  static const bool avx2 = probe_isa(Isa::kAvx2);
-  if (avx2) return builtin::kAvx2Family;
-#endif
-  return builtin::kScalarFamily;
-}
-
 // The smallest float >= value >= 0.
 float rounded_up(double value) {
   const auto nearest = static_cast<float>(value);
@@ -70,7 +62,7 @@ void make_screened_rows(Format format, const std::byte* weights, std::int64_t vo
   auto* scales = reinterpret_cast<float*>(out + layout.scales);
   auto* errors = reinterpret_cast<float*>(out + layout.errors);
   auto* norms = reinterpret_cast<float*>(out + layout.norms);
-  const builtin::Family& kernels = family();
+  const builtin::Family& kernels = builtin::best_family();
   const builtin::ScreenRow screen_row = format == Format::kF32    ? kernels.screen_row_f32
                                         : format == Format::kBf16 ? kernels.screen_row_bf16
                                                                   : kernels.screen_row_f16;

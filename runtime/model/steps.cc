@@ -188,9 +188,8 @@ void Graph::product(FusedMatrix::Role role, const LayerWeights& layer, Output ou
   const std::int64_t tile = kernel.token_tile;
   const std::int64_t width = BITNET_ACTIVATION_WIDTH(shape.k);
   const std::int64_t chunk = std::max<std::int64_t>(kGemmTokens / tile, 1) * tile;
-  // Rows whose integer products of one chunk stay in cache until the epilogue has read them. A kernel that makes tables
-  // of the activations makes them once per call, so it gets more rows.
-  const std::int64_t block_rows = kernel.format == Format::kTl1 || kernel.format == Format::kTl2 ? 1024 : 256;
+  const std::int64_t block_rows = acc_count(kernel) / std::min(chunk, tokens) / BITNET_TILE_ROWS * BITNET_TILE_ROWS;
+  std::int32_t* const products = acc_blocks[static_cast<std::size_t>(share.thread)];
   share.of(shape.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = 0; t < tokens; t += chunk) {
       const std::int64_t many = std::min(chunk, tokens - t);
@@ -200,13 +199,13 @@ void Graph::product(FusedMatrix::Role role, const LayerWeights& layer, Output ou
         kernel(bitnet_gemm_args{.weights = weights.weights,
                                 .x = packed + t * width,
                                 .x_sums = q8.sums + t,
-                                .y = acc,
+                                .y = products + (y_width - row),
                                 .scratch = work,
                                 .row_begin = row,
                                 .row_end = row_end,
                                 .tokens = many,
-                                .y_stride = y_width,
-                                .group_stride = y_width,
+                                .y_stride = block_rows,
+                                .group_stride = block_rows,
                                 .sums_stride = 0,
                                 .n = shape.n,
                                 .k = shape.k});
@@ -214,10 +213,9 @@ void Graph::product(FusedMatrix::Role role, const LayerWeights& layer, Output ou
         for (std::int64_t i = 0; i < many; ++i) {
           // The rows of two tokens lie too far apart for the CPU to foresee the next.
           const std::int64_t ahead = std::min(i + kRowsAhead, many - 1);
-          prefetch_row(acc + ahead * y_width + row, row_end - row);
           prefetch_row(out + (t + ahead) * out_stride + row, row_end - row);
-          epilogue(scale, shape, weights.scales, q8.scales[t + i], acc + i * y_width, out + (t + i) * out_stride, row,
-                   row_end, output);
+          epilogue(scale, shape, weights.scales, q8.scales[t + i], products + (y_width - row) + i * block_rows,
+                   out + (t + i) * out_stride, row, row_end, output);
         }
       }
     }
@@ -277,21 +275,20 @@ void Graph::attend(std::int64_t layer, const Share& share) {
   // next, or kv_heads.
   const auto call = [&](std::int64_t kv_head, std::int64_t first, std::int64_t last, std::int64_t t, std::int64_t many,
                         std::int64_t then) {
-    kernel(bitnet_attention_args{.q = y + t * y_width + first * dim,
-                                 .key_pages = cache.key_pages(layer, kv_head),
-                                 .value_pages = cache.value_pages(layer, kv_head),
-                                 .y = attended + t * q_width + first * dim,
-                                 .scratch = work,
-                                 .heads = last - first,
-                                 .head_dim = dim,
-                                 .tokens = many,
-                                 .past = past + t,
-                                 .q_stride = y_width,
-                                 .y_stride = q_width,
-                                 .next = then == kv_head || then == config.kv_heads
-                                             ? nullptr
-                                             : *cache.key_pages(layer, then),
-                                 .scale = scale});
+    kernel(bitnet_attention_args{
+        .q = y + t * y_width + first * dim,
+        .key_pages = cache.key_pages(layer, kv_head),
+        .value_pages = cache.value_pages(layer, kv_head),
+        .y = attended + t * q_width + first * dim,
+        .scratch = work,
+        .heads = last - first,
+        .head_dim = dim,
+        .tokens = many,
+        .past = past + t,
+        .q_stride = y_width,
+        .y_stride = q_width,
+        .next = then == kv_head || then == config.kv_heads ? nullptr : *cache.key_pages(layer, then),
+        .scale = scale});
   };
   const Stopwatch watch(clock_of(attention_step(), share.thread));
   constexpr std::int64_t kBlock = BITNET_ATTENTION_ROWS;
