@@ -22,6 +22,7 @@ enum class Fault {
   kBeyond,       // writes the row behind its range
   kPadRows,      // pad rows of the tail are not 0
   kSecondPart,   // wrong only behind the eighth tile of a call
+  kFourTiles,    // wrong only where a call has four tiles
   kLastToken,    // gemm: the last token of a block
   kBlockTokens,  // gemm: writes tokens that do not exist
   kScratch,      // takes scratch for zeroed
@@ -61,6 +62,7 @@ void gemv(const bitnet_gemv_args* a) {
   if (kFault == Fault::kBeyond) a->y[end] = 0;
   if (kFault == Fault::kPadRows && a->n % 16 != 0 && a->row_end == a->n) a->y[a->n] = 1;
   if (kFault == Fault::kSecondPart && a->row_end - a->row_begin > 128) a->y[a->row_begin + 128] ^= 1;
+  if (kFault == Fault::kFourTiles && end - a->row_begin >= 64) a->y[a->row_begin + 48] ^= 1;
 }
 
 constexpr std::int32_t kTokenTile = 4;
@@ -130,7 +132,7 @@ void check_caught(const Kernel& one, std::string_view where) {
 }
 
 TEST_CASE("right ternary kernels pass for every shape") {
-  for (const std::int64_t n : {0, 1, 8, 16, 17, 32, 40, 144, 160, 161, 176, 6912}) {
+  for (const std::int64_t n : {0, 1, 8, 16, 17, 32, 40, 143, 144, 145, 160, 161, 176, 6912}) {
     for (const std::int64_t k : {0, 1, 15, 16, 64, 65, 200, 1024}) {
       CAPTURE(n);
       CAPTURE(k);
@@ -208,6 +210,9 @@ TEST_CASE("each kind of wrong ternary kernel is caught") {
   check_caught(gemv_kernel<Fault::kBeyond>(), "row 144 of rows 0 to 144, token 0 of 1: expected nothing written there");
   check_caught(gemv_kernel<Fault::kPadRows>(), "row 2568 of rows 2560 to 2568, token 0 of 1: expected 0");
   check_caught(gemv_kernel<Fault::kSecondPart>(), "row 128 of rows 0 to 144");
+  check_caught(gemv_kernel<Fault::kFourTiles>(64), "row 48 of rows 0 to 64");
+  check_caught(gemv_kernel<Fault::kFourTiles>(57), "row 48 of rows 0 to 57");
+  check_caught(gemv_kernel<Fault::kPadRows>(40), "row 40 of rows 0 to 40, token 0 of 1: expected 0");
   check_caught(gemm_kernel<Fault::kLastToken>(), "row 17 of rows 0 to 144, token 3 of 4");
   check_caught(gemm_kernel<Fault::kSaturated>(), "token ");
   check_caught(gemm_kernel<Fault::kNoSum>(), "row ");

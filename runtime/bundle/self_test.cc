@@ -303,7 +303,8 @@ Status TernaryCase::test(const Kernel& kernel, Buffer& scratch) {
   BITNET_ASSIGN_OR_RETURN(PackedRows* const rows, packed(layout));
   const std::int64_t n = kernel.n != 0 ? kernel.n : kAnyN;
   const std::int64_t tiles = row_tiles(n);
-  const std::int64_t head_rows = std::min(kHeadTiles, tiles - 1) * kTile;
+  // A matrix of few tiles is tested as a whole too: kernels that work on several tiles side by side do so only there.
+  const std::int64_t head_rows = std::min(kHeadTiles * kTile, n);
   const std::int64_t tail_begin = (tiles - 1) * kTile;
   const std::int64_t tail_first = kHeadTiles * kTile;
   const auto* tail = rows->tiles.as<std::uint8_t>(static_cast<std::size_t>(kHeadTiles) * tile_bytes(layout, k_));
@@ -311,10 +312,15 @@ Status TernaryCase::test(const Kernel& kernel, Buffer& scratch) {
     pack_codes(layout, codes_.data() + tail_first * k_, 0, n - tail_begin, k_, rows->partial_tail.as<std::uint8_t>());
     tail = rows->partial_tail.as<std::uint8_t>();
   }
+  const auto* head = rows->tiles.as<std::uint8_t>();
+  Buffer partial_head;
+  if (head_rows % kTile != 0) {
+    BITNET_ASSIGN_OR_RETURN(partial_head, Buffer::allocate(matrix_bytes(layout, head_rows, k_)));
+    pack_codes(layout, codes_.data(), 0, head_rows, k_, partial_head.as<std::uint8_t>());
+    head = partial_head.as<std::uint8_t>();
+  }
   const auto both = [&](std::int64_t tokens, std::int64_t token) -> Status {
-    if (head_rows != 0) {
-      BITNET_RETURN_IF_ERROR(run(kernel, {rows->tiles.as<std::uint8_t>(), 0, 0, head_rows, tokens, token}, n, scratch));
-    }
+    BITNET_RETURN_IF_ERROR(run(kernel, {head, 0, 0, head_rows, tokens, token}, n, scratch));
     return run(kernel, {tail, tail_first, tail_begin, n, tokens, token}, n, scratch);
   };
   if (kernel.op == Op::kGemv) {
