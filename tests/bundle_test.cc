@@ -5,12 +5,16 @@
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 
+#include <chrono>
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <thread>
+#include <utility>
 
 #include "codegen/bundle_writer.h"
 #include "runtime/base/buffer.h"
+#include "runtime/base/math.h"
 #include "runtime/bundle/bundle_checks.h"
 #include "runtime/kernels/layout.h"
 #include "tests/bundle_files.h"
@@ -401,6 +405,23 @@ TEST_CASE("code that is not the code of the digest is never made executable") {
   CHECK(!CodeImage::load(image, {}, "test").ok());
 }
 
+// Blocks of the packed weights and of the head that a bundle finds to match while nobody waits for it. The time that
+// it is given grows, since its thread may be kept waiting, until more of it brings nothing new.
+std::pair<std::size_t, std::size_t> read_ahead(const std::string& path) {
+  std::pair<std::size_t, std::size_t> most;
+  for (int milliseconds = 4, stable = 0; stable < 2; milliseconds *= 2) {
+    const Result<Bundle> bundle = Bundle::open(path, kShapeHash, kScalar, true);
+    REQUIRE_MESSAGE(bundle.ok(), bundle.error().message);
+    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+    const Bundle::Matching matching = bundle->end_read_ahead();
+    CHECK(bundle->end_read_ahead().packed == matching.packed);
+    const std::pair found{matching.packed, matching.head};
+    stable = found > most ? 0 : stable + 1;
+    most = std::max(most, found);
+  }
+  return most;
+}
+
 TEST_CASE("packed weights and head: read where they lie, each block has its hash") {
   Written file(make_input(true));
   const gguf::File parsed = file.parsed();
@@ -420,6 +441,7 @@ TEST_CASE("packed weights and head: read where they lie, each block has its hash
       CHECK(section.name == name);
       CHECK(std::ranges::equal(section.bytes, std::span(file.bytes).subspan(begin, bytes)));
       for (std::size_t block = 0; block < section.hashes.size(); ++block) CHECK(section.matches(block));
+      CHECK(bundle->end_read_ahead().packed == 0);
     }
     const std::size_t blocks = (bytes + kPackedHashBlock - 1) / kPackedHashBlock;
     for (std::size_t block = 0; block < blocks; ++block) {
@@ -431,6 +453,8 @@ TEST_CASE("packed weights and head: read where they lie, each block has its hash
         REQUIRE_MESSAGE(bundle.ok(), bundle.error().message);
         const HashedBytes& section = ((*bundle).*of)();
         for (std::size_t i = 0; i < blocks; ++i) CHECK(section.matches(i) == (i != block));
+        CHECK(read_ahead(file.path) == (tensor == "head" ? std::pair{ceil_div(kPackedBytes, kPackedHashBlock), block}
+                                                         : std::pair{block, std::size_t{0}}));
         const Error error = bundle->block_error(section, block);
         CHECK(error.code == ErrorCode::kVerification);
         check_contains(error.message, "refused: " + std::string(name) + " block " + std::to_string(block) + ": ");

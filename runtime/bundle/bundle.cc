@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "runtime/bundle/bundle_checks.h"
+#include "runtime/bundle/read_ahead.h"
 
 namespace bitnet {
 namespace {
@@ -132,7 +133,27 @@ std::vector<const KernelRecord*> select_kernels(const KernelTable& table, std::s
   return selection.take();
 }
 
-Result<Bundle> Bundle::open(const std::string& path, std::string_view shape_hash, std::span<const Isa> usable) {
+Bundle::Bundle() = default;
+Bundle::Bundle(Bundle&&) noexcept = default;
+Bundle& Bundle::operator=(Bundle&& other) noexcept {
+  ahead_.reset();  // it reads the file that goes next
+  file_ = std::move(other.file_);
+  target_ = std::move(other.target_);
+  table_ = std::move(other.table_);
+  loaded_ = std::move(other.loaded_);
+  kernels_ = std::move(other.kernels_);
+  images_ = std::move(other.images_);
+  packed_ = std::move(other.packed_);
+  packed_layouts_ = other.packed_layouts_;
+  head_ = std::move(other.head_);
+  head_version_ = other.head_version_;
+  ahead_ = std::move(other.ahead_);
+  return *this;
+}
+Bundle::~Bundle() = default;
+
+Result<Bundle> Bundle::open(const std::string& path, std::string_view shape_hash, std::span<const Isa> usable,
+                            bool read_ahead) {
   Bundle bundle;
   BITNET_ASSIGN_OR_RETURN(bundle.file_, bundle_checks::open_container(path));
   const gguf::File& file = bundle.file_;
@@ -144,6 +165,9 @@ Result<Bundle> Bundle::open(const std::string& path, std::string_view shape_hash
   if (!shape_hash.empty()) BITNET_RETURN_IF_ERROR(bundle_checks::check_shape_hash(file, manifest, shape_hash));
   for (const ImageRecord& image : manifest.table.images)
     BITNET_RETURN_IF_ERROR(bundle_checks::check_image(file, image));
+  if (read_ahead && !manifest.packed.empty()) {
+    bundle.ahead_ = std::make_unique<ReadAhead>(manifest.packed, manifest.head);
+  }
 
   const std::vector<const KernelRecord*> selected = select_kernels(manifest.table, usable);
   if (selected.empty()) {
@@ -180,6 +204,12 @@ Result<Bundle> Bundle::open(const std::string& path, std::string_view shape_hash
   bundle.head_ = std::move(manifest.head);
   bundle.head_version_ = manifest.head_version;
   return bundle;
+}
+
+Bundle::Matching Bundle::end_read_ahead() const {
+  if (ahead_ == nullptr) return {};
+  const ReadAhead::Matching matching = ahead_->stop();
+  return {matching.first, matching.second};
 }
 
 Error Bundle::block_error(const HashedBytes& section, std::size_t index) const {

@@ -122,14 +122,21 @@ struct KernelTable {
 // error names the kernel and the first differing element. At most about 10 ms per image.
 [[nodiscard]] Status self_test(std::span<const Kernel> kernels);
 
+class ReadAhead;
+
 class Bundle {
  public:
   // Loads the best image that is in `usable`, and those beside it from which select_kernels takes kernels. Refusals
   // (kVerification), each with its own message and the section named: world-writable file, not a bundle, bundle or ABI
   // version, digest of the metadata, non-zero padding, image digest, truncated, no image that this CPU executes, shapes
   // of another model (`shape_hash`; "" skips the check), self-test.
+  // With `read_ahead` a thread of the bundle's own begins to hash the packed weights and the head as soon as the
+  // metadata is known to be sound; end_read_ahead() is to be called before passes need the CPUs.
   [[nodiscard]] static Result<Bundle> open(const std::string& path, std::string_view shape_hash,
-                                           std::span<const Isa> usable);
+                                           std::span<const Isa> usable, bool read_ahead = false);
+  Bundle(Bundle&&) noexcept;
+  Bundle& operator=(Bundle&&) noexcept;
+  ~Bundle();
 
   [[nodiscard]] const std::string& path() const { return file_.path(); }
   [[nodiscard]] const std::string& target() const { return target_; }
@@ -143,11 +150,17 @@ class Bundle {
   [[nodiscard]] const ProductLayouts& packed_layouts() const { return packed_layouts_; }
   [[nodiscard]] const HashedBytes& head() const { return head_; }
   [[nodiscard]] std::uint32_t head_version() const { return head_version_; }
+  // Blocks at the start of packed() and head() that are known to match.
+  struct Matching {
+    std::size_t packed = 0;
+    std::size_t head = 0;
+  };
+  [[nodiscard]] Matching end_read_ahead() const;
   // kVerification, names the block: what to say when matches() says no.
   [[nodiscard]] Error block_error(const HashedBytes& section, std::size_t index) const;
 
  private:
-  Bundle() = default;
+  Bundle();
   gguf::File file_;
   std::string target_;
   KernelTable table_;
@@ -158,6 +171,7 @@ class Bundle {
   ProductLayouts packed_layouts_{};
   HashedBytes head_;
   std::uint32_t head_version_ = 0;
+  std::unique_ptr<ReadAhead> ahead_;  // ends before the file
 };
 
 // What `verify` checks without executing anything: everything of open() except the CPU, and every block's hash too.

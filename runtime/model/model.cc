@@ -71,12 +71,13 @@ Error strict_refusal(const Error& refusal) {
 
 Status load_bundle(Model::State& state, const ModelOptions& options, std::span<const Isa> usable,
                    const std::string& shape_hash, const Logger& log) {
+  const bool read_ahead = state.pool->size() > 1;  // else there is no CPU for it
   if (options.bundle == "none") {
     if (options.strict) return Error{ErrorCode::kStrict, "strict mode: a kernel bundle is needed, but none was wanted"};
     return {};
   }
   if (options.bundle != "auto") {
-    Result<Bundle> bundle = Bundle::open(options.bundle, shape_hash, usable);
+    Result<Bundle> bundle = Bundle::open(options.bundle, shape_hash, usable, read_ahead);
     if (!bundle.ok()) return Error{ErrorCode::kVerification, bundle.error().message};
     state.bundle.emplace(std::move(bundle).value());
     return {};
@@ -84,7 +85,7 @@ Status load_bundle(Model::State& state, const ModelOptions& options, std::span<c
   for (const std::string& candidate : bundle_candidates(state.file.path())) {
     std::error_code ignored;
     if (!std::filesystem::exists(candidate, ignored)) continue;
-    Result<Bundle> bundle = Bundle::open(candidate, shape_hash, usable);
+    Result<Bundle> bundle = Bundle::open(candidate, shape_hash, usable, read_ahead);
     if (bundle.ok()) {
       state.bundle.emplace(std::move(bundle).value());
       return {};

@@ -61,14 +61,26 @@ std::size_t WeightStore::bytes() const {
   return layout_.bytes + (head_.source != nullptr ? head_.source->bytes.size() : head_memory_.size());
 }
 
+void WeightStore::take_read_ahead() {
+  if (std::exchange(read_ahead_taken_, true)) return;
+  const Bundle::Matching matching = bundle_->end_read_ahead();
+  for (const auto& [section, blocks] : {std::pair{&packed_, matching.packed}, std::pair{&head_, matching.head}}) {
+    if (section->source == nullptr) continue;
+    std::fill_n(section->is_checked.begin(), blocks, std::uint8_t{1});
+    section->unchecked -= blocks;
+  }
+}
+
 Status WeightStore::check_layer(ThreadPool& pool, std::size_t layer) {
   if (packed_.unchecked == 0) return {};
+  take_read_ahead();
   const std::size_t end = layer + 1 < layout_.offsets.size() ? layout_.offsets[layer + 1][0] : layout_.bytes;
   return check(pool, packed_, layout_.offsets[layer][0], end);
 }
 
 Status WeightStore::check_head(ThreadPool& pool) {
   if (head_.unchecked == 0) return {};
+  take_read_ahead();
   return check(pool, head_, 0, head_.source->bytes.size());
 }
 

@@ -2,8 +2,9 @@
 //
 // They come from one of two places. Packed from the model file at load, they are the store's own memory in 2 MiB pages
 // and can be used at once. In a bundle made with --pack they are used where they lie, in the mapped file: nothing is
-// copied before the first token. Then each MiB is hashed just before its first use (check_layer, check_head), which
-// brings it into the cache for the kernel that reads it next; and after that, 2 MiB at a time between passes, the
+// copied before the first token. Then each MiB is hashed before its first use: by the bundle's own thread while the
+// rest of the model is loaded, and from the first pass on just before the kernel that reads it next (check_layer,
+// check_head), which brings it into the cache; and after that, 2 MiB at a time between passes, the
 // file's pages are replaced by copies in 2 MiB pages, which are faster to read (move_some). Addresses never change.
 //
 // Calls take turns, like the passes that they belong to (Model::State::pool_mutex).
@@ -63,11 +64,14 @@ class WeightStore {
     std::size_t moved = 0;                 // of these, in 2 MiB pages
   };
   static void start(Section& section, const HashedBytes& source);
+  // Once, before the first check: what the bundle's own thread has checked, which ends now.
+  void take_read_ahead();
   [[nodiscard]] Status check(ThreadPool& pool, Section& section, std::size_t begin, std::size_t end);
   void move(ThreadPool& pool, Section& section);
 
   PackedLayout layout_;
   const Bundle* bundle_ = nullptr;
+  bool read_ahead_taken_ = false;
   Buffer packed_memory_;
   Buffer head_memory_;
   Section packed_;
