@@ -53,9 +53,17 @@ Status check_origin(const Model::State& state) {
   };
   state.pool->parallel_for(products * kSamples, 1, [&](std::int64_t begin, std::int64_t end, int) {
     std::vector<std::uint8_t> tile;
+    const FusedMatrix* last = nullptr;
+    // Where the system keeps the file in large pages, all samples together would bring in all of it.
+    const auto release_last = [&] {
+      if (last == nullptr) return;
+      for (const gguf::Tensor* part : last->parts) release(state, part->data);
+    };
     for (std::int64_t sample = begin; sample < end; ++sample) {
       std::int64_t row = 0;
       const FusedMatrix& product = find(sample, row);
+      if (last != &product) release_last();
+      last = &product;
       const std::int64_t index = sample / kSamples;
       const Layout packed_as = state.kernels.layouts()[static_cast<std::size_t>(index % 4)];
       tile.resize(tile_bytes(packed_as, product.k));
@@ -67,14 +75,10 @@ Status check_origin(const Model::State& state) {
       std::int64_t seen = first_bad.load();
       while (sample < seen && !first_bad.compare_exchange_weak(seen, sample)) {
       }
-      return;
+      break;
     }
+    release_last();
   });
-  for (const LayerTensors& layer : state.tensors.layers) {
-    for (const FusedMatrix& product : layer.products) {
-      for (const gguf::Tensor* part : product.parts) release(state, part->data);
-    }
-  }
   if (first_bad == products * kSamples) return {};
   constexpr const char* kNames[] = {"attention q, k, v", "attention output", "gate and up", "down"};
   std::int64_t row = 0;
