@@ -19,6 +19,15 @@ struct ScreenedSums {
 using ScreenRow = void (*)(const void* w, long long k, float smallest, float largest, int8_t* q,
                            ScreenedSums* out) noexcept;
 
+// A row of a matrix in I2_S: the group of 128 codes that holds its first weight, and those that follow it.
+struct PackRow {
+  const uint8_t* group;
+  long long step;  // bytes from group to group
+  bool offset;     // the row begins with the second half of its first group
+};
+// 16 rows of k weights, a multiple of 64 -> a tile. Code 3 becomes 1; returns how many there were. Moves the rows on.
+using PackTile = unsigned long long (*)(PackRow* rows, long long k, uint8_t* out) noexcept;
+
 struct Family {
   void (*gemv)(const bitnet_gemv_args*) noexcept;
   void (*gemm)(const bitnet_gemm_args*) noexcept;
@@ -40,6 +49,8 @@ struct Family {
   ScreenRow screen_row_f16;
   ScreenRow screen_row_bf16;
   ScreenRow screen_row_f32;
+  PackTile pack_t2;
+  PackTile pack_t5;
   void (*round_to_half)(float* x, long long count) noexcept;  // half_rows.h
   void (*convert_to_half)(const float* x, uint16_t* out, long long count) noexcept;
 };

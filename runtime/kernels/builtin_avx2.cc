@@ -7,4 +7,5 @@
 #define BITNET_GEMV_STREAMS 4
 #define BITNET_GEMM_TOKENS 4
 #define BITNET_GEMM_TILES 1
+#define BITNET_PACK_VECTOR 32
 #include "runtime/kernels/builtin_family.h"

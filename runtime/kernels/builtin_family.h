@@ -3,6 +3,7 @@
 //   BITNET_XSIMD_ARCH       the xsimd architecture, e.g. xsimd::avx2
 //   BITNET_BUILTIN_FAMILY   the record to define (builtin.h)
 //   BITNET_GEMV_STREAMS, BITNET_GEMM_TOKENS, BITNET_GEMM_TILES   what fits its registers
+//   BITNET_PACK_VECTOR      bytes of a register
 #pragma once
 
 #include "generated/dense_attention_xsimd.h"
@@ -12,6 +13,7 @@
 #include "generated/i2s_gemv_xsimd.h"
 #include "runtime/kernels/builtin.h"
 #include "runtime/kernels/half_rows.h"
+#include "runtime/kernels/pack_rows.h"
 #include "runtime/kernels/screen_row.h"
 
 namespace bitnet::builtin {
@@ -51,6 +53,8 @@ constinit const Family BITNET_BUILTIN_FAMILY = {
     .screen_row_f16 = screen_row<lanes::Half>,
     .screen_row_bf16 = screen_row<lanes::Bfloat>,
     .screen_row_f32 = screen_row<float>,
+    .pack_t2 = pack_t2,
+    .pack_t5 = pack_t5,
     .round_to_half = round_to_half,
     .convert_to_half = convert_to_half,
 };

@@ -10,4 +10,5 @@
 #define BITNET_GEMV_STREAMS 4
 #define BITNET_GEMM_TOKENS 4
 #define BITNET_GEMM_TILES 2
+#define BITNET_PACK_VECTOR 16
 #include "runtime/kernels/builtin_family.h"
