@@ -56,7 +56,7 @@ Graph::Width input_width(FusedMatrix::Role role) {
 
 // Each row read from the mapped file brings in more than its own pages; some rows at a time they are given back.
 void Graph::give_back_rows() {
-  constexpr std::int64_t kRows = 64;
+  constexpr std::int64_t kRows = 8;  // 16 MiB where the system keeps the file in large pages
   if (model.embedding.size() != 0 || ++rows_read < kRows) return;
   rows_read = 0;
   if (model.file.mapping() != nullptr) model.file.mapping()->release(model.tensors.token_embd->data);
