@@ -1,8 +1,8 @@
 // The race among variants: rounds with early stopping, and a final that brings candidates forward.
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <numeric>
+#include <utility>
 
 #include "codegen/tune.h"
 #include "runtime/probe/probes.h"
@@ -89,7 +89,7 @@ class Race {
 
   void leave(const Cut& cut) {
     std::vector<std::size_t> order = running_;
-    std::ranges::stable_sort(order, {}, [&](std::size_t c) { return median(costs_[c]); });
+    std::ranges::sort(order, {}, [&](std::size_t c) { return std::pair(median(costs_[c]), c); });
     const double limit = median(costs_[order.front()]) * cut.factor;
     std::vector<std::size_t> left;
     for (std::size_t place = 0; place < order.size(); ++place) {
@@ -119,7 +119,7 @@ class Race {
     for (const std::size_t c : running_) {
       if (c != standard_ && lead(c, standard_) > options_.promise) found.push_back(c);
     }
-    std::ranges::stable_sort(found, std::greater<>(), [&](std::size_t c) { return lead(c, standard_); });
+    std::ranges::sort(found, {}, [&](std::size_t c) { return std::pair(-lead(c, standard_), c); });
     if (found.empty()) return found;
     std::size_t first = 0;
     for (std::size_t i = 1; i < found.size(); ++i) {
