@@ -530,7 +530,7 @@ TEST_CASE("a kernel with wrong results is caught before it is used") {
   const Written file(input);
   CHECK(verify_bundle_file(file.parsed(), false).ok());  // nothing is executed there
   check_contains(refusal(file.path),
-                 "image.scalar: self-test: kernel i2s_gemv_n40k200_scalar is wrong: row 39 of rows 32 to 40");
+                 "image.scalar: self-test: kernel i2s_gemv_n40k200_scalar is wrong: row 39 of rows 0 to 40");
 }
 
 TEST_CASE("re-digested metadata is still read strictly") {
