@@ -29,7 +29,7 @@ struct Shape {
 // The pages of the keys or of the values, and their table.
 class Pages {
  public:
-  Pages(Format format, const Shape& shape, FloatKind kind, std::mt19937& random) : format_(format), shape_(shape) {
+  Pages(Format format, const Shape& shape, FloatKind kind, std::mt19937& random) : shape_(shape) {
     const std::int64_t positions = shape.past + shape.tokens;
     const std::int64_t count = ceil_div(positions, kPage);
     regions_.resize(index(count));
@@ -80,7 +80,6 @@ class Pages {
     return values;
   }
 
-  Format format_;
   Shape shape_;
   std::vector<std::unique_ptr<Region>> regions_;
   std::unique_ptr<Region> table_region_;
