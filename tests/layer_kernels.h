@@ -61,6 +61,12 @@ class NodeFiles {
 // Largest |ours - reference| / |reference| of an element; infinite where only the reference is 0.
 [[nodiscard]] double difference_by_element(const std::string& node, std::span<const float> ours,
                                            std::span<const float> reference);
+// Attention rounds each weight to 13 significant bits, 2^-13 of itself at most, and divides by the sum of the rounded
+// ones: a probability moves by less than 2^-13 of the largest, the mean of values by less than 2^-13 of their spread,
+// and that is at most twice the largest of them.
+constexpr double kProbabilityBound = 0x1p-13 + 1e-5;
+constexpr double kAttentionBound = 0x1p-12 + 1e-5;
+
 // The same as checks against a bound; the result is the measure.
 double check_near(const std::string& node, const Floats& ours, const Floats& reference, double bound);
 double check_product(const std::string& node, const Floats& ours, const Floats& reference);  // 1e-6 by element

@@ -1,5 +1,5 @@
-// Whether this build has AddressSanitizer or ThreadSanitizer, for tests that limit the address space (sanitizers need far
-// more of it) or read the resident set: g++ says it by macros, clang by features.
+// Whether this build has AddressSanitizer or ThreadSanitizer, for tests that limit the address space (sanitizers need
+// far more of it) or read the resident set: g++ says it by macros, clang by features.
 #ifndef BITNET_TESTS_SANITIZERS_H_
 #define BITNET_TESTS_SANITIZERS_H_
 

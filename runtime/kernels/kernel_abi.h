@@ -14,8 +14,9 @@
 // consecutive k (the last group may be shorter), ceil(K/G) sums a row. G = 0, no groups, is one sum over all of K.
 //
 // Float meaning, the same on every CPU: every product and every sum is rounded separately (no fused multiply-add, so
-// that CPUs without FMA give the same bits). A reduction over an index i keeps 16 running sums over i mod 16, each in
-// ascending i starting from +0, and then adds lanes l and l+8, l and l+4, l and l+2, l and l+1, in this order.
+// that CPUs without FMA give the same bits; in attention products are exact, so that it makes no difference). A
+// reduction over an index i keeps 16 running sums over i mod 16, each in ascending i starting from +0, and then adds
+// lanes l and l+8, l and l+4, l and l+2, l and l+1, in this order.
 #ifndef BITNET_RUNTIME_KERNELS_KERNEL_ABI_H_
 #define BITNET_RUNTIME_KERNELS_KERNEL_ABI_H_
 

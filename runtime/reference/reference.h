@@ -1,6 +1,7 @@
 // The scalar meaning of every operation: slow, plain, obviously right. Only tests and the self-test link it.
-// The float rules (no fused multiply-add, 16 running sums and a fixed tree, chunks of 256 positions) are those of
-// runtime/kernels/kernel_abi.h; each function is the definition that the kernels are compared with, bit for bit.
+// The float rules (no fused multiply-add unless products are exact, 16 running sums and a fixed tree, chunks of 256
+// positions) are those of runtime/kernels/kernel_abi.h; each function is the definition that the kernels are compared
+// with, bit for bit.
 #pragma once
 
 #include <cstdint>
