@@ -1,5 +1,5 @@
 // The weight store through a model: packed weights and head used where they lie in a bundle, checked before their first
-// use, moved into 2 MiB pages afterwards. The same bits in every state, and nothing computed from damaged bytes.
+// use. The same bits in every state, and nothing computed from damaged bytes.
 #include <doctest/doctest.h>
 
 #include <cstring>
@@ -22,7 +22,7 @@ using test::Logits;
 using test::make_bundle;
 using test::prompt;
 
-// Several MiB of products and of head, so that hashes and 2 MiB units have borders inside.
+// Several MiB of products and of head, so that hashes have borders inside.
 constexpr const char* kShape = "5x512x1536x8/8x5000";
 constexpr std::int64_t kLength = 24;
 
@@ -60,7 +60,7 @@ bool same_rows(const Model& a, const Model& b) {
   return std::memcmp(a.state().weights.head(), b.state().weights.head(), bytes) == 0;
 }
 
-TEST_CASE("packed weights of a bundle: mapped, then moved, the same logits with any threads") {
+TEST_CASE("packed weights of a bundle: mapped, the same logits with any threads") {
   const Packed& packed = Packed::get();
   if (!packed.made) return;
   const auto plain = test::load(packed.model, 1);
@@ -74,22 +74,15 @@ TEST_CASE("packed weights of a bundle: mapped, then moved, the same logits with 
     Model& model = **loaded;
     WeightStore& weights = model.state().weights;
     CHECK_FALSE(weights.checked());
-    CHECK(weights.moved() == 0);
     const auto context = context_of(model, kLength);
     check_equal(evaluate_all(*context, std::span(ids).first(8)).back(), expected[7]);
     CHECK(weights.checked());
-    CHECK(weights.moved() == 0);  // nothing before the first token
     REQUIRE(weights.check_head(*model.state().pool).ok());
     CHECK(same_rows(model, *plain));
     for (std::size_t i = 8; i < ids.size(); ++i) {
       check_equal(evaluate_all(*context, std::span(ids).subspan(i, 1)).front(), expected[i]);
     }
-    // All whole units: at most one is lost at each end of both.
-    CHECK(weights.moved() + 4 * MappedFile::kUnit >= weights.bytes());
-    CHECK(weights.moved() > 0);
-    CHECK(weights.moved() % MappedFile::kUnit == 0);
-    CHECK(same_rows(model, *plain));
-    // The file's pages may be given back any time, moved or not.
+    // The file's pages may be given back any time.
     model.state().bundle->file().mapping()->release(model.state().bundle->file().bytes());
     const Logits again = evaluate_all(*context_of(model, kLength), ids);
     for (std::size_t i = 0; i < ids.size(); ++i) check_equal(again[i], expected[i]);

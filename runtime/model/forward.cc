@@ -7,7 +7,6 @@
 namespace bitnet {
 
 Status Graph::forward(std::span<const std::int32_t> ids) {
-  model.weights.move_some(pool);
   embed(ids);  // x [t][H]
   if (dump != nullptr) dump_embedding(*this);
   // One region for all layers, unless their weights must be looked at first.

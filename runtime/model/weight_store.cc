@@ -8,12 +8,6 @@
 #include "runtime/base/mapped_file.h"
 
 namespace bitnet {
-namespace {
-
-// A pass moves this much: enough to be done within the first answer, too little to be felt in one token.
-constexpr std::size_t kMovedPerPass = 16 * MappedFile::kUnit;
-
-}  // namespace
 
 Status WeightStore::allocate_packed(PackedLayout layout) {
   BITNET_ASSIGN_OR_RETURN(packed_memory_, Buffer::allocate(layout.bytes));
@@ -109,35 +103,6 @@ Status WeightStore::check(ThreadPool& pool, Section& section, std::size_t begin,
   return Error{error.code, error.message +
                                "; the file was damaged or changed: make it again with bitnet-codegen --pack, "
                                "or go on without it (--bundle none)"};
-}
-
-void WeightStore::move_some(ThreadPool& pool) {
-  move(pool, packed_);
-  if (packed_.source == nullptr || packed_.visited == packed_.source->bytes.size()) move(pool, head_);
-}
-
-void WeightStore::move(ThreadPool& pool, Section& section) {
-  if (section.source == nullptr || section.unchecked != 0) return;
-  const std::span<const std::byte> all = section.source->bytes;
-  const std::size_t bytes = std::min(kMovedPerPass, all.size() - section.visited);
-  if (bytes == 0) return;
-  const MappedFile* file = bundle_->file().mapping();
-  // Pieces end where units do, so that no two threads meet in one.
-  const auto address = reinterpret_cast<std::uintptr_t>(all.data()) + section.visited;
-  const std::size_t lead = MappedFile::kUnit - address % MappedFile::kUnit;
-  const std::size_t pieces = 1 + (bytes > lead ? (bytes - lead + MappedFile::kUnit - 1) / MappedFile::kUnit : 0);
-  const auto border = [&](std::size_t piece) {
-    return section.visited + (piece == 0 ? 0 : std::min(bytes, lead + (piece - 1) * MappedFile::kUnit));
-  };
-  std::atomic<std::size_t> next{0};
-  std::atomic<std::size_t> moved{0};
-  pool.run([&](int) {
-    for (std::size_t piece = next++; piece < pieces; piece = next++) {
-      moved += file->move_to_large_pages(all.subspan(border(piece), border(piece + 1) - border(piece)));
-    }
-  });
-  section.moved += moved;
-  section.visited += bytes;
 }
 
 }  // namespace bitnet

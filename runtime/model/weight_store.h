@@ -4,8 +4,8 @@
 // and can be used at once. In a bundle made with --pack they are used where they lie, in the mapped file: nothing is
 // copied before the first token. Then each MiB is hashed before its first use: by the bundle's own thread while the
 // rest of the model is loaded, and from the first pass on just before the kernel that reads it next (check_layer,
-// check_head), which brings it into the cache; and after that, 2 MiB at a time between passes, the
-// file's pages are replaced by copies in 2 MiB pages, which are faster to read (move_some). Addresses never change.
+// check_head), which brings it into the cache. Addresses never change. (Replacing the file's pages by copies in 2 MiB
+// pages once the first token is out was measured and did not pay: the page cache is as fast, and processes share it.)
 //
 // Calls take turns, like the passes that they belong to (Model::State::pool_mutex).
 #pragma once
@@ -48,26 +48,17 @@ class WeightStore {
   [[nodiscard]] Status check_layer(ThreadPool& pool, std::size_t layer);
   [[nodiscard]] Status check_head(ThreadPool& pool);
 
-  // Moves the next few MiB of what is checked into 2 MiB pages; no-op when all has been moved, and where the system
-  // gives no memory for it. Nothing else may read the weights meanwhile.
-  void move_some(ThreadPool& pool);
-  // Bytes of mapped weights that lie in 2 MiB pages by now.
-  [[nodiscard]] std::size_t moved() const { return packed_.moved + head_.moved; }
-
  private:
   // Mapped bytes; without a source everything is in the store's own memory.
   struct Section {
     const HashedBytes* source = nullptr;
     std::vector<std::uint8_t> is_checked;  // by block
     std::size_t unchecked = 0;             // blocks
-    std::size_t visited = 0;               // bytes from the start that move_some has dealt with
-    std::size_t moved = 0;                 // of these, in 2 MiB pages
   };
   static void start(Section& section, const HashedBytes& source);
   // Once, before the first check: what the bundle's own thread has checked, which ends now.
   void take_read_ahead();
   [[nodiscard]] Status check(ThreadPool& pool, Section& section, std::size_t begin, std::size_t end);
-  void move(ThreadPool& pool, Section& section);
 
   PackedLayout layout_;
   const Bundle* bundle_ = nullptr;
