@@ -22,7 +22,7 @@ inline void report_file_size_limit_as_error() { std::signal(SIGXFSZ, SIG_IGN); }
 }
 
 [[nodiscard]] inline Status write_output(std::string_view text) {
-  const Status written = buffer_output(text);
+  Status written = buffer_output(text);
   if (!written.ok() || std::fflush(stdout) == 0) return written;
   return Error{ErrorCode::kFailure,
                "cannot write to standard output: is the disk or pipe that it goes to full or closed?"};

@@ -8,7 +8,7 @@ ReadAhead::ReadAhead(const HashedBytes& first, const HashedBytes& second) : firs
   try {
     thread_ = std::thread([this] { work(); });
   } catch (const std::system_error&) {
-    // Every block is left to the caller then.
+    stop_.store(true, std::memory_order_relaxed);  // every block is left to the caller
   }
 }
 
