@@ -92,7 +92,7 @@ Result<std::vector<double>> in_fresh_process(const std::function<Result<std::vec
   std::memcpy(&code, bytes.data(), sizeof code);
   if (code != 0) return Error{static_cast<ErrorCode>(code), bytes.substr(sizeof code)};
   std::vector<double> values((bytes.size() - sizeof code) / sizeof(double));
-  std::memcpy(values.data(), bytes.data() + sizeof code, values.size() * sizeof(double));
+  if (!values.empty()) std::memcpy(values.data(), bytes.data() + sizeof code, values.size() * sizeof(double));
   return values;
 }
 

@@ -69,12 +69,12 @@ class Tuner {
 
   Result<TuneResult> run(std::span<const TuneShape> shapes) {
     bytes_ = memory_bytes(shapes, options_);
-    std::vector<GroupPlaces> first = plan_shape(shapes.front());
-    for (const GroupPlaces& group : first) {
-      for (const FormatPlaces& format : group.formats) progress_.total += format.places.size();
-      ++progress_.total;  // the layout
+    for (const TuneShape& shape : shapes) {
+      for (const GroupPlaces& group : plan_shape(shape)) {
+        for (const FormatPlaces& format : group.formats) progress_.total += format.places.size();
+        ++progress_.total;  // the layout
+      }
     }
-    progress_.total *= shapes.size();
     for (const TuneShape& shape : shapes) BITNET_RETURN_IF_ERROR(tune_shape(shape));
     progress_.now.clear();
     report();

@@ -61,7 +61,7 @@ struct Group {
   long long seen[kRows];
 };
 
-// Into the L2 cache: what stands at `bytes` bytes from p. Nothing is read, so that p may be any address.
+// Into the L2 cache: kBytes bytes from p on. Nothing is read, so that p may be any address.
 template <int kBytes, typename T>
 [[gnu::always_inline]] inline void bring_near(const T* p) {
   constexpr int kLine = 64;

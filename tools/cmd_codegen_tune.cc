@@ -68,7 +68,7 @@ class TuneDisplay {
       return;
     }
     constexpr std::size_t kWidth = 24;
-    const std::size_t filled = progress.total == 0 ? 0 : progress.done * kWidth / progress.total;
+    const std::size_t filled = progress.total == 0 ? 0 : std::min(progress.done * kWidth / progress.total, kWidth);
     std::string line = "[" + std::string(filled, '#') + std::string(kWidth - filled, '.') + "] " +
                        std::to_string(progress.done) + "/" + std::to_string(progress.total) + " " + progress.now;
     if (!progress.best.empty()) line += " | " + progress.best;

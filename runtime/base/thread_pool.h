@@ -1,8 +1,9 @@
 // ThreadPool: fork-join over a fixed set of threads, made once per model, and a barrier inside of a run.
 //
 // run() calls fn(0) on the caller and fn(1..size-1) on the workers and returns when all are done. Waiting, there and in
-// meet(), spins for about 20 us and then sleeps on a futex, so that more threads than cores stays correct and does not
-// burn the core that the others need. run() allocates nothing and takes no lock; one caller at a time.
+// meet(), spins up to 1 ms, offering its CPU to others after 20 us, and then sleeps on a futex, so that more threads
+// than cores stays correct and does not burn the core that the others need. run() allocates nothing and takes no lock;
+// one caller at a time.
 #pragma once
 
 #include <atomic>

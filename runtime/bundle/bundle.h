@@ -118,8 +118,9 @@ struct KernelTable {
 // ternary product is done if one format has its gemv and gemm. Empty if no image is usable. Points into `table`.
 [[nodiscard]] std::vector<const KernelRecord*> select_kernels(const KernelTable& table, std::span<const Isa> usable);
 
-// Every kernel against the scalar reference: two row tiles plus the tail, full K, each kind of token count once. The
-// error names the kernel and the first differing element. At most about 10 ms per image.
+// Every kernel against the scalar reference: a few row tiles plus the tail (a matrix of few tiles as a whole), full K,
+// each kind of token count once. The error names the kernel and the first differing element. At most about 10 ms per
+// image.
 [[nodiscard]] Status self_test(std::span<const Kernel> kernels);
 
 class ReadAhead;

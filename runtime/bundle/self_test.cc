@@ -233,14 +233,14 @@ Status TernaryCase::compare(const Kernel& kernel, const Call& call, const Stride
 }
 
 Status TernaryCase::run(const Kernel& kernel, const Call& call, std::int64_t n, Buffer& scratch) {
-  // Rows of y are as far apart as in real use (the whole matrix), but only those around the call exist: the buffer
-  // starts at row_begin - kGuard of the first token. The windows of a token's groups begin one behind the other, each a
-  // whole matrix further on; their number times a window bounds the distance of tokens, so that none overlap.
+  // Only the rows around the call exist: the buffer starts at row_begin - kGuard of the first token. The windows of a
+  // token's groups begin one behind the other; their number times a window bounds the distance of tokens, so that none
+  // overlap, and a tile more makes that distance another than N.
   const Sums& expected = sums(kernel.group);
   const std::int64_t written = round_up(call.row_end - call.row_begin, kTile);
   const std::int64_t window = written + 2 * kGuard;
   Strides strides;
-  strides.token = std::max(round_up(n, kTile), expected.groups * window);
+  strides.token = expected.groups * window + kTile;
   strides.group = kernel.group == 0 ? 0 : strides.token + window;
   const std::int64_t block_tokens = round_up<std::int64_t>(call.tokens, kernel.token_tile);
   const auto needed =

@@ -113,6 +113,7 @@ bool has_packed(const Model::State& state, const Logger& log) {
               ", the kernels that run here need " + layout_names(wanted) +
               ": the model's own weights are packed instead, which takes longer (bitnet-codegen --model " +
               state.file.path() + " --target native --pack makes a bundle for this CPU)");
+  (void)state.bundle->end_read_ahead();  // nobody needs what it reads
   return false;
 }
 

@@ -49,7 +49,7 @@ struct SynthSpec {
 // Called now and then with the bytes of tensor data written so far and in all.
 using SynthProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
-// Writes the model; the file appears under `path` when it is complete. Memory: about 1 MiB and the vocabulary, whatever
+// Writes the model; the file appears under `path` when it is complete. Memory: a few MiB and the vocabulary, whatever
 // the size of the model. Errors: those of check_synth_spec() and of gguf::Writer.
 [[nodiscard]] Status write_synthetic_model(const SynthSpec& spec, const std::string& path,
                                            const SynthProgress& progress = {});
