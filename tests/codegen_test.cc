@@ -60,6 +60,12 @@ const ModelShapes kTails = {{{1, 16},
                              {18, 132104}},  // the widest
                             {1, 7, 16, 17, 63, 100, 8640}};
 
+// The quick plan runs under sanitizers, whose subject is the compiler and not the shapes.
+bool quick_shapes() {
+  const char* quick = std::getenv("BITNET_TEST_QUICK");
+  return quick != nullptr && *quick != '\0';
+}
+
 // The other shapes of the models that people run. N only sets how often the row loop runs, so those above 96 rows are
 // cut to five tiles and a part of one; BITNET_TEST_FULL takes all rows.
 ModelShapes other_models() {
@@ -84,9 +90,7 @@ ModelShapes other_models() {
     }
     shapes.norm_quantize.push_back(k);
   }
-  // The quick plan runs under sanitizers, whose subject is the compiler and not the shapes.
-  const char* quick = std::getenv("BITNET_TEST_QUICK");
-  if (quick != nullptr && *quick != '\0') shapes.ternary.resize(3);
+  if (quick_shapes()) shapes.ternary.resize(1);
   return shapes;
 }
 
@@ -98,7 +102,7 @@ ModelShapes random_shapes() {
   std::printf("random shapes: BITNET_TEST_SEED=%u\n", seed);
   std::mt19937 random(seed);
   ModelShapes shapes;
-  for (int i = 0; i < 6; ++i) {
+  for (int i = 0; i < (quick_shapes() ? 2 : 6); ++i) {
     const std::int64_t n = 1 + static_cast<std::int64_t>(random() % 200);
     // Few or many lines, mostly with a tail.
     const std::int64_t k = 1 + static_cast<std::int64_t>(random() % (i % 2 == 0 ? 150 : 3000));
@@ -142,16 +146,16 @@ std::vector<std::string> test_bundle(const CompiledBundle& bundle) {
   return failures;
 }
 
-// For the quick plan: five tiles and a part of one of each matrix. N only sets how often the row loop runs.
+// For the quick plan: two matrices, five tiles and a part of one of each. N only sets how often the row loop runs.
 ModelShapes few_rows(ModelShapes shapes) {
-  const char* quick = std::getenv("BITNET_TEST_QUICK");
-  if (quick == nullptr || *quick == '\0') return shapes;
+  if (!quick_shapes()) return shapes;
   for (KernelShape& shape : shapes.ternary) shape.n = std::min<std::int64_t>(shape.n, 88);
   std::vector<KernelShape> unique;
   for (const KernelShape& shape : shapes.ternary) {
     const auto same = [&](const KernelShape& other) { return other.n == shape.n && other.k == shape.k; };
     if (!std::ranges::any_of(unique, same)) unique.push_back(shape);
   }
+  unique.resize(std::min<std::size_t>(unique.size(), 2));
   shapes.ternary = unique;
   return shapes;
 }
