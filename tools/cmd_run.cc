@@ -1,11 +1,7 @@
 // bitnet run: text (or token ids) in, generated text out.
-#include <unistd.h>
-
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
-#include <fstream>
 #include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -15,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/base/process_memory.h"
 #include "runtime/generation/generator.h"
 #include "runtime/generation/ngram_draft.h"
 #include "runtime/model/model.h"
@@ -80,23 +77,6 @@ double milliseconds_since(std::chrono::steady_clock::time_point start) {
 }
 
 double rate(std::size_t tokens, double seconds) { return seconds > 0.0 ? static_cast<double>(tokens) / seconds : 0.0; }
-
-// The most that was ever resident (VmHWM); 0 where the system does not say.
-std::uint64_t peak_bytes() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("VmHWM:")) return 1024 * std::strtoull(line.c_str() + 6, nullptr, 10);
-  }
-  return 0;
-}
-
-std::uint64_t resident_bytes() {
-  std::ifstream statm("/proc/self/statm");
-  std::uint64_t pages = 0;
-  std::uint64_t resident = 0;
-  statm >> pages >> resident;
-  return resident * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
-}
 
 // One run: what the user asked for, what was made of it, and what it cost.
 class Run {
@@ -274,6 +254,7 @@ Status Run::generate() {
 nlohmann::ordered_json Run::results() const {
   const std::string_view format = "i2_s";
   const GenerationStats& stats = generator_->stats();
+  const ProcessMemory memory = process_memory();
   return {
       {"prompt", prompt_},
       {"text", text_},
@@ -290,7 +271,7 @@ nlohmann::ordered_json Run::results() const {
        {{"prefill_tps", rate(stats.prefilled, stats.prefill_seconds)},
         {"decode_tps", rate(stats.decoded, stats.decode_seconds)}}},
       {"draft", {{"proposed", stats.proposed}, {"accepted", stats.accepted}, {"passes", stats.draft_passes}}},
-      {"memory", {{"rss_bytes", resident_bytes()}, {"peak_bytes", peak_bytes()}, {"kv_bytes", context_->kv_bytes()}}},
+      {"memory", {{"rss_bytes", memory.resident}, {"peak_bytes", memory.peak}, {"kv_bytes", context_->kv_bytes()}}},
       {"model",
        {{"path", model_->path()},
         {"architecture", model_->config().architecture},
@@ -324,13 +305,14 @@ void Run::print_summary() const {
   print_bundle_advice(*model_);
   print_head_advice(head_);
   if (!options_.metrics) return;
+  const ProcessMemory memory = process_memory();
   std::fprintf(stderr,
                "bitnet: tokenize %.2f ms, prefill %.2f ms, decode %.2f ms, total %.2f ms, weights %llu bytes, "
                "key/value cache %llu bytes, resident %llu bytes, at most %llu bytes\n",
                tokenize_ms_, stats.prefill_seconds * 1e3, stats.decode_seconds * 1e3, total_ms_,
                static_cast<unsigned long long>(model_->weight_bytes()),
-               static_cast<unsigned long long>(context_->kv_bytes()), static_cast<unsigned long long>(resident_bytes()),
-               static_cast<unsigned long long>(peak_bytes()));
+               static_cast<unsigned long long>(context_->kv_bytes()), static_cast<unsigned long long>(memory.resident),
+               static_cast<unsigned long long>(memory.peak));
   if (options_.draft != Draft::kNone) {
     std::fprintf(stderr, "bitnet: drafted %zu tokens in %zu passes, %zu of them accepted\n", stats.proposed,
                  stats.draft_passes, stats.accepted);

@@ -66,24 +66,4 @@ std::optional<std::uint64_t> largest_cache_bytes() {
   }
 }
 
-Memory process_memory() {
-  std::ifstream file("/proc/self/status");
-  Memory memory;
-  for (std::string line; std::getline(file, line);) {
-    std::istringstream words(line);
-    std::string name;
-    std::uint64_t kilobytes = 0;
-    words >> name >> kilobytes;
-    if (name == "VmRSS:") memory.resident = kilobytes << 10;
-    if (name == "VmHWM:") memory.peak = kilobytes << 10;
-  }
-  return memory;
-}
-
-bool reset_peak_memory() {
-  std::ofstream file("/proc/self/clear_refs");
-  file << "5" << std::flush;
-  return file.good();
-}
-
 }  // namespace bitnet::probe

@@ -114,7 +114,7 @@ class Bench {
 
 Status Bench::load() {
   BITNET_RETURN_IF_ERROR(step_("load"));
-  const bool fresh_peak = probe::reset_peak_memory();
+  const bool fresh_peak = reset_peak_memory();
   run_.peak_known = fresh_peak;
   const auto start = std::chrono::steady_clock::now();
   ModelOptions options = plan_.load;
@@ -128,7 +128,7 @@ Status Bench::load() {
   BITNET_RETURN_IF_ERROR(step_("first token"));
   BITNET_RETURN_IF_ERROR(advance_prompt(*context_));
   run_.first_token_ms = 1e3 * seconds_since(start);
-  run_.memory = probe::process_memory();
+  run_.memory = process_memory();
   run_.weight_bytes = model_->weight_bytes();
   run_.kv_bytes = context_->kv_bytes();
   BITNET_ASSIGN_OR_RETURN(run_.traffic, traffic_of(*model_, plan_.kv_type));

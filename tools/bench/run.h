@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/base/process_memory.h"
 #include "runtime/base/result.h"
 #include "runtime/model/model.h"
 #include "runtime/probe/host.h"
@@ -94,7 +95,7 @@ struct Run {
 
   double load_ms = 0;         // model and context
   double first_token_ms = 0;  // load, the prompt and its logits
-  probe::Memory memory;       // then, before the probes take theirs
+  ProcessMemory memory;       // then, before the probes take theirs
   bool peak_known = true;
   std::uint64_t weight_bytes = 0;
   std::uint64_t kv_bytes = 0;  // of the context, resident or not
