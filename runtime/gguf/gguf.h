@@ -180,6 +180,8 @@ class Writer {
   void set(std::string key, std::span<const float> values);
   void set(std::string key, std::span<const std::int32_t> values);
   void set(std::string key, std::span<const std::uint8_t> values);
+  // A key of another file with its type and value, whatever they are.
+  void copy(const KeyValue& entry);
 
   // `ne` has 1..4 entries, fastest first. Bytes follow from tensor_bytes(); an unknown type or bad shape is an error
   // when writing. Tensors are written in the order in which they were added.
