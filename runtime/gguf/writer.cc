@@ -64,15 +64,6 @@ std::string shape_text(const std::vector<std::uint64_t>& ne) {
   return text + "]";
 }
 
-Result<std::uint64_t> sized(const std::string& name, TensorType type, const std::vector<std::uint64_t>& ne) {
-  const auto bytes = ne.empty() ? std::nullopt : tensor_bytes(type, ne);
-  if (bytes) return *bytes;
-  return writer_error("tensor " + quoted(name) +
-                      ": expected 1 to 4 dimensions in whole blocks of a type with a known " + "size, found " +
-                      shape_text(ne) + " of type " + std::string(to_string(type)) + " (id " +
-                      std::to_string(static_cast<std::uint32_t>(type)) + ")");
-}
-
 }  // namespace
 
 void Writer::set(std::string key, std::uint8_t value) { put(std::move(key), encode_scalar(ValueType::kU8, value)); }
@@ -134,8 +125,23 @@ void Writer::put(std::string key, std::vector<std::byte> encoded) {
   }
 }
 
-void Writer::add_tensor(std::string name, TensorType type, std::vector<std::uint64_t> ne) {
-  tensors_.push_back({std::move(name), type, std::move(ne)});
+void Writer::add_tensor(std::string name, TensorType type, std::vector<std::uint64_t> ne, std::uint64_t bytes) {
+  tensors_.push_back({std::move(name), type, std::move(ne), bytes});
+}
+
+Result<std::uint64_t> Writer::size_of(const TensorEntry& tensor) {
+  const std::span<const std::uint64_t> ne = tensor.ne;
+  if (tensor.type == TensorType::kTL2OrMXFP4) {
+    for (const auto& possible : {tl2_bytes(ne), mxfp4_bytes(ne)}) {
+      if (possible && *possible == tensor.bytes) return tensor.bytes;
+    }
+  } else if (const auto bytes = ne.empty() ? std::nullopt : tensor_bytes(tensor.type, ne)) {
+    return *bytes;
+  }
+  return writer_error("tensor " + quoted(tensor.name) +
+                      ": expected 1 to 4 dimensions in whole blocks of a type with a known size, found " +
+                      shape_text(tensor.ne) + " of type " + std::string(to_string(tensor.type)) + " (id " +
+                      std::to_string(static_cast<std::uint32_t>(tensor.type)) + ")");
 }
 
 Result<std::vector<std::byte>> Writer::header() const {
@@ -173,7 +179,7 @@ Result<std::vector<std::byte>> Writer::header() const {
   std::uint64_t offset = 0;
   for (const TensorEntry& tensor : tensors_) {
     BITNET_RETURN_IF_ERROR(check_name("tensor", tensor.name, kMaxTensorNameBytes));
-    BITNET_ASSIGN_OR_RETURN(const std::uint64_t bytes, sized(tensor.name, tensor.type, tensor.ne));
+    BITNET_ASSIGN_OR_RETURN(const std::uint64_t bytes, size_of(tensor));
     names.push_back(tensor.name);
     append_string(out, tensor.name);
     append(out, static_cast<std::uint32_t>(tensor.ne.size()));
@@ -209,7 +215,7 @@ Status Writer::write(const std::string& path, const Source& source,
 
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     const TensorEntry& tensor = tensors_[i];
-    BITNET_ASSIGN_OR_RETURN(const std::uint64_t expected, sized(tensor.name, tensor.type, tensor.ne));
+    BITNET_ASSIGN_OR_RETURN(const std::uint64_t expected, size_of(tensor));
     std::uint64_t received = 0;
     const auto wrong_size = [&](std::uint64_t found) {
       return writer_error(path + ": tensor " + quoted(tensor.name) + ": expected " + std::to_string(expected) +
