@@ -189,8 +189,8 @@ class Writer {
   void copy(const KeyValue& entry);
 
   // `ne` has 1..4 entries, fastest first. Bytes follow from tensor_bytes(); an unknown type or bad shape is an error
-  // when writing. Tensors are written in the order in which they were added. `bytes` is needed, and only looked at, for
-  // ids that mean types of different sizes (39: TL2 or MXFP4).
+  // when writing. Tensors are written in the order in which they were added. `bytes` tells what id 39 means, TL2 or
+  // MXFP4; 0: TL2.
   void add_tensor(std::string name, TensorType type, std::vector<std::uint64_t> ne, std::uint64_t bytes = 0);
 
   // Header, metadata and tensor table, without the padding before the data.

@@ -132,9 +132,9 @@ void Writer::add_tensor(std::string name, TensorType type, std::vector<std::uint
 Result<std::uint64_t> Writer::size_of(const TensorEntry& tensor) {
   const std::span<const std::uint64_t> ne = tensor.ne;
   if (tensor.type == TensorType::kTL2OrMXFP4) {
-    for (const auto& possible : {tl2_bytes(ne), mxfp4_bytes(ne)}) {
-      if (possible && *possible == tensor.bytes) return tensor.bytes;
-    }
+    const auto tl2 = tl2_bytes(ne);
+    if (tl2 && (tensor.bytes == 0 || tensor.bytes == *tl2)) return *tl2;
+    if (tensor.bytes != 0 && mxfp4_bytes(ne) == tensor.bytes) return tensor.bytes;
   } else if (const auto bytes = ne.empty() ? std::nullopt : tensor_bytes(tensor.type, ne)) {
     return *bytes;
   }
