@@ -13,7 +13,6 @@ namespace bitnet::convert {
 namespace {
 
 namespace fs = std::filesystem;
-using gguf::quoted;
 
 constexpr const char* kAdvice = "the files do not belong together: fetch or export the checkpoint again";
 
@@ -43,8 +42,8 @@ Result<Checkpoint> Checkpoint::open_directory(const std::string& directory) {
   std::set<std::string> names;
   for (const auto& [tensor, file] : listed) {
     if (file.empty() || file.find('/') != std::string::npos || file.find('\0') != std::string::npos || file == "..") {
-      return fail("tensor " + quoted(tensor) + ": expected the name of a file in the same folder, found " +
-                  quoted(file) + "; " + kAdvice);
+      return fail("tensor " + gguf::quoted(tensor) + ": expected the name of a file in the same folder, found " +
+                  gguf::quoted(file) + "; " + kAdvice);
     }
     names.insert(file);
   }
@@ -55,15 +54,17 @@ Result<Checkpoint> Checkpoint::open_directory(const std::string& directory) {
     for (const safetensors::Tensor& tensor : file->tensors()) {
       const auto entry = listed.find(tensor.name);
       if (entry == listed.end() || entry->second != name) {
-        return fail("tensor " + quoted(tensor.name) + ": expected it to be listed in " + name + ", where it is, found " +
-                    (entry == listed.end() ? "no entry" : quoted(entry->second)) + "; " + kAdvice);
+        return fail("tensor " + gguf::quoted(tensor.name) + ": expected it to be listed in " + name +
+                    ", where it is, found " + (entry == listed.end() ? "no entry" : gguf::quoted(entry->second)) +
+                    "; " + kAdvice);
       }
       checkpoint.tensors_[tensor.name] = {file, &tensor};
     }
   }
   for (const auto& [tensor, file] : listed) {
     if (checkpoint.tensors_.contains(tensor)) continue;
-    return fail("tensor " + quoted(tensor) + ": expected it in " + file + ", found no such tensor there; " + kAdvice);
+    return fail("tensor " + gguf::quoted(tensor) + ": expected it in " + file + ", found no such tensor there; " +
+                kAdvice);
   }
   return checkpoint;
 }

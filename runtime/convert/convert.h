@@ -16,7 +16,7 @@
 
 namespace bitnet {
 
-// Called now and then with the elements of all tensors that have been converted and that there are.
+// Called now and then with the bytes of tensor data that are done and that there will be.
 using ConvertProgress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
 enum class ConvertFormat : std::uint8_t { kGguf, kSafetensors };
@@ -35,7 +35,8 @@ struct ConvertOptions {
   std::optional<gguf::TensorType> embedding, head;
   std::optional<ConvertFormat> format;  // not set: SafeTensors where the output is called so, else GGUF
   bool ternarize = false;               // round float matrices that are not ternary by their mean magnitude
-  formats::ReadOptions read;            // of the source; its tile_config also serves results in TL1 and TL2
+  formats::ReadOptions read;            // of the source
+  std::string tile_config;              // kernel_config.ini of a result in TL1 or TL2; empty: read.tile_config
   ConvertProgress progress;
   std::function<bool()> interrupted;  // asked between pieces; true ends the work with kInterrupted
 };
@@ -44,13 +45,13 @@ struct ConvertOptions {
 struct ConvertedTensor {
   std::vector<std::string> from;  // the source's names: weight and scale
   std::string from_type;
-  std::string to;                 // the result's name
+  std::string to;  // the result's name
   std::string to_type;
   std::vector<std::uint64_t> shape;  // fastest first
   double max_error = 0;              // largest |difference|
   double relative_error = 0;         // root of sum of squares of differences, by that of the source's values
-  bool rounded = false;      // by the mean magnitude
-  bool kind_changed = false;  // ternary on one side only, so that activations are quantised on one side only
+  bool rounded = false;              // by the mean magnitude
+  bool kind_changed = false;         // ternary on one side only, so that activations are quantised on one side only
 };
 
 struct ConvertReport {

@@ -44,7 +44,7 @@ Role role_of(std::string_view name) {
   name.remove_prefix(dot + 1);
   name.remove_suffix(std::string_view(".weight").size());
   return std::find(kProjections.begin(), kProjections.end(), name) != kProjections.end() ? Role::kProjection
-                                                                                          : Role::kOther;
+                                                                                         : Role::kOther;
 }
 
 Result<std::vector<SourceTensor>> gguf_tensors(const gguf::File& file, const formats::ReadOptions& options,
@@ -67,9 +67,8 @@ Result<std::vector<SourceTensor>> gguf_tensors(const gguf::File& file, const for
     } else if (formats::is_dense(tensor.type)) {
       source.floats = [type = tensor.type, bytes = tensor.data, columns = source.columns()](
                           std::int64_t row_begin, std::int64_t row_end, float* values) {
-        formats::decode_floats(
-            type, bytes.data(), static_cast<std::uint64_t>(row_begin * columns),
-            {values, static_cast<std::size_t>((row_end - row_begin) * columns)});
+        formats::decode_floats(type, bytes.data(), static_cast<std::uint64_t>(row_begin * columns),
+                               {values, static_cast<std::size_t>((row_end - row_begin) * columns)});
       };
     }
     tensors.push_back(std::move(source));

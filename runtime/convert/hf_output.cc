@@ -81,8 +81,8 @@ void apply(const TensorRule& rule, SourceTensor& tensor) {
     std::swap(tensor.ne[0], tensor.ne[1]);
   }
   if (rule.less_one) {
-    tensor.floats = [floats = std::move(tensor.floats), columns = tensor.columns()](std::int64_t begin, std::int64_t end,
-                                                                                     float* out) {
+    tensor.floats = [floats = std::move(tensor.floats), columns = tensor.columns()](std::int64_t begin,
+                                                                                    std::int64_t end, float* out) {
       floats(begin, end, out);
       for (std::int64_t i = 0; i < (end - begin) * columns; ++i) out[i] -= 1.0F;
     };
@@ -186,7 +186,8 @@ Result<std::vector<SourceTensor>> hf_tensors(std::vector<SourceTensor> tensors, 
         unmapped.push_back({tensor.name, "the architecture never uses it"});
         continue;
       }
-      return Error{ErrorCode::kTensorMapping, tensor.place + ": expected a tensor that a checkpoint of this kind has, " +
+      return Error{ErrorCode::kTensorMapping, tensor.place +
+                                                  ": expected a tensor that a checkpoint of this kind has, " +
                                                   "found none of that name; only a GGUF file can hold it"};
     }
     const std::int64_t rows = std::max<std::int64_t>(rule->rows, 1);

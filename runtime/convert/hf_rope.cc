@@ -3,13 +3,15 @@
 #include "runtime/convert/hf_rope.h"
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <numbers>
 #include <string>
 
 namespace bitnet::convert {
 namespace {
 
-constexpr const char* kNotImplemented = "the runtime does not implement it, and leaving it out would change the results";
+constexpr const char* kNotImplemented =
+    "the runtime does not implement it, and leaving it out would change the results";
 constexpr std::int64_t kMaxContext = std::int64_t{1} << 28;
 constexpr float kMaxFactor = 65536.0F;
 
@@ -92,7 +94,8 @@ Status read_longrope(const Scaling& scaling, HfConfig& config) {
   ModelConfig& model = config.model;
   BITNET_ASSIGN_OR_RETURN(config.rope_short, scaling.settings.positives(scaling.at + "short_factor"));
   BITNET_ASSIGN_OR_RETURN(config.rope_long, scaling.settings.positives(scaling.at + "long_factor"));
-  for (const auto& [key, factors] : {std::pair("short_factor", &config.rope_short), {"long_factor", &config.rope_long}}) {
+  for (const auto& [key, factors] :
+       {std::pair("short_factor", &config.rope_short), {"long_factor", &config.rope_long}}) {
     if (factors->size() == static_cast<std::size_t>(model.rope_dim / 2)) continue;
     return scaling.settings.refuse(scaling.at + key,
                                    std::to_string(model.rope_dim / 2) + " numbers, one for each pair of a head",
@@ -148,8 +151,8 @@ Status read_rope(const Settings& settings, float default_base, HfConfig& config)
     at = "rope_parameters.full_attention.";
     base = at + "rope_theta";
     window_base = "rope_parameters.sliding_attention.rope_theta";
-    BITNET_RETURN_IF_ERROR(settings.refuse_other("rope_parameters.sliding_attention.rope_type", "default",
-                                                 kNotImplemented));
+    BITNET_RETURN_IF_ERROR(
+        settings.refuse_other("rope_parameters.sliding_attention.rope_type", "default", kNotImplemented));
   }
   if (default_base == 0.0F || settings.has(base)) {
     BITNET_ASSIGN_OR_RETURN(model.rope_base, settings.positive(base));

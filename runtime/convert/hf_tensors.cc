@@ -38,8 +38,9 @@ class FloatRows {
     } else if (rule_.permuted_heads != 0) {
       for (std::int64_t row = row_begin; row < row_end; ++row) {
         const std::int64_t from = row_before_permutation(row, rule_.rows, rule_.permuted_heads);
-        load_floats(tensor_, size_of(from * columns),
-                    all.subspan(static_cast<std::size_t>((row - row_begin) * columns), static_cast<std::size_t>(columns)));
+        load_floats(
+            tensor_, size_of(from * columns),
+            all.subspan(static_cast<std::size_t>((row - row_begin) * columns), static_cast<std::size_t>(columns)));
       }
     } else {
       load_floats(tensor_, size_of(row_begin * columns), all);
@@ -54,7 +55,8 @@ class FloatRows {
     std::vector<float> piece(rows);
     for (std::int64_t column = 0; column < rule_.columns; ++column) {
       load_floats(tensor_, size_of(column * rule_.rows + row_begin), piece);
-      for (std::size_t r = 0; r < rows; ++r) out[r * static_cast<std::size_t>(rule_.columns) + size_of(column)] = piece[r];
+      for (std::size_t r = 0; r < rows; ++r)
+        out[r * static_cast<std::size_t>(rule_.columns) + size_of(column)] = piece[r];
     }
   }
   void permute_vector(float* out) const {
@@ -181,12 +183,13 @@ class Mapper {
     source.release = [file = found->file, data = tensor.data] {
       if (file->mapping() != nullptr) file->mapping()->release(data);
     };
-    const bool plain = rule.role != Role::kProjection || config_.storage != Storage::kPacked || unquantised(tensor.name);
+    const bool plain =
+        rule.role != Role::kProjection || config_.storage != Storage::kPacked || unquantised(tensor.name);
     if (plain) {
       BITNET_RETURN_IF_ERROR(check_floats(*found, rule));
       source.floats = FloatRows(tensor, rule);
-      source.masters = rule.role == Role::kProjection && config_.storage == Storage::kMasters &&
-                       !unquantised(tensor.name);
+      source.masters =
+          rule.role == Role::kProjection && config_.storage == Storage::kMasters && !unquantised(tensor.name);
     } else {
       BITNET_RETURN_IF_ERROR(add_packed(*found, rule, source));
     }
@@ -202,8 +205,8 @@ class Mapper {
 
   [[nodiscard]] static Error refuse(const Checkpoint::Place& place, const std::string& expected,
                                     const std::string& found, const char* advice = kAdvice) {
-    return {ErrorCode::kTensorMapping, place_of(*place.file, place.tensor->name) + ": expected " + expected +
-                                           ", found " + found + "; " + advice};
+    return {ErrorCode::kTensorMapping,
+            place_of(*place.file, place.tensor->name) + ": expected " + expected + ", found " + found + "; " + advice};
   }
   [[nodiscard]] static Status check_shape(const Checkpoint::Place& place, const std::vector<std::uint64_t>& shape) {
     if (place.tensor->shape == shape) return {};
@@ -213,9 +216,9 @@ class Mapper {
   [[nodiscard]] static Status check_floats(const Checkpoint::Place& place, const TensorRule& rule) {
     if (!is_float(place.tensor->dtype)) {
       const bool packed = rule.role == Role::kProjection && place.tensor->dtype == DType::kU8;
-      return refuse(place, "type F32, BF16 or F16", std::string(to_string(place.tensor->dtype)),
-                    packed ? "its config.json says nothing of packed weights (quantization_config): export it again"
-                           : kAdvice);
+      return refuse(
+          place, "type F32, BF16 or F16", std::string(to_string(place.tensor->dtype)),
+          packed ? "its config.json says nothing of packed weights (quantization_config): export it again" : kAdvice);
     }
     std::vector<std::uint64_t> shape = {size_of(rule.columns)};
     if (rule.rows != 0) shape.insert(rule.transposed ? shape.end() : shape.begin(), size_of(rule.rows));
@@ -231,8 +234,7 @@ class Mapper {
                     "quantization_mode online there if these are the weights that its layers round");
     }
     if (tensor.dtype != DType::kU8) return refuse(place, "type U8", std::string(to_string(tensor.dtype)));
-    BITNET_RETURN_IF_ERROR(
-        check_shape(place, {size_of(ceil_div<std::int64_t>(rule.rows, 4)), size_of(rule.columns)}));
+    BITNET_RETURN_IF_ERROR(check_shape(place, {size_of(ceil_div<std::int64_t>(rule.rows, 4)), size_of(rule.columns)}));
     const std::string scale_name = tensor.name + "_scale";
     const Checkpoint::Place* scale = checkpoint_.find(scale_name);
     source.ternary = true;
@@ -251,7 +253,8 @@ class Mapper {
     load_floats(*scale->tensor, 0, {&stated, 1});
     const float value = config_.scale_divides ? 1.0F / stated : stated;
     if (!std::isfinite(stated) || !std::isfinite(value) || !(value > 0.0F)) {
-      return refuse(*scale, "a finite number above 0" + std::string(config_.scale_divides ? ", and its inverse too" : ""),
+      return refuse(*scale,
+                    "a finite number above 0" + std::string(config_.scale_divides ? ", and its inverse too" : ""),
                     std::to_string(stated));
     }
     source.scales = {value};
@@ -266,7 +269,9 @@ class Mapper {
     source.from = {key};
     source.type = "F32";
     source.place = "config.json: " + std::string(key);
-    source.floats = [factors](std::int64_t, std::int64_t, float* out) { std::copy(factors.begin(), factors.end(), out); };
+    source.floats = [factors](std::int64_t, std::int64_t, float* out) {
+      std::copy(factors.begin(), factors.end(), out);
+    };
     source.release = [] {};
     result_.tensors.push_back(std::move(source));
   }

@@ -18,8 +18,8 @@ struct TensorRule {
   std::vector<std::string> hf;  // names below "model.layers.N." or "model."; the first one is written
   Role role = Role::kOther;
   bool required = true;
-  std::int64_t columns = 0;  // of the GGUF tensor
-  std::int64_t rows = 0;     // 0: a vector
+  std::int64_t columns = 0;         // of the GGUF tensor
+  std::int64_t rows = 0;            // 0: a vector
   std::int64_t permuted_heads = 0;  // rows of this many heads go from halves to pairs
   bool transposed = false;          // [columns, rows] in the checkpoint
   bool less_one = false;            // the checkpoint holds the values less 1

@@ -53,18 +53,23 @@ class Stream {
         columns_(source.columns()),
         piece_rows_(std::clamp<std::int64_t>(kPieceElements / std::max<std::int64_t>(columns_, 1), 1, rows_)) {}
 
-  Status run(float* packed_scale) {
-    packed_scale_ = packed_scale;
+  Status run() {
     const bool ternary = is_ternary_target(target_.type);
     report_.kind_changed = source_.role == Role::kProjection && ternary != (source_.ternary || source_.masters);
     if (!ternary) return source_.ternary ? codes_to_floats() : floats_to_floats();
+    BITNET_RETURN_IF_ERROR(find_scales());
     if (source_.ternary) {
-      scales_ = {source_.scale_kind, source_.group, source_.scales};
       return encode_codes([this](std::int64_t begin, std::int64_t end, std::uint8_t* codes) {
         return source_.codes(begin, end, codes);
       });
     }
     return floats_to_codes();
+  }
+
+  Result<float> packed_scale() {
+    BITNET_RETURN_IF_ERROR(find_scales());
+    BITNET_RETURN_IF_ERROR(check_packable());
+    return scales_.values[0];
   }
 
   // Bytes of the same type.
@@ -73,9 +78,9 @@ class Stream {
     for (std::size_t at = 0; at < source_.raw.size(); at += kPieceBytes) {
       const std::span<const std::byte> piece = source_.raw.subspan(at, std::min(kPieceBytes, source_.raw.size() - at));
       BITNET_RETURN_IF_ERROR(sink_(piece));
-      const std::uint64_t so_far = static_cast<std::uint64_t>(
-          static_cast<double>(source_.elements()) * static_cast<double>(at + piece.size()) /
-          static_cast<double>(source_.raw.size()));
+      const std::uint64_t so_far =
+          static_cast<std::uint64_t>(static_cast<double>(source_.elements()) * static_cast<double>(at + piece.size()) /
+                                     static_cast<double>(source_.raw.size()));
       BITNET_RETURN_IF_ERROR(step_(so_far - done));
       done = so_far;
     }
@@ -124,7 +129,8 @@ class Stream {
     formats::decode_floats(target_.type, bytes_.data(), 0, decoded_);
     for (std::size_t i = 0; i < values_.size(); ++i) {
       if (!std::isfinite(decoded_[i])) {
-        return fail(place_of_element(row_begin * columns_ + static_cast<std::int64_t>(i)) + ": expected a number that " +
+        return fail(place_of_element(row_begin * columns_ + static_cast<std::int64_t>(i)) +
+                    ": expected a number that " +
                     (target_.type == TensorType::kF16 ? "float16 can hold (below 65520)"
                                                       : std::string(gguf::to_string(target_.type)) + " can hold") +
                     ", found " + std::to_string(values_[i]) + "; choose a wider type");
@@ -135,16 +141,17 @@ class Stream {
   }
 
   Status floats_to_floats() {
-    BITNET_RETURN_IF_ERROR(each_piece([this](std::int64_t begin, std::int64_t end) -> Status {
+    const Status done = each_piece([this](std::int64_t begin, std::int64_t end) -> Status {
       BITNET_RETURN_IF_ERROR(load(begin, end));
       return write_values(begin);
-    }));
+    });
+    if (!done.ok()) return done;
     errors_.store(report_);
     return {};
   }
 
   Status codes_to_floats() {
-    BITNET_RETURN_IF_ERROR(each_piece([this](std::int64_t begin, std::int64_t end) -> Status {
+    const Status done = each_piece([this](std::int64_t begin, std::int64_t end) -> Status {
       codes_.resize(static_cast<std::size_t>((end - begin) * columns_));
       BITNET_RETURN_IF_ERROR(read_codes(
           [this](std::int64_t from, std::int64_t to, std::uint8_t* codes) { return source_.codes(from, to, codes); },
@@ -152,13 +159,18 @@ class Stream {
       values_.resize(codes_.size());
       const std::int64_t group = source_.group == 0 ? columns_ : source_.group;
       for (std::int64_t row = begin; row < end; ++row) {
-        for (std::int64_t c = 0; c < columns_; ++c) {
-          const auto at = static_cast<std::size_t>((row - begin) * columns_ + c);
-          values_[at] = static_cast<float>(codes_[at] - 1) * scale_at(source_.scale_kind, source_.scales, row, c / group);
+        const auto at = static_cast<std::size_t>((row - begin) * columns_);
+        for (std::int64_t first = 0; first < columns_; first += group) {
+          const float scale = scale_at(source_.scale_kind, source_.scales, row, first / group);
+          const float weights[3] = {-scale, 0.0F, scale};
+          for (std::int64_t c = first; c < std::min(first + group, columns_); ++c) {
+            values_[at + static_cast<std::size_t>(c)] = weights[codes_[at + static_cast<std::size_t>(c)]];
+          }
         }
       }
       return write_values(begin);
-    }));
+    });
+    if (!done.ok()) return done;
     warn_of_undefined();
     errors_.store(report_);
     return {};
@@ -182,44 +194,47 @@ class Stream {
                         " weights have a code that its type leaves undefined; they are written as 0");
   }
 
-  // Scales first, then codes.
-  Status floats_to_codes() {
+  Status find_scales() {
+    if (source_.ternary) {
+      scales_ = {source_.scale_kind, source_.group, source_.scales};
+      return {};
+    }
     const bool rounds = source_.masters || target_.ternarize;
     TernaryDetector detector(rows_, columns_);
     double sum = 0;
-    BITNET_RETURN_IF_ERROR(each_piece(
+    const Status done = each_piece(
         [&](std::int64_t begin, std::int64_t end) -> Status {
           BITNET_RETURN_IF_ERROR(load(begin, end));
           for (std::int64_t row = 0; row < end - begin; ++row) detector.add_row(values_.data() + row * columns_);
           for (const float value : values_) sum += std::fabs(static_cast<double>(value));
           return {};
         },
-        2));
+        2);
+    if (!done.ok()) return done;
     const std::optional<Scales> found = source_.masters ? std::nullopt : detector.result();
     if (!found && !rounds) {
       return fail("not ternary: " + detector.place() +
                   "; --ternarize absmean rounds such a matrix by its mean magnitude, which changes the model, and "
                   "--type f16 keeps it as it is");
     }
-    if (found) {
-      scales_ = *found;
-      return encode_codes([this](std::int64_t begin, std::int64_t end, std::uint8_t* codes) -> Result<std::uint64_t> {
-        BITNET_RETURN_IF_ERROR(load(begin, end));
+    report_.rounded = !found;
+    scales_ = found ? *found : Scales{ScaleKind::kTensor, 0, {absmean_scale(sum, source_.elements())}};
+    return {};
+  }
+
+  // With the scales that were found.
+  Status floats_to_codes() {
+    return encode_codes([this](std::int64_t begin, std::int64_t end, std::uint8_t* codes) -> Result<std::uint64_t> {
+      BITNET_RETURN_IF_ERROR(load(begin, end));
+      if (report_.rounded) {
+        absmean_codes(values_.data(), static_cast<std::int64_t>(values_.size()), scales_.values[0], codes);
+      } else {
         for (std::size_t i = 0; i < values_.size(); ++i) {
           codes[i] = static_cast<std::uint8_t>(1 + (values_[i] > 0.0F ? 1 : 0) - (values_[i] < 0.0F ? 1 : 0));
         }
-        return std::uint64_t{0};
-      });
-    }
-    const float scale = absmean_scale(sum, source_.elements());
-    scales_ = {ScaleKind::kTensor, 0, {scale}};
-    report_.rounded = true;
-    return encode_codes(
-        [this, scale](std::int64_t begin, std::int64_t end, std::uint8_t* codes) -> Result<std::uint64_t> {
-          BITNET_RETURN_IF_ERROR(load(begin, end));
-          absmean_codes(values_.data(), static_cast<std::int64_t>(values_.size()), scale, codes);
-          return std::uint64_t{0};
-        });
+      }
+      return std::uint64_t{0};
+    });
   }
 
   // What the result holds of scales_.
@@ -258,7 +273,7 @@ class Stream {
     const formats::TernaryTarget wanted{target_.type, rows_, columns_, formats::I2sLayout::kX86, target_.tile};
     auto encoder = formats::TernaryEncoder::make(wanted, scales_.kind, scales_.group, scales_.values);
     if (!encoder.ok()) return fail(encoder.error().message);
-    BITNET_RETURN_IF_ERROR(each_piece(
+    const Status done = each_piece(
         [&](std::int64_t begin, std::int64_t end) -> Status {
           codes_.resize(static_cast<std::size_t>((end - begin) * columns_));
           BITNET_RETURN_IF_ERROR(read_codes(codes, begin, end));
@@ -266,7 +281,8 @@ class Stream {
           const Status added = encoder->add_rows(codes_);
           return added.ok() ? added : Status(fail(added.error().message));
         },
-        source_.ternary ? 1 : 2));
+        source_.ternary ? 1 : 2);
+    if (!done.ok()) return done;
     const auto bytes = encoder->finish();
     if (!bytes.ok()) return fail(bytes.error().message);
     for (std::size_t at = 0; at < bytes->size(); at += kPieceBytes) {
@@ -277,17 +293,20 @@ class Stream {
     return {};
   }
 
+  [[nodiscard]] Status check_packable() const {
+    if (scales_.kind == ScaleKind::kTensor) return {};
+    return fail(
+        "its scales differ between rows or groups of columns, and a packed checkpoint has one for a matrix; "
+        "--type f16 keeps the values");
+  }
+
   // Rows r, r + quarter, ... in the pairs of bits of packed row r.
   template <typename Codes>
   Status pack(const Codes& codes) {
-    if (scales_.kind != ScaleKind::kTensor) {
-      return fail("its scales differ between rows or groups of columns, and a packed checkpoint has one for a matrix; "
-                  "--type f16 keeps the values");
-    }
-    *packed_scale_ = scales_.values[0];
+    BITNET_RETURN_IF_ERROR(check_packable());
     const std::int64_t quarter = ceil_div<std::int64_t>(rows_, 4);
     std::vector<std::uint8_t> packed(static_cast<std::size_t>(quarter * columns_), 0);
-    BITNET_RETURN_IF_ERROR(each_piece(
+    const Status done = each_piece(
         [&](std::int64_t begin, std::int64_t end) -> Status {
           codes_.resize(static_cast<std::size_t>((end - begin) * columns_));
           BITNET_RETURN_IF_ERROR(read_codes(codes, begin, end));
@@ -300,7 +319,8 @@ class Stream {
           }
           return {};
         },
-        source_.ternary ? 1 : 2));
+        source_.ternary ? 1 : 2);
+    if (!done.ok()) return done;
     warn_of_undefined();
     errors_.store(report_);
     return sink_(std::as_bytes(std::span(packed)));
@@ -313,7 +333,6 @@ class Stream {
   ConvertedTensor& report_;
   std::vector<std::string>& warnings_;
   std::int64_t rows_, columns_, piece_rows_;
-  float* packed_scale_ = nullptr;
   Scales scales_;
   Errors errors_;
   std::uint64_t undefined_ = 0;
@@ -330,12 +349,22 @@ bool is_ternary_target(TensorType type) {
 }
 
 Status stream_tensor(const SourceTensor& source, const Target& target, const Sink& sink, const Step& step,
-                     ConvertedTensor& report, std::vector<std::string>& warnings, float* scale) {
+                     ConvertedTensor& report, std::vector<std::string>& warnings) {
   Stream stream(source, target, sink, step, report, warnings);
-  const bool same = source.raw_type == target.type && !is_ternary_target(target.type) && !target.packed;
-  const Status status = same ? stream.copy() : stream.run(scale);
+  const bool same = source.raw_type == target.type && !source.ternary && !target.packed;
+  const Status status = same ? stream.copy() : stream.run();
   source.release();
   return status;
+}
+
+Result<float> packed_scale(const SourceTensor& source, const Target& target) {
+  ConvertedTensor report;
+  std::vector<std::string> warnings;
+  const Sink sink = [](std::span<const std::byte>) -> Status { return {}; };
+  const Step step = [](std::uint64_t) -> Status { return {}; };
+  Result<float> scale = Stream(source, target, sink, step, report, warnings).packed_scale();
+  source.release();
+  return scale;
 }
 
 }  // namespace bitnet::convert

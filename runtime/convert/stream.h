@@ -22,19 +22,19 @@ struct Target {
   gguf::TensorType type = gguf::TensorType::kF32;
   std::optional<formats::TileShape> tile;  // of TL1 and TL2
   bool ternarize = false;                  // values that are not ternary are rounded by their mean magnitude
-  // SafeTensors: four rows in a byte, as transformers packs them; `type` is I2_S then, whose one scale becomes the
-  // tensor `packed_scale` belongs to.
+  // SafeTensors: four rows in a byte, as transformers packs them, and packed_scale() beside them; `type` is I2_S.
   bool packed = false;
 };
 
 [[nodiscard]] bool is_ternary_target(gguf::TensorType type);
 
 // Writes the tensor's bytes to `sink` in pieces, the errors of its values into `report`, sentences into
-// report_warnings. Memory: the bytes of a ternary result, and about 4 MiB. `scale`, where it is given, receives the one
-// scale of a packed result.
+// `warnings`. Memory: the bytes of a ternary result, and about 16 MiB.
 // kTensorMapping, with file, tensor and place: values that are not finite or too large for the type, a matrix that is
 // not ternary (without target.ternarize) or whose scales the type cannot hold, and everything of TernaryEncoder.
 [[nodiscard]] Status stream_tensor(const SourceTensor& source, const Target& target, const Sink& sink, const Step& step,
-                                   ConvertedTensor& report, std::vector<std::string>& warnings, float* scale = nullptr);
+                                   ConvertedTensor& report, std::vector<std::string>& warnings);
+// The one scale of a packed result: weights are t * scale. The same errors.
+[[nodiscard]] Result<float> packed_scale(const SourceTensor& source, const Target& target);
 
 }  // namespace bitnet::convert

@@ -107,16 +107,16 @@ Result<Vocabulary> read_vocabulary(const std::string& directory, const HfConfig&
                                      " pieces; the tokenizer belongs to another model");
   }
   for (const auto& [key, id] : {std::pair("bos_token_id", config.bos), std::pair("eos_token_id", config.eos)}) {
-    if (static_cast<std::size_t>(id) < pieces) continue;
-    return tokenizer_error(path, "expected a piece for config.json's " + std::string(key) + " " + std::to_string(id) +
+    if (!id || static_cast<std::size_t>(*id) < pieces) continue;
+    return tokenizer_error(path, "expected a piece for config.json's " + std::string(key) + " " + std::to_string(*id) +
                                      ", found " + std::to_string(pieces) +
                                      " pieces; the tokenizer belongs to another model");
   }
 
   Vocabulary vocabulary;
   BITNET_RETURN_IF_ERROR(read_flags(directory, vocabulary));
-  compare_id(model, model.bos_piece, config.bos, "bos_token_id", vocabulary.warnings);
-  compare_id(model, model.eos_piece, config.eos, "eos_token_id", vocabulary.warnings);
+  if (config.bos) compare_id(model, model.bos_piece, *config.bos, "bos_token_id", vocabulary.warnings);
+  if (config.eos) compare_id(model, model.eos_piece, *config.eos, "eos_token_id", vocabulary.warnings);
   warn_of_text(model, vocabulary.warnings);
   if (pieces < size) {
     vocabulary.warnings.push_back("tokenizer.model has " + std::to_string(pieces) + " pieces for a vocabulary of " +
@@ -129,8 +129,8 @@ Result<Vocabulary> read_vocabulary(const std::string& directory, const HfConfig&
   for (std::size_t id = pieces; id < size; ++id) data.tokens.push_back("[PAD" + std::to_string(id) + "]");
   data.scores.resize(size, kUnusedScore);
   data.types.resize(size, kUnused);
-  data.bos = static_cast<std::uint32_t>(config.bos);
-  data.eos = static_cast<std::uint32_t>(config.eos);
+  if (config.bos) data.bos = static_cast<std::uint32_t>(*config.bos);
+  if (config.eos) data.eos = static_cast<std::uint32_t>(*config.eos);
   data.unknown = model.unknown;
   data.add_space_prefix = model.add_dummy_prefix;
   BITNET_RETURN_IF_ERROR(try_out(data, path));
