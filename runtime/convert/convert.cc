@@ -263,6 +263,10 @@ class Conversion {
   }
 
   Status make_metadata(gguf::Writer& writer) {
+    if (options_.weights_only) {
+      convert::set_model_metadata(source_.config.model, report_.name, type_, writer);
+      return {};
+    }
     BITNET_ASSIGN_OR_RETURN(convert::Vocabulary vocabulary,
                             convert::read_vocabulary(source_.directory, source_.config));
     BITNET_ASSIGN_OR_RETURN(const convert::Generation generation, convert::read_generation(source_.directory));

@@ -37,6 +37,7 @@ struct ConvertOptions {
   bool ternarize = false;               // round float matrices that are not ternary by their mean magnitude
   formats::ReadOptions read;            // of the source
   std::string tile_config;              // kernel_config.ini of a result in TL1 or TL2; empty: read.tile_config
+  bool weights_only = false;            // of a checkpoint: a GGUF file without its tokenizer
   ConvertProgress progress;
   std::function<bool()> interrupted;  // asked between pieces; true ends the work with kInterrupted
 };
