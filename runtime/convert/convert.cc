@@ -104,6 +104,7 @@ class Conversion {
     BITNET_RETURN_IF_ERROR(open());
     report_.config = source_.config.model;
     BITNET_RETURN_IF_ERROR(format_ == ConvertFormat::kGguf ? write_gguf() : write_safetensors());
+    if (options_.progress && shown_ < total_) options_.progress(total_, total_);
     std::error_code error;
     report_.bytes = fs::file_size(output_, error);
     if (!error) return {};
@@ -298,6 +299,8 @@ class Conversion {
     BITNET_ASSIGN_OR_RETURN(const TensorType type, projection_type());
     const bool packed = type == TensorType::kI2_S;
     const std::string config_path = (folder_of(output_) / "config.json").string();
+    if (packed) source_.config.storage = convert::Storage::kPacked;
+    source_.config.scale_divides = false;
     std::string reason;
     const auto config_text = convert::hf_config_json(source_.config, packed, reason);
     if (!config_text) report_.warnings.push_back("config.json is not written: " + reason);
