@@ -30,14 +30,16 @@ class Rules {
     norm("attn_q_norm.weight", {"self_attn.q_norm.weight"}, model_.head_dim, normed_heads);
     norm("attn_k_norm.weight", {"self_attn.k_norm.weight"}, model_.head_dim, normed_heads);
     // A sub-norm and the own norm of the projection behind it are the same.
-    vector("attn_sub_norm.weight",
-           {"self_attn.attn_sub_norm.weight", "self_attn.inner_attn_ln.weight", "self_attn.o_proj.rms_norm.weight",
-            "self_attn.o_proj.norm.weight"},
-           q, bitnet);
-    vector("ffn_sub_norm.weight",
-           {"mlp.ffn_sub_norm.weight", "mlp.ffn_layernorm.weight", "mlp.down_proj.rms_norm.weight",
-            "mlp.down_proj.norm.weight"},
-           model_.ffn, bitnet);
+    const auto sub_norm = [&](const std::string& gguf, const std::string& own, std::vector<std::string> names,
+                              std::int64_t size) {
+      // The first name is the one that is written.
+      names.insert(bitnet ? names.end() : names.begin(), {own + ".rms_norm.weight", own + ".norm.weight"});
+      vector(gguf, std::move(names), size, bitnet);
+    };
+    sub_norm("attn_sub_norm.weight", "self_attn.o_proj",
+             {"self_attn.attn_sub_norm.weight", "self_attn.inner_attn_ln.weight"}, q);
+    sub_norm("ffn_sub_norm.weight", "mlp.down_proj", {"mlp.ffn_sub_norm.weight", "mlp.ffn_layernorm.weight"},
+             model_.ffn);
     for (const auto& [gguf, hf] : {std::pair("attn_q", "self_attn.q_proj"),
                                    {"attn_k", "self_attn.k_proj"},
                                    {"attn_v", "self_attn.v_proj"},

@@ -167,7 +167,11 @@ class Mapper {
       found = place;
     }
     if (found == nullptr) {
-      if (rule.required) result_.missing.push_back(full_name(rule.hf.front(), rule, layer));
+      if (!rule.required) return {};
+      const std::string name = full_name(rule.hf.front(), rule, layer);
+      result_.missing.push_back(name);
+      if (rule.role != Role::kProjection || config_.storage != Storage::kPacked || unquantised(name)) return {};
+      if (checkpoint_.find(name + "_scale") == nullptr) result_.missing.push_back(name + "_scale");
       return {};
     }
     const safetensors::Tensor& tensor = *found->tensor;

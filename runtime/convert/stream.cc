@@ -8,9 +8,9 @@
 #include <utility>
 
 #include "runtime/base/math.h"
-#include "runtime/convert/ternarize.h"
 #include "runtime/formats/dense.h"
 #include "runtime/formats/encode.h"
+#include "runtime/formats/ternarize.h"
 
 namespace bitnet::convert {
 namespace {
@@ -20,6 +20,15 @@ using gguf::TensorType;
 
 constexpr std::int64_t kPieceElements = std::int64_t{1} << 20;
 constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
+
+// Columns of the groups of scales that are looked for in floats, those of TQ1_0 and TQ2_0.
+constexpr std::int64_t kScaleGroup = 256;
+
+struct Scales {
+  ScaleKind kind = ScaleKind::kTensor;
+  std::int32_t group = 0;
+  std::vector<float> values;  // as of TernaryMatrix
+};
 
 // Sums for ConvertedTensor's errors.
 class Errors {
@@ -199,38 +208,53 @@ class Stream {
       scales_ = {source_.scale_kind, source_.group, source_.scales};
       return {};
     }
-    const bool rounds = source_.masters || target_.ternarize;
-    TernaryDetector detector(rows_, columns_);
-    double sum = 0;
+    const bool grouped = columns_ % kScaleGroup == 0;
+    formats::MagnitudeProbe rows(columns_);
+    formats::MagnitudeProbe groups(kScaleGroup);  // to it, each group is a row
     const Status done = each_piece(
         [&](std::int64_t begin, std::int64_t end) -> Status {
           BITNET_RETURN_IF_ERROR(load(begin, end));
-          for (std::int64_t row = 0; row < end - begin; ++row) detector.add_row(values_.data() + row * columns_);
-          for (const float value : values_) sum += std::fabs(static_cast<double>(value));
-          return {};
+          BITNET_RETURN_IF_ERROR(rows.add(values_));
+          return grouped ? groups.add(values_) : Status();
         },
         2);
     if (!done.ok()) return done;
-    const std::optional<Scales> found = source_.masters ? std::nullopt : detector.result();
-    if (!found && !rounds) {
-      return fail("not ternary: " + detector.place() +
+    const auto kind = source_.masters ? std::nullopt : rows.ternary();
+    if (kind) {
+      scales_ = {*kind, 0, rows.scales(*kind)};
+    } else if (!source_.masters && grouped && groups.ternary()) {
+      scales_ = {ScaleKind::kGroup, static_cast<std::int32_t>(kScaleGroup), by_group(groups.scales(ScaleKind::kRow))};
+    } else if (source_.masters || target_.ternarize) {
+      scales_ = {ScaleKind::kTensor, 0, {rows.absmean()}};
+      report_.rounded = true;
+    } else {
+      return fail("not ternary: " + rows.witness() +
                   "; --ternarize absmean rounds such a matrix by its mean magnitude, which changes the model, and "
                   "--type f16 keeps it as it is");
     }
-    report_.rounded = !found;
-    scales_ = found ? *found : Scales{ScaleKind::kTensor, 0, {absmean_scale(sum, source_.elements())}};
     return {};
+  }
+
+  // [rows][groups] to [groups][rows].
+  [[nodiscard]] std::vector<float> by_group(const std::vector<float>& scales) const {
+    const auto rows = static_cast<std::size_t>(rows_);
+    const std::size_t groups = scales.size() / rows;
+    std::vector<float> result(scales.size());
+    for (std::size_t i = 0; i < scales.size(); ++i) result[i % groups * rows + i / groups] = scales[i];
+    return result;
   }
 
   // With the scales that were found.
   Status floats_to_codes() {
     return encode_codes([this](std::int64_t begin, std::int64_t end, std::uint8_t* codes) -> Result<std::uint64_t> {
       BITNET_RETURN_IF_ERROR(load(begin, end));
-      if (report_.rounded) {
-        absmean_codes(values_.data(), static_cast<std::int64_t>(values_.size()), scales_.values[0], codes);
-      } else {
-        for (std::size_t i = 0; i < values_.size(); ++i) {
-          codes[i] = static_cast<std::uint8_t>(1 + (values_[i] > 0.0F ? 1 : 0) - (values_[i] < 0.0F ? 1 : 0));
+      const std::int64_t group = scales_.group == 0 ? columns_ : scales_.group;
+      formats::RoundingError ignored;  // add_errors() has the errors of what is stored
+      for (std::int64_t row = begin; row < end; ++row) {
+        for (std::int64_t first = 0; first < columns_; first += group) {
+          const auto at = static_cast<std::size_t>((row - begin) * columns_ + first);
+          formats::round_to_ternary(std::span(values_).subspan(at, static_cast<std::size_t>(group)),
+                                    scale_at(scales_.kind, scales_.values, row, first / group), codes + at, ignored);
         }
       }
       return std::uint64_t{0};

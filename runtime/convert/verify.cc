@@ -99,8 +99,8 @@ Result<Verification> verify_conversion(const std::string& input, const std::stri
   BITNET_ASSIGN_OR_RETURN(const std::vector<float> before, logits_of_any(input, type, options, output));
   BITNET_ASSIGN_OR_RETURN(const std::vector<float> after, logits_of_any(output, type, result_options, output));
   if (before.size() != after.size() || before.empty()) {
-    return Error{ErrorCode::kVerification, output + ": expected " + std::to_string(before.size()) +
-                                               " logits as of " + input + ", found " + std::to_string(after.size())};
+    return Error{ErrorCode::kVerification, output + ": expected " + std::to_string(before.size()) + " logits as of " +
+                                               input + ", found " + std::to_string(after.size())};
   }
   Verification result;
   result.positions = std::min(kPositions, report.config.context);
