@@ -282,6 +282,23 @@ TEST_CASE("a matrix that is not ternary is rounded on request only, and the repo
   converted(input, path, to("f16"));  // needs no rounding
 }
 
+TEST_CASE("what no option speaks of keeps its bytes, ternary blocks too") {
+  Filled model;
+  ConvertOptions options = to("i2_s");
+  options.embedding = TensorType::kTQ2_0;
+  options.ternarize = true;
+  converted(model.write(), model.folder.file("a.gguf"), options);
+  const ConvertReport report = converted(model.folder.file("a.gguf"), model.folder.file("b.gguf"), to("tq1_0"));
+  const gguf::File a = opened(model.folder.file("a.gguf"));
+  const gguf::File b = opened(model.folder.file("b.gguf"));
+  const gguf::Tensor* before = a.find_tensor("token_embd.weight");
+  const gguf::Tensor* after = b.find_tensor("token_embd.weight");
+  CHECK(before->type == TensorType::kTQ2_0);
+  REQUIRE(after->type == TensorType::kTQ2_0);
+  CHECK(std::memcmp(before->data.data(), after->data.data(), before->data.size()) == 0);
+  CHECK(report.tensors.size() == a.tensors().size());
+}
+
 TEST_CASE("types of embedding and head") {
   const TempFolder folder;
   const std::string path = test::write_synth(folder, "synth.gguf", "1x64x96x4/2x300");

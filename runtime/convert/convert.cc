@@ -209,13 +209,7 @@ class Conversion {
       converted.from = tensor.from;
       converted.from_type = tensor.type;
       converted.to = tensor.name;
-      converted.to_type = targets_[i].packed ? "U8"
-                          : targets_[i].type == TensorType::kTL2OrMXFP4 && tensor.raw_type != targets_[i].type
-                              ? "TL2"
-                              : std::string(gguf::to_string(targets_[i].type));
-      if (targets_[i].type == TensorType::kTL2OrMXFP4 && tensor.raw_type == targets_[i].type) {
-        converted.to_type = tensor.ternary ? "TL2" : tensor.type;
-      }
+      converted.to_type = convert::is_copied(tensor, targets_[i]) ? tensor.type : convert::type_name(targets_[i]);
       converted.shape = tensor.ne;
       report_.tensors.push_back(std::move(converted));
       elements_ += tensor.elements();
@@ -251,8 +245,8 @@ class Conversion {
     BITNET_RETURN_IF_ERROR(source_.file ? copy_metadata(writer) : make_metadata(writer));
     for (std::size_t i = 0; i < source_.tensors.size(); ++i) {
       const SourceTensor& tensor = source_.tensors[i];
-      const bool same = tensor.raw_type == targets_[i].type && !tensor.ternary;
-      writer.add_tensor(tensor.name, targets_[i].type, tensor.ne, same ? tensor.raw.size() : 0);
+      const bool copied = convert::is_copied(tensor, targets_[i]);
+      writer.add_tensor(tensor.name, targets_[i].type, tensor.ne, copied ? tensor.raw.size() : 0);
       BITNET_ASSIGN_OR_RETURN(const std::uint64_t bytes, convert::target_bytes(tensor, targets_[i]));
       total_ += bytes;
     }

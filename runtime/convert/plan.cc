@@ -94,7 +94,7 @@ class Planner {
     target.type = wanted(tensor).value_or(TensorType::kF32);
     target.ternarize = options_.ternarize;
     target.packed = options_.packed && tensor.role == Role::kProjection;
-    if (tensor.raw_type == target.type && !tensor.ternary) return target;
+    if (is_copied(tensor, target)) return target;
     if (!tensor.ternary && !tensor.floats) {
       return Error{ErrorCode::kTensorMapping, tensor.place + ": expected a type that can be read as numbers, found " +
                                                   tensor.type + ", to be written as " + name_of(target.type) +
@@ -145,9 +145,11 @@ Result<std::vector<Target>> plan_targets(const std::vector<SourceTensor>& tensor
   return Planner(options, warnings).run(tensors);
 }
 
+std::string type_name(const Target& target) { return target.packed ? "U8" : name_of(target.type); }
+
 Result<std::uint64_t> target_bytes(const SourceTensor& tensor, const Target& target) {
   if (target.packed) return (static_cast<std::uint64_t>(tensor.rows()) + 3) / 4 * tensor.ne.front();
-  if (tensor.raw_type == target.type && !tensor.ternary) return tensor.raw.size();
+  if (is_copied(tensor, target)) return tensor.raw.size();
   const auto bytes =
       target.type == TensorType::kTL2OrMXFP4 ? gguf::tl2_bytes(tensor.ne) : gguf::tensor_bytes(target.type, tensor.ne);
   // Before anything is written: what the encoder would say of the shape later.

@@ -29,6 +29,9 @@ struct PlanOptions {
 [[nodiscard]] Result<std::vector<Target>> plan_targets(const std::vector<SourceTensor>& tensors,
                                                        const PlanOptions& options, std::vector<std::string>& warnings);
 
+// For reports: "TL2", "U8" of a packed tensor.
+[[nodiscard]] std::string type_name(const Target& target);
+
 // Bytes of the result's tensor. kTensorMapping: the type cannot have this shape.
 [[nodiscard]] Result<std::uint64_t> target_bytes(const SourceTensor& tensor, const Target& target);
 // kTensorMapping: a type that SafeTensors does not have.

@@ -372,11 +372,16 @@ bool is_ternary_target(TensorType type) {
          type == TensorType::kTQ1_0 || type == TensorType::kTQ2_0;
 }
 
+bool is_copied(const SourceTensor& source, const Target& target) {
+  if (source.raw_type != target.type || target.packed) return false;
+  return !source.ternary || !is_ternary_target(target.type) || target.type == TensorType::kTQ1_0 ||
+         target.type == TensorType::kTQ2_0;
+}
+
 Status stream_tensor(const SourceTensor& source, const Target& target, const Sink& sink, const Step& step,
                      ConvertedTensor& report, std::vector<std::string>& warnings) {
   Stream stream(source, target, sink, step, report, warnings);
-  const bool same = source.raw_type == target.type && !source.ternary && !target.packed;
-  const Status status = same ? stream.copy() : stream.run();
+  const Status status = is_copied(source, target) ? stream.copy() : stream.run();
   source.release();
   return status;
 }

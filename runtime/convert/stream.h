@@ -27,6 +27,8 @@ struct Target {
 };
 
 [[nodiscard]] bool is_ternary_target(gguf::TensorType type);
+// Whether the result's bytes are the source's. I2_S, TL1 and TL2 are made anew: their layout may be another.
+[[nodiscard]] bool is_copied(const SourceTensor& source, const Target& target);
 
 // Writes the tensor's bytes to `sink` in pieces, the errors of its values into `report`, sentences into
 // `warnings`. Memory: the bytes of a ternary result, and about 16 MiB.

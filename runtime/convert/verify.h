@@ -10,9 +10,9 @@
 namespace bitnet {
 
 struct Verification {
-  std::int64_t positions = 0;       // whose logits were compared
-  double cosine = 1;                // the least of a position
-  double largest_difference = 0;    // of a logit
+  std::int64_t positions = 0;     // whose logits were compared
+  double cosine = 1;              // the least of a position
+  double largest_difference = 0;  // of a logit
 };
 
 // Runs `input` and `output` of a conversion that was made with `options` and gave `report`, one after the other, on a
