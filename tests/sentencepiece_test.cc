@@ -1,6 +1,6 @@
 // SentencePiece's tokenizer.model: what was written is read, what is wrong is refused with field and byte, damage never
 // does worse; and a real model gives what llama.cpp's converter made of it.
-#include "runtime/convert/sentencepiece.h"
+#include "runtime/tokenizer/sentencepiece.h"
 
 #include <doctest/doctest.h>
 
@@ -15,7 +15,7 @@
 #include "tests/assets.h"
 #include "tests/hf_files.h"
 
-namespace bitnet::convert {
+namespace bitnet::tokenizer {
 namespace {
 
 using test::bytes_field;
@@ -71,7 +71,7 @@ TEST_CASE("pieces, scores, types and flags are what was written") {
   CHECK(model.bos_piece == "<s>");
   CHECK(model.eos_piece == "</s>");
   CHECK(model.normalizer == "identity");
-  CHECK(!model.normalizes);
+  CHECK(model.charsmap.empty());
   CHECK(!model.denormalizes);
   CHECK(model.add_dummy_prefix);
   CHECK(!model.remove_extra_whitespaces);
@@ -89,7 +89,7 @@ TEST_CASE("what is not stated has SentencePiece's defaults") {
   spm.more = bytes_field(5, bytes_field(2, "map"));
   const SentencePieceModel other = parsed(spm);
   CHECK(!other.add_dummy_prefix);
-  CHECK(other.normalizes);
+  CHECK(other.charsmap == "map");
   CHECK(other.denormalizes);
   CHECK(other.normalizer == "nmt_nfkc");
   CHECK(other.bos_piece == "<bos>");
@@ -219,4 +219,4 @@ TEST_CASE("a real model: the tokens, scores and types that llama.cpp wrote") {
 }
 
 }  // namespace
-}  // namespace bitnet::convert
+}  // namespace bitnet::tokenizer

@@ -6,13 +6,15 @@
 #include <utility>
 
 #include "runtime/base/mapped_file.h"
-#include "runtime/convert/sentencepiece.h"
 #include "runtime/convert/settings.h"
 #include "runtime/gguf/types.h"
+#include "runtime/tokenizer/sentencepiece.h"
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace bitnet::convert {
 namespace {
+
+using tokenizer::SentencePieceModel;
 
 constexpr std::int32_t kControl = 3;
 constexpr std::int32_t kUnused = 5;
@@ -32,7 +34,7 @@ Result<SentencePieceModel> read_model(const std::string& directory, const std::s
                                    "none; export tokenizer.model too"
                                  : "export the checkpoint with its tokenizer");
   }
-  return parse_sentencepiece(mapped->bytes(), path);
+  return tokenizer::parse_sentencepiece(mapped->bytes(), path);
 }
 
 // Whether `stated` is the control piece of that spelling, if the tokenizer has one.
@@ -48,7 +50,7 @@ void compare_id(const SentencePieceModel& model, const std::string& spelling, st
 }
 
 void warn_of_text(const SentencePieceModel& model, std::vector<std::string>& warnings) {
-  if (model.normalizes) {
+  if (!model.charsmap.empty()) {
     warnings.push_back("tokenizer.model: its normalizer " + gguf::quoted(model.normalizer) +
                        " changes text; the runtime encodes text as it is");
   }
