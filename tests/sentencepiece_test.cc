@@ -104,12 +104,21 @@ TEST_CASE("fields that do not matter are skipped, whatever their type") {
   CHECK(parsed(spm).pieces.size() == 259);
 }
 
+TEST_CASE("unigram models, with and without bytes") {
+  SpmModel spm;
+  spm.trainer = number_field(35, 1);  // unigram is the default
+  CHECK(parsed(spm).kind == SentencePieceModel::Kind::kUnigram);
+  CHECK(parsed(spm).byte_fallback);
+  spm.trainer = number_field(3, 1);
+  CHECK(!parsed(spm).byte_fallback);
+  CHECK(vocabulary_of(parsed(spm)).model == "t5");
+  CHECK(vocabulary_of(parsed(SpmModel())).model == "llama");
+}
+
 TEST_CASE("models of another kind are refused") {
   SpmModel spm;
-  spm.trainer = number_field(3, 1) + number_field(35, 1);
-  refused(spm.bytes(), {"trainer_spec.model_type", "2 (BPE)", "1 (unigram)", "byte fall-back"});
-  spm.trainer = number_field(35, 1);
-  refused(spm.bytes(), {"trainer_spec.model_type", "1 (unigram)"});
+  spm.trainer = number_field(3, 3) + number_field(35, 1);
+  refused(spm.bytes(), {"trainer_spec.model_type", "1 (unigram) or 2 (BPE)", "found 3", "byte fall-back"});
   spm.trainer = number_field(3, 2);
   refused(spm.bytes(), {"trainer_spec.byte_fallback", "expected 1, found 0"});
   spm.trainer = number_field(3, 2) + number_field(35, 0);
@@ -215,7 +224,7 @@ TEST_CASE("a real model: the tokens, scores and types that llama.cpp wrote") {
   CHECK(types->values<std::int32_t>() == model->types);
   CHECK(model->unknown == 0);
   CHECK(model->add_dummy_prefix);
-  CHECK(!model->normalizes);
+  CHECK(model->charsmap.empty());
 }
 
 }  // namespace

@@ -2,8 +2,8 @@
 // that are looked for in normal text are cut out of that, the rest is cut into words, and words become tokens.
 //
 // Where the pipeline does not cut text into words (SentencePiece), it is cut wherever two characters meet that stand
-// beside each other in no piece: no piece crosses such a border, so that the parts are independent. In practice the parts
-// are words (pieces have U+2581 in front only), and the ids of a part that was seen before are copied.
+// beside each other in no piece: no piece crosses such a border, so that the parts are independent. In practice the
+// parts are words (pieces have U+2581 in front only), and the ids of a part that was seen before are copied.
 #include "runtime/tokenizer/encoder.h"
 
 #include <array>
@@ -36,10 +36,9 @@ bool AddedTokens::next(std::string_view text, std::size_t begin, Found& found) c
       continue;
     }
     const unsigned flags = vocabulary_.flags(found.id);
-    const bool joined =
-        (flags & kTokenSingleWord) != 0 &&
-        ((found.begin > 0 && is_word_character(character_before(text, found.begin).code)) ||
-         (found.end < text.size() && is_word_character(next_character(text.substr(found.end)).code)));
+    const bool joined = (flags & kTokenSingleWord) != 0 &&
+                        ((found.begin > 0 && is_word_character(character_before(text, found.begin).code)) ||
+                         (found.end < text.size() && is_word_character(next_character(text.substr(found.end)).code)));
     if (joined) {
       at = found.end;
       continue;

@@ -23,9 +23,10 @@ Result<Json> parse_json(std::string_view text, const std::string& where) {
   };
   Json document = Json::parse(text, watch, /*allow_exceptions=*/false);
   if (too_deep || document.is_discarded()) {
-    return Error{ErrorCode::kTokenizer, where + ": expected JSON" +
-                                            (too_deep ? " nested at most " + std::to_string(kMostDepth) + " deep" : "") +
-                                            ", found something else; the file is damaged or of another kind"};
+    return Error{ErrorCode::kTokenizer,
+                 where + ": expected JSON" +
+                     (too_deep ? " nested at most " + std::to_string(kMostDepth) + " deep" : "") +
+                     ", found something else; the file is damaged or of another kind"};
   }
   return document;
 }

@@ -195,8 +195,9 @@ class Loader {
       const std::string what =
           "tokenizer.ggml.pre is missing; for a byte-level BPE vocabulary of 128256 tokens llama-bpe (Llama 3) is ";
       if (strict_) {
-        return Error{ErrorCode::kStrict, name_ + ": " + what + "likely, but strict mode assumes nothing; convert the "
-                                                               "model again, or set the key"};
+        return Error{ErrorCode::kStrict, name_ + ": " + what +
+                                             "likely, but strict mode assumes nothing; convert the "
+                                             "model again, or set the key"};
       }
       v.notes.push_back(what + "assumed");
     }
@@ -258,7 +259,8 @@ class Loader {
     const auto missing = std::count(v.byte_ids.begin(), v.byte_ids.end(), kNone);
     v.has_bytes = missing == 0;
     if (v.has_bytes || (missing == 256 && v.engine != Engine::kScores)) return {};
-    const auto first = static_cast<unsigned>(std::find(v.byte_ids.begin(), v.byte_ids.end(), kNone) - v.byte_ids.begin());
+    const auto first =
+        static_cast<unsigned>(std::find(v.byte_ids.begin(), v.byte_ids.end(), kNone) - v.byte_ids.begin());
     char spelling[8];
     std::snprintf(spelling, sizeof spelling, "<0x%02X>", first);
     return fail(std::string("byte token ") + spelling +
@@ -332,8 +334,7 @@ class Loader {
     MatchRoom room;
     for (std::int32_t id = 0; id < v.size(); ++id) {
       const TokenType type = v.type(id);
-      const bool added =
-          type == TokenType::kUserDefined || type == TokenType::kControl || type == TokenType::kUnknown;
+      const bool added = type == TokenType::kUserDefined || type == TokenType::kControl || type == TokenType::kUnknown;
       if (!added || v.piece(id).empty() || id == v.mergeable_unknown) continue;
       if ((v.flags(id) & kTokenNormalized) == 0) {
         v.added.insert(v.piece(id), static_cast<std::uint32_t>(id));

@@ -65,7 +65,8 @@ void Merger::offer(std::int32_t left, std::int32_t right) {
     const PairTable::Value* merged =
         vocabulary_.ranks.find(static_cast<std::uint32_t>(a.id), static_cast<std::uint32_t>(b.id));
     if (merged == nullptr) return;
-    queue_.push_back({-static_cast<double>(merged->first), left, right, bytes, static_cast<std::int32_t>(merged->second)});
+    queue_.push_back(
+        {-static_cast<double>(merged->first), left, right, bytes, static_cast<std::int32_t>(merged->second)});
   } else {
     const std::int32_t id = find(a.begin, bytes);
     if (id == kNone) return;

@@ -156,9 +156,8 @@ class Cutter {
       case SplitStep::Kind::kSplit:
         return split(step, words);
       case SplitStep::Kind::kPrepend:
-        rewrite(words, [](std::string_view word, bool) {
-          return (word.starts_with(' ') ? "" : " ") + std::string(word);
-        });
+        rewrite(words,
+                [](std::string_view word, bool) { return (word.starts_with(' ') ? "" : " ") + std::string(word); });
         return {};
       case SplitStep::Kind::kMetaspace:
         rewrite(words, [&](std::string_view word, bool first) {
@@ -209,8 +208,8 @@ class Cutter {
     Words out;
     for (const Range& range : words.ranges) {
       const std::size_t begin = out.text.size();
-      out.text += change(std::string_view(words.text).substr(range.first, range.second - range.first),
-                         range.first == 0);
+      out.text +=
+          change(std::string_view(words.text).substr(range.first, range.second - range.first), range.first == 0);
       out.ranges.emplace_back(begin, out.text.size());
     }
     words = std::move(out);

@@ -63,12 +63,12 @@ struct SplitStep {
 struct Pipeline {
   std::vector<NormalizerStep> normalizer;
   std::vector<SplitStep> splits;
-  bool byte_level = false;      // tokens are spelled in the stand-ins of bytes
-  bool ignore_merges = false;   // a word that is a token is not merged from its characters
-  bool fuse_unknown = false;    // neighbours without a token become one unknown token
-  bool byte_fallback = false;   // a character without a token becomes its bytes
-  bool marks_spaces = false;    // the decoder turns U+2581 into a space
-  bool strips_space = false;    // and takes one from the beginning of the text
+  bool byte_level = false;     // tokens are spelled in the stand-ins of bytes
+  bool ignore_merges = false;  // a word that is a token is not merged from its characters
+  bool fuse_unknown = false;   // neighbours without a token become one unknown token
+  bool byte_fallback = false;  // a character without a token becomes its bytes
+  bool marks_spaces = false;   // the decoder turns U+2581 into a space
+  bool strips_space = false;   // and takes one from the beginning of the text
 };
 
 // A text and its words, which do not overlap.

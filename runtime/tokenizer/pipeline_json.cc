@@ -55,7 +55,8 @@ class PipelineParser {
     BITNET_ASSIGN_OR_RETURN(const std::string type, reader.text("type"));
     if (type != "Sequence") return (this->*step)(reader, type);
     BITNET_ASSIGN_OR_RETURN(const Json* list, reader.list(list_key));
-    if (list->size() > kMostSteps) return reader.fail("expected at most 64 steps, found " + std::to_string(list->size()));
+    if (list->size() > kMostSteps)
+      return reader.fail("expected at most 64 steps, found " + std::to_string(list->size()));
     for (const Json& member : *list) {
       const JsonReader inner(member, reader.where());
       BITNET_ASSIGN_OR_RETURN(const std::string inner_type, inner.text("type"));
@@ -81,8 +82,10 @@ class PipelineParser {
   Status normalizer(const JsonReader& reader, const std::string& type) {
     using Kind = NormalizerStep::Kind;
     NormalizerStep step;
-    constexpr std::array<std::pair<const char*, NormalForm>, 4> kForms = {
-        {{"NFC", NormalForm::kNfc}, {"NFD", NormalForm::kNfd}, {"NFKC", NormalForm::kNfkc}, {"NFKD", NormalForm::kNfkd}}};
+    constexpr std::array<std::pair<const char*, NormalForm>, 4> kForms = {{{"NFC", NormalForm::kNfc},
+                                                                           {"NFD", NormalForm::kNfd},
+                                                                           {"NFKC", NormalForm::kNfkc},
+                                                                           {"NFKD", NormalForm::kNfkd}}};
     for (const auto& [name, form] : kForms) {
       if (type != name) continue;
       step.form = form;

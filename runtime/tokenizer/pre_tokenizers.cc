@@ -1,11 +1,12 @@
 // The pre-tokenisers by name. The patterns are those of the models' own tokenizer.json files; where llama.cpp rewrites
 // one for its engine (it spells out (?i:...), and knows no "|\s+" at the end) the words come out the same, but for the
-// characters U+017F and U+212A, which are an s and a k for (?i:...) and in the models' own tokenizers, not in llama.cpp.
+// characters U+017F and U+212A, which are an s and a k for (?i:...) and in the models' own tokenizers, not in
+// llama.cpp.
 //
 // Facts of llama.cpp that these names imply: the names of the llama-bpe group switch ignore_merges on and put a
-// beginning-of-text token before a prompt unless tokenizer.ggml.add_bos_token says otherwise; all others put none. Qwen2
-// models bring text into NFC first when they run elsewhere; llama.cpp does not, and a GGUF file that only says "qwen2"
-// is read as llama.cpp reads it. Falcon3, Falcon-E and Falcon-H1 are cut like Llama 3.
+// beginning-of-text token before a prompt unless tokenizer.ggml.add_bos_token says otherwise; all others put none.
+// Qwen2 models bring text into NFC first when they run elsewhere; llama.cpp does not, and a GGUF file that only says
+// "qwen2" is read as llama.cpp reads it. Falcon3, Falcon-E and Falcon-H1 are cut like Llama 3.
 #include <array>
 #include <span>
 
@@ -37,8 +38,8 @@ constexpr Cut kGpt2Cuts[] = {{kGpt2}};
 constexpr Cut kLlama3Cuts[] = {{kLlama3}};
 constexpr Cut kQwen2Cuts[] = {{kQwen2}};
 constexpr Cut kDeepseekCoderCuts[] = {{kNewline}, {R"(\s?\p{L}+)"}, {R"(\s?\p{P}+)"}, {kHan}, {R"(\p{N})"}};
-constexpr Cut kDeepseekLlmCuts[] = {{kNewline}, {kCasedLetters}, {"\\s?[!-/:-~！-／：-～‘-‟　-。]+"},
-                                    {R"(\s+$)"}, {kHan},         {R"(\p{N}+)"}};
+constexpr Cut kDeepseekLlmCuts[] = {{kNewline},  {kCasedLetters}, {"\\s?[!-/:-~！-／：-～‘-‟　-。]+"},
+                                    {R"(\s+$)"}, {kHan},          {R"(\p{N}+)"}};
 constexpr Cut kFalconCuts[] = {{kPunctuation, Behaviour::kContiguous}, {kGpt2}, {"[0-9][0-9][0-9]"}};
 constexpr Cut kDigitCuts[] = {{R"(\p{N})"}, {kGpt2}};
 

@@ -31,7 +31,8 @@ constexpr std::uint32_t kTrainerField = 2;
 constexpr std::uint32_t kNormalizerField = 3;
 constexpr std::uint32_t kDenormalizerField = 5;
 constexpr const char* kDamaged = "the file is damaged or no SentencePiece model: fetch or train it again";
-constexpr const char* kUnsupported = "only SentencePiece models of the kinds unigram and BPE with byte fall-back are supported";
+constexpr const char* kUnsupported =
+    "only SentencePiece models of the kinds unigram and BPE with byte fall-back are supported";
 
 struct Source {
   std::span<const std::byte> bytes;

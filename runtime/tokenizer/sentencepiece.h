@@ -27,8 +27,8 @@ struct SentencePieceModel {
   std::string bos_piece = "<s>";
   std::string eos_piece = "</s>";
   // normalizer_spec
-  std::string normalizer;   // its name
-  std::string charsmap;     // its map of characters, or empty
+  std::string normalizer;  // its name
+  std::string charsmap;    // its map of characters, or empty
   bool add_dummy_prefix = true;
   bool remove_extra_whitespaces = true;
   // denormalizer_spec has a map of characters.
@@ -36,8 +36,8 @@ struct SentencePieceModel {
 };
 
 // All errors are kTokenizer, with the field, its byte in the file, expected and found: damage; a model that is neither
-// unigram nor BPE with byte fall-back, or whose spaces are not U+2581 before words; pieces that are empty, not UTF-8, or doubled; no or
-// several unknown pieces. `name` stands in messages.
+// unigram nor BPE with byte fall-back, or whose spaces are not U+2581 before words; pieces that are empty, not UTF-8,
+// or doubled; no or several unknown pieces. `name` stands in messages.
 [[nodiscard]] Result<SentencePieceModel> parse_sentencepiece(std::span<const std::byte> bytes, const std::string& name);
 
 // The model as a vocabulary; flags of tokenizer_config.json are left absent.

@@ -65,7 +65,8 @@ class TiktokenReader {
     const std::size_t space = line.find(' ');
     if (space == std::string_view::npos) return fail("expected a token in base64, a space and its rank");
     std::optional<std::string> bytes = decode_base64(line.substr(0, space));
-    if (!bytes) return fail("expected base64, found \"" + std::string(line.substr(0, std::min<std::size_t>(space, 60))) + "\"");
+    if (!bytes)
+      return fail("expected base64, found \"" + std::string(line.substr(0, std::min<std::size_t>(space, 60))) + "\"");
     if (bytes->size() > kLongestToken) {
       return fail("expected a token of at most 1024 bytes, found " + std::to_string(bytes->size()));
     }
@@ -116,9 +117,8 @@ class TiktokenReader {
     std::size_t reserved = 0;
     for (std::size_t i = 0; i < kSpecialTokens; ++i) {
       const auto named = std::find_if(kNamed.begin(), kNamed.end(), [&](const Special& s) { return s.offset == i; });
-      data.tokens.push_back(named != kNamed.end()
-                                ? std::string(named->name)
-                                : "<|reserved_special_token_" + std::to_string(reserved++) + "|>");
+      data.tokens.push_back(named != kNamed.end() ? std::string(named->name)
+                                                  : "<|reserved_special_token_" + std::to_string(reserved++) + "|>");
       data.types.push_back(3);
     }
     data.bos = static_cast<std::uint32_t>(kLlama3Ranks);

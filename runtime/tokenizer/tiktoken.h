@@ -14,10 +14,10 @@ namespace bitnet::tokenizer {
 // Whether the first line could be one of such a file.
 [[nodiscard]] bool looks_like_tiktoken(std::string_view text);
 
-// The vocabulary: byte-level BPE, merges in the order of the tokens that they form (any two tokens whose bytes are those
-// of a third merge to it, as tiktoken merges), special tokens 128000 to 128255 and the words of Llama 3. kTokenizer,
-// beginning with `name` and the line: damage, ranks that are not 0, 1, 2, ..., tokens that stand twice, a number of
-// ranks other than 128000.
+// The vocabulary: byte-level BPE, merges in the order of the tokens that they form (any two tokens whose bytes are
+// those of a third merge to it, as tiktoken merges), special tokens 128000 to 128255 and the words of Llama 3.
+// kTokenizer, beginning with `name` and the line: damage, ranks that are not 0, 1, 2, ..., tokens that stand twice, a
+// number of ranks other than 128000.
 [[nodiscard]] Result<VocabularyData> read_tiktoken(std::string_view text, const std::string& name);
 
 }  // namespace bitnet::tokenizer

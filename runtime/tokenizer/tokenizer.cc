@@ -19,12 +19,12 @@ constexpr std::size_t kMaxTextBytes = std::size_t{1}
 
 // Spellings with which models end an answer, whatever their metadata name as the end of a text.
 constexpr std::array<std::string_view, 10> kEndSpellings = {
-    "</s>",          "<|eot_id|>",      "<|im_end|>", "<|end|>", "<end_of_turn>",
+    "</s>",          "<|eot_id|>",      "<|im_end|>", "<|end|>",    "<end_of_turn>",
     "<|endoftext|>", "<|end_of_text|>", "<|EOT|>",    "<|eom_id|>", "<｜end▁of▁sentence｜>"};
 
 Error no_token(const char* what, const char* key) {
-  return {ErrorCode::kTokenizer, std::string("the vocabulary has no ") + what + " token (tokenizer.ggml." + key +
-                                     "); encode without it"};
+  return {ErrorCode::kTokenizer,
+          std::string("the vocabulary has no ") + what + " token (tokenizer.ggml." + key + "); encode without it"};
 }
 
 }  // namespace

@@ -1,18 +1,18 @@
-// Text to token ids and back: SentencePiece BPE, byte-level BPE and unigram vocabularies, from GGUF files, tokenizer.json,
-// SentencePiece models and tiktoken ranks.
+// Text to token ids and back: SentencePiece BPE, byte-level BPE and unigram vocabularies, from GGUF files,
+// tokenizer.json, SentencePiece models and tiktoken ranks.
 //
 // A Tokenizer owns everything it needs: the file may be closed after it was read. It is an immutable, cheaply copied
 // handle; all its const functions may be called from many threads at once. A Decoder belongs to one stream.
 //
-// SentencePiece BPE: spaces become U+2581, one U+2581 is put before the text (if the vocabulary wants it), the text is cut
-// into characters, and the adjacent pair that forms the piece with the highest score is merged, leftmost first on equal
-// scores, until no pair forms a piece. A character that is no piece becomes its UTF-8 bytes as byte tokens, and so does
-// every byte that is not valid UTF-8. As in llama.cpp, the text behind a special token gets its own U+2581.
-// Byte-level BPE: a regular expression cuts the text into words, and in the bytes of a word the adjacent pair that stands
-// first in the list of merges is merged. Unigram: the pieces whose scores have the greatest sum.
-// Any byte string can be encoded where the vocabulary has all bytes, and comes back from the decoder (invalid UTF-8 as
-// U+FFFD). User-defined tokens (type 4) are cut out of the text first, leftmost and longest first; control tokens only
-// on request.
+// SentencePiece BPE: spaces become U+2581, one U+2581 is put before the text (if the vocabulary wants it), the text is
+// cut into characters, and the adjacent pair that forms the piece with the highest score is merged, leftmost first on
+// equal scores, until no pair forms a piece. A character that is no piece becomes its UTF-8 bytes as byte tokens, and
+// so does every byte that is not valid UTF-8. As in llama.cpp, the text behind a special token gets its own U+2581.
+// Byte-level BPE: a regular expression cuts the text into words, and in the bytes of a word the adjacent pair that
+// stands first in the list of merges is merged. Unigram: the pieces whose scores have the greatest sum. Any byte string
+// can be encoded where the vocabulary has all bytes, and comes back from the decoder (invalid UTF-8 as U+FFFD).
+// User-defined tokens (type 4) are cut out of the text first, leftmost and longest first; control tokens only on
+// request.
 #pragma once
 
 #include <cstdint>
@@ -35,12 +35,12 @@ struct Vocabulary;
 
 class Tokenizer {
  public:
-  // Reads tokenizer.ggml.*, tokenizer.chat_template and bitnet.tokenizer.* (vocabulary_data.h). Where an id is missing in
-  // a SentencePiece vocabulary, "<s>", "</s>" and the token of type unknown are looked up. Every failure is kTokenizer and
-  // names the file and key: another tokenizer model or pre-tokeniser, arrays of different lengths, ids outside the
-  // vocabulary, unknown token types, scores that are not finite, byte tokens that are missing or doubled, merges of
-  // tokens that do not exist, a digest (bitnet.tokenizer.sha256) of another vocabulary. strict: kStrict instead of an
-  // assumption that notes() would tell.
+  // Reads tokenizer.ggml.*, tokenizer.chat_template and bitnet.tokenizer.* (vocabulary_data.h). Where an id is missing
+  // in a SentencePiece vocabulary, "<s>", "</s>" and the token of type unknown are looked up. Every failure is
+  // kTokenizer and names the file and key: another tokenizer model or pre-tokeniser, arrays of different lengths, ids
+  // outside the vocabulary, unknown token types, scores that are not finite, byte tokens that are missing or doubled,
+  // merges of tokens that do not exist, a digest (bitnet.tokenizer.sha256) of another vocabulary. strict: kStrict
+  // instead of an assumption that notes() would tell.
   [[nodiscard]] static Result<Tokenizer> from_gguf(const gguf::File& file, bool strict = false);
   // The other sources; `name` leads messages. tokenizer.json of Hugging Face (tokenizer_json.h), SentencePiece's
   // tokenizer.model (sentencepiece.h), tiktoken ranks with the special tokens of Llama 3 (tiktoken.h).
@@ -73,7 +73,8 @@ class Tokenizer {
   [[nodiscard]] bool adds_bos() const;
   // Whether it wants eos() behind a text: add_eos_token, and there is one.
   [[nodiscard]] bool adds_eos() const;
-  // eos, the end-of-turn and end-of-message tokens, and control or user-defined tokens of a known end spelling ("<|eot_id|>", ...).
+  // eos, the end-of-turn and end-of-message tokens, and control or user-defined tokens of a known end spelling
+  // ("<|eot_id|>", ...).
   [[nodiscard]] bool is_eos(std::int32_t id) const;
   // Control tokens (type 3): nothing when decoded.
   [[nodiscard]] bool is_control(std::int32_t id) const;

@@ -127,8 +127,8 @@ class TokenizerJson {
     data_.model = "gpt2";
     const std::string_view pre = name_of(pipeline);
     data_.pre = pre.empty() ? "default" : pre;
-    const bool told = !pre.empty() && pipeline.normalizer.empty() && !pipeline.marks_spaces &&
-                      !pipeline.strips_space && name_ignores_merges(pre) == pipeline.ignore_merges;
+    const bool told = !pre.empty() && pipeline.normalizer.empty() && !pipeline.marks_spaces && !pipeline.strips_space &&
+                      name_ignores_merges(pre) == pipeline.ignore_merges;
     if (!told) data_.pipeline = text;
     return {};
   }
@@ -194,9 +194,9 @@ class TokenizerJson {
       BITNET_ASSIGN_OR_RETURN(const bool special, token.flag_or("special", false));
       BITNET_RETURN_IF_ERROR(put(id, content, special ? kControlType : kUserType));
       unsigned bits = 0;
-      for (const auto& [key, bit] : {std::pair("lstrip", kTokenLstrip), std::pair("rstrip", kTokenRstrip),
-                                     std::pair("single_word", kTokenSingleWord),
-                                     std::pair("normalized", kTokenNormalized)}) {
+      for (const auto& [key, bit] :
+           {std::pair("lstrip", kTokenLstrip), std::pair("rstrip", kTokenRstrip),
+            std::pair("single_word", kTokenSingleWord), std::pair("normalized", kTokenNormalized)}) {
         BITNET_ASSIGN_OR_RETURN(const bool flag, token.flag_or(key, bit == kTokenNormalized && !special));
         if (flag) bits |= bit;
       }
@@ -259,7 +259,8 @@ class TokenizerJson {
       BITNET_RETURN_IF_ERROR(framing(reader, "cls", data_.bos, data_.add_bos));
       return framing(reader, "sep", data_.eos, data_.add_eos);
     }
-    return reader.fail("type \"" + type + "\" is not supported; supported are ByteLevel, TemplateProcessing, "
+    return reader.fail("type \"" + type +
+                       "\" is not supported; supported are ByteLevel, TemplateProcessing, "
                        "RobertaProcessing, BertProcessing and Sequence");
   }
 

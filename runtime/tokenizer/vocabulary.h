@@ -82,9 +82,9 @@ struct Vocabulary {
   std::array<std::int32_t, 256> byte_ids{};
   bool has_bytes = false;  // all 256 of them
 
-  PairTable ranks;              // kRanks: ids of two tokens -> rank, id
-  Trie pieces;                  // kUnigram
-  double unknown_score = 0;     // kUnigram
+  PairTable ranks;           // kRanks: ids of two tokens -> rank, id
+  Trie pieces;               // kUnigram
+  double unknown_score = 0;  // kUnigram
   // Tokens that are found in the text as it is, and in the normalised text: user-defined ones always, control and
   // unknown tokens on request.
   Trie added;

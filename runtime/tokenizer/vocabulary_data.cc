@@ -115,8 +115,8 @@ class Reader {
     if (!id.ok()) return as_tokenizer(id.error());
     if (*id == kNoId) return {};
     if (*id > kNoId) {
-      return Error{ErrorCode::kTokenizer, file_.path() + ": " + key + " is " + std::to_string(*id) +
-                                              "; expected a token id below 4294967295"};
+      return Error{ErrorCode::kTokenizer,
+                   file_.path() + ": " + key + " is " + std::to_string(*id) + "; expected a token id below 4294967295"};
     }
     target = static_cast<std::uint32_t>(*id);
     return {};
@@ -139,8 +139,9 @@ class Reader {
     const std::string found = digest(data);
     if (stated == found) return {};
     return Error{ErrorCode::kTokenizer,
-                 file_.path() + ": " + kDigestKey + " is \"" + stated + "\", but the digest of its tokenizer.* keys is " +
-                     found + ": the vocabulary was changed after the file was made; convert the model again"};
+                 file_.path() + ": " + kDigestKey + " is \"" + stated +
+                     "\", but the digest of its tokenizer.* keys is " + found +
+                     ": the vocabulary was changed after the file was made; convert the model again"};
   }
 
   const gguf::File& file_;
@@ -191,8 +192,8 @@ std::string digest(const VocabularyData& vocabulary) {
                          vocabulary.pad, vocabulary.sep, vocabulary.mask}) {
     digester.optional(id);
   }
-  for (const auto& flag : {vocabulary.add_bos, vocabulary.add_eos, vocabulary.add_space_prefix,
-                           vocabulary.remove_extra_whitespaces}) {
+  for (const auto& flag :
+       {vocabulary.add_bos, vocabulary.add_eos, vocabulary.add_space_prefix, vocabulary.remove_extra_whitespaces}) {
     digester.optional(flag);
   }
   digester.values(vocabulary.charsmap);
@@ -215,8 +216,7 @@ void set_vocabulary(const VocabularyData& vocabulary, gguf::Writer& writer) {
     if (flag) writer.set("tokenizer.ggml." + std::string(name), *flag);
   };
   if (!vocabulary.merges.empty()) {
-    writer.set(vocabulary.model == "gpt2" ? kMerges : kOwnMerges,
-               std::span<const std::string>(vocabulary.merges));
+    writer.set(vocabulary.model == "gpt2" ? kMerges : kOwnMerges, std::span<const std::string>(vocabulary.merges));
   }
   set_id("bos", vocabulary.bos);
   set_id("eos", vocabulary.eos);

@@ -60,8 +60,8 @@ void set_vocabulary(const VocabularyData& vocabulary, gguf::Writer& writer);
 // another type, a digest of another vocabulary. What the values mean is checked by Tokenizer.
 [[nodiscard]] Result<VocabularyData> read_vocabulary(const gguf::File& file);
 
-// SHA-256 over all fields but the chat template, lower-case hexadecimal. Equal for equal vocabularies, whatever file they
-// come from.
+// SHA-256 over all fields but the chat template, lower-case hexadecimal. Equal for equal vocabularies, whatever file
+// they come from.
 [[nodiscard]] std::string digest(const VocabularyData& vocabulary);
 
 }  // namespace bitnet
