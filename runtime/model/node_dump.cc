@@ -181,7 +181,7 @@ void dump_attention(Graph& graph, const LayerWeights& layer) {
       for (std::int64_t t = 0; t < n; ++t) {
         attention(bitnet_attention_args{graph.y + t * graph.y_width + head * dim,
                                         graph.cache.key_pages(0, head / group), one_hot_pages.data(), block.data(),
-                                        work, 1, dim, 1, graph.past + t, dim, dim, nullptr, scale});
+                                        work, 1, dim, 1, graph.past + t, 0, dim, dim, nullptr, scale});
         std::copy_n(block.data(), std::min(dim, length - first), probabilities[head * n + t] + first);
       }
     }

@@ -285,6 +285,7 @@ void Graph::attend(std::int64_t layer, const Share& share) {
         .head_dim = dim,
         .tokens = many,
         .past = past + t,
+        .window = 0,
         .q_stride = y_width,
         .y_stride = q_width,
         .next = then == kv_head || then == config.kv_heads ? nullptr : *cache.key_pages(layer, then),
