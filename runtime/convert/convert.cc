@@ -19,10 +19,11 @@
 #include "runtime/convert/output.h"
 #include "runtime/convert/plan.h"
 #include "runtime/convert/stream.h"
-#include "runtime/convert/vocabulary.h"
 #include "runtime/gguf/types.h"
 #include "runtime/safetensors/safetensors.h"
 #include "runtime/sampling/recommended.h"
+#include "runtime/tokenizer/directory.h"
+#include "runtime/tokenizer/vocabulary_data.h"
 
 namespace bitnet {
 namespace {
@@ -262,12 +263,11 @@ class Conversion {
       convert::set_model_metadata(source_.config.model, report_.name, type_, writer);
       return {};
     }
-    BITNET_ASSIGN_OR_RETURN(convert::Vocabulary vocabulary,
-                            convert::read_vocabulary(source_.directory, source_.config));
+    BITNET_ASSIGN_OR_RETURN(const VocabularyData vocabulary,
+                            read_tokenizer_directory(source_.directory, source_.config.model.vocab, report_.warnings));
     BITNET_ASSIGN_OR_RETURN(const convert::Generation generation, convert::read_generation(source_.directory));
-    report_.warnings.insert(report_.warnings.end(), vocabulary.warnings.begin(), vocabulary.warnings.end());
     convert::set_model_metadata(source_.config.model, report_.name, type_, writer);
-    set_vocabulary(vocabulary.data, writer);
+    set_vocabulary(vocabulary, writer);
     writer.set("general.quantization_version", std::uint32_t{2});
     if (generation.present) recommend_sampling(generation.sampling, writer);
     return {};
