@@ -69,8 +69,7 @@ Status verify(const Options& options, const ConvertReport& report) {
                 report.lossless() ? "lossless" : "not lossless");
   BITNET_RETURN_IF_ERROR(write_output(line));
   if (!report.lossless() || found.largest_difference == 0.0) return {};
-  return Error{ErrorCode::kVerification, options.output +
-                                             ": expected the logits of " + options.input +
+  return Error{ErrorCode::kVerification, options.output + ": expected the logits of " + options.input +
                                              ", because no weight was changed, found others; please report this"};
 }
 
@@ -90,11 +89,10 @@ Status convert(Options& options) {
   BITNET_RETURN_IF_ERROR(written);
   const ModelConfig& model = report.config;
   const auto text = [](std::int64_t number) { return std::to_string(number); };
-  BITNET_RETURN_IF_ERROR(
-      write_output(options.output + ": " + model.architecture + ", " + text(model.layers) + " layers, hidden " +
-                   text(model.hidden) + ", ffn " + text(model.ffn) + ", heads " + text(model.heads) + "/" +
-                   text(model.kv_heads) + ", vocabulary " + text(model.vocab) + ", " + std::to_string(report.bytes) +
-                   " bytes\n"));
+  BITNET_RETURN_IF_ERROR(write_output(options.output + ": " + model.architecture + ", " + text(model.layers) +
+                                      " layers, hidden " + text(model.hidden) + ", ffn " + text(model.ffn) +
+                                      ", heads " + text(model.heads) + "/" + text(model.kv_heads) + ", vocabulary " +
+                                      text(model.vocab) + ", " + std::to_string(report.bytes) + " bytes\n"));
   return options.verify ? verify(options, report) : Status();
 }
 
@@ -103,7 +101,8 @@ Status convert(Options& options) {
 void add_convert_command(CLI::App& app, int& exit_code) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
-      "convert", "Convert a model: a Hugging Face directory, a SafeTensors or a GGUF file into a GGUF or SafeTensors file");
+      "convert",
+      "Convert a model: a Hugging Face directory, a SafeTensors or a GGUF file into a GGUF or SafeTensors file");
   command->add_option("-i,--input", options->input,
                       "Directory with config.json and model.safetensors (or shards and their index), a .safetensors "
                       "file in one, or a GGUF file");

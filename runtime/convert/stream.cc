@@ -20,6 +20,8 @@ using gguf::TensorType;
 
 constexpr std::int64_t kPieceElements = std::int64_t{1} << 20;
 constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
+// The source's pages are given back after so many weights: an embedding may be as large as the memory.
+constexpr std::int64_t kResidentElements = std::int64_t{1} << 24;
 
 // Columns of the groups of scales that are looked for in floats, those of TQ1_0 and TQ2_0.
 constexpr std::int64_t kScaleGroup = 256;
@@ -91,6 +93,11 @@ class Stream {
           static_cast<std::uint64_t>(static_cast<double>(source_.elements()) * static_cast<double>(at + piece.size()) /
                                      static_cast<double>(source_.raw.size()));
       BITNET_RETURN_IF_ERROR(step_(so_far - done));
+      resident_ += static_cast<std::int64_t>(so_far - done);
+      if (resident_ >= kResidentElements) {
+        source_.release();
+        resident_ = 0;
+      }
       done = so_far;
     }
     return {};
@@ -112,6 +119,11 @@ class Stream {
     for (std::int64_t row = 0; row < rows_; row += piece_rows_) {
       const std::int64_t end = std::min(rows_, row + piece_rows_);
       BITNET_RETURN_IF_ERROR(use(row, end));
+      resident_ += (end - row) * columns_;
+      if (resident_ >= kResidentElements) {
+        source_.release();
+        resident_ = 0;
+      }
       BITNET_RETURN_IF_ERROR(step_(static_cast<std::uint64_t>((end - row) * columns_) / parts));
     }
     return {};
@@ -360,6 +372,7 @@ class Stream {
   Scales scales_;
   Errors errors_;
   std::uint64_t undefined_ = 0;
+  std::int64_t resident_ = 0;  // weights read since the last release
   std::vector<float> values_, decoded_;
   std::vector<std::uint8_t> codes_;
   std::vector<std::byte> bytes_;
