@@ -273,6 +273,30 @@ TEST_CASE("float rounding of F16, BF16 and Q8_0") {
   CHECK(std::fabs(decoded[3] + 12.7F) < 0.01F);
 }
 
+TEST_CASE("all float16 numbers, in any cut") {
+  std::vector<std::uint16_t> halves;
+  for (unsigned bits = 0; bits < 65536; ++bits) halves.push_back(static_cast<std::uint16_t>(bits));
+  std::vector<float> found(65536);
+  decode_floats(kF16, reinterpret_cast<const std::byte*>(halves.data()), 0, found);
+  std::size_t wrong = 0;
+  for (unsigned bits = 0; bits < 65536; ++bits) {
+    const auto expected = half_to_float(static_cast<std::uint16_t>(bits));
+    wrong += std::bit_cast<std::uint32_t>(found[bits]) != std::bit_cast<std::uint32_t>(expected) ? 1 : 0;
+  }
+  CHECK(wrong == 0);
+  for (std::size_t first : {0U, 1U, 1000U, 65530U}) {
+    for (std::size_t count = 0; count <= 6; ++count) {
+      // Bytes of their own, so that a sanitizer sees a read behind them.
+      const std::vector<std::uint16_t> own(halves.begin(), halves.begin() + static_cast<std::ptrdiff_t>(first + count));
+      std::vector<float> part(count);
+      decode_floats(kF16, reinterpret_cast<const std::byte*>(own.data()), first, part);
+      for (std::size_t i = 0; i < count; ++i) {
+        CHECK(std::bit_cast<std::uint32_t>(part[i]) == std::bit_cast<std::uint32_t>(found[first + i]));
+      }
+    }
+  }
+}
+
 TEST_CASE("what a type cannot hold is refused before anything is written") {
   const auto why = [](const TernaryTarget& target, ScaleKind kind, std::int32_t group,
                       const std::vector<float>& scales) {
