@@ -23,7 +23,7 @@
 #include "runtime/base/thread_pool.h"
 #include "runtime/gguf/gguf.h"
 #include "runtime/kernels/layout.h"
-#include "runtime/model/config.h"
+#include "runtime/model/tensors.h"
 #include "runtime/model/kernel_set.h"
 #include "tools/codegen_commands.h"
 #include "tools/codegen_pack.h"

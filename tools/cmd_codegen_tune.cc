@@ -19,7 +19,7 @@
 #include "codegen/tune.h"
 #include "codegen/tune_bench.h"
 #include "runtime/gguf/gguf.h"
-#include "runtime/model/config.h"
+#include "runtime/model/tensors.h"
 #include "runtime/probe/host.h"
 #include "tools/codegen_commands.h"
 #include "tools/output.h"

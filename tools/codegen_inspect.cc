@@ -8,7 +8,7 @@
 #include "runtime/base/sha256.h"
 #include "runtime/bundle/bundle_checks.h"
 #include "runtime/kernels/kernel_abi.h"
-#include "runtime/model/config.h"
+#include "runtime/model/tensors.h"
 #include "runtime/model/screened_head.h"
 #include "tools/output.h"
 

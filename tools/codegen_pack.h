@@ -12,7 +12,7 @@
 #include "runtime/base/buffer.h"
 #include "runtime/base/thread_pool.h"
 #include "runtime/gguf/gguf.h"
-#include "runtime/model/config.h"
+#include "runtime/model/tensors.h"
 
 namespace bitnet::tools {
 

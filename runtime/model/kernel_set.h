@@ -13,7 +13,7 @@
 
 #include "runtime/base/result.h"
 #include "runtime/kernels/kernel.h"
-#include "runtime/model/config.h"
+#include "runtime/model/tensors.h"
 
 namespace bitnet {
 

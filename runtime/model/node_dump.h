@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "runtime/base/result.h"
-#include "runtime/model/config.h"
+#include "runtime/model/tensors.h"
 
 namespace bitnet {
 

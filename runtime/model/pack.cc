@@ -8,7 +8,7 @@
 
 #include "runtime/kernels/builtin.h"
 #include "runtime/kernels/layout.h"
-#include "runtime/model/config.h"
+#include "runtime/model/tensors.h"
 
 namespace bitnet {
 namespace {
