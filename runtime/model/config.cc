@@ -4,7 +4,9 @@
 
 #include <cmath>
 #include <string>
+#include <utility>
 
+#include "runtime/gguf/types.h"
 #include "runtime/model/limits.h"
 
 namespace bitnet {
@@ -13,6 +15,7 @@ namespace {
 // The widths (K of the products) are refused beyond kMaxWidth. The bound also keeps every size product in 64 bits.
 constexpr std::uint64_t kMaxDimension = kMaxWidth;
 constexpr std::uint64_t kMaxLayers = 4096;
+constexpr std::uint64_t kMaxContext = std::uint64_t{1} << 28;
 
 Error config_error(const gguf::File& file, const std::string& what) {
   return Error{ErrorCode::kFailure, file.path() + ": " + what};
@@ -55,11 +58,17 @@ struct Keys {
     }
     return narrow;
   }
+  // Leaves `value` where there is no such key.
+  [[nodiscard]] Status optional_positive(const char* key, float& value) const {
+    if (!has(key)) return {};
+    BITNET_ASSIGN_OR_RETURN(value, positive(key));
+    return {};
+  }
 };
 
-// Settings that change the graph; absent or neutral in every supported model.
+// Settings that change the graph in ways that are not implemented; absent or neutral in every supported model.
 Status refuse_unsupported(const Keys& keys) {
-  for (const char* key : {"expert_count", "expert_used_count", "attention.sliding_window"}) {
+  for (const char* key : {"expert_count", "expert_used_count"}) {
     if (!keys.has(key)) continue;
     BITNET_ASSIGN_OR_RETURN(const std::uint64_t value, keys.file.get_uint(keys.name(key)));
     if (value != 0) {
@@ -67,93 +76,154 @@ Status refuse_unsupported(const Keys& keys) {
                                          std::to_string(value) + "; this runtime does not implement it");
     }
   }
-  if (keys.has("attention.causal")) {
-    BITNET_ASSIGN_OR_RETURN(const bool causal, keys.file.get_bool(keys.name("attention.causal")));
-    if (!causal) {
-      return config_error(keys.file, "metadata key " + keys.name("attention.causal") +
-                                         ": expected true, found false; only causal models can be run");
-    }
-  }
-  for (const char* key : {"rope.scaling.factor", "rope.scale_linear"}) {
+  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping", "attention.clamp_kqv"}) {
     if (!keys.has(key)) continue;
-    BITNET_ASSIGN_OR_RETURN(const double factor, keys.file.get_float(keys.name(key)));
-    // 0 means "no scaling" in files of older converters.
-    if (factor != 1.0 && factor != 0.0) {
-      return config_error(keys.file, "metadata key " + keys.name(key) + ": expected 1.0, found " +
-                                         std::to_string(factor) + "; scaled RoPE is not supported");
+    BITNET_ASSIGN_OR_RETURN(const double value, keys.file.get_float(keys.name(key)));
+    if (value != 0.0) {
+      return config_error(keys.file, "metadata key " + keys.name(key) + ": expected 0 or no such key, found " +
+                                         std::to_string(value) + "; this runtime does not implement it");
     }
   }
-  if (keys.has("rope.scaling.type")) {
-    BITNET_ASSIGN_OR_RETURN(const std::string_view type, keys.file.get_string(keys.name("rope.scaling.type")));
-    if (type != "none" && type != "linear") {
-      return config_error(keys.file, "metadata key " + keys.name("rope.scaling.type") +
-                                         ": expected none, or linear with factor 1.0, found \"" + std::string(type) +
-                                         "\"; scaled RoPE is not supported");
+  for (const auto& [key, wanted] : {std::pair{"attention.causal", true}, {"use_parallel_residual", false}}) {
+    if (!keys.has(key)) continue;
+    BITNET_ASSIGN_OR_RETURN(const bool value, keys.file.get_bool(keys.name(key)));
+    if (value != wanted) {
+      return config_error(keys.file, "metadata key " + keys.name(key) + ": expected " + (wanted ? "true" : "false") +
+                                         ", found " + (value ? "true" : "false") +
+                                         "; this runtime does not implement it");
     }
   }
   return {};
 }
 
-}  // namespace
-
-Result<ModelConfig> read_config(const gguf::File& file) {
-  ModelConfig config;
-  BITNET_ASSIGN_OR_RETURN(const std::string_view architecture, file.get_string("general.architecture"));
-  config.architecture = std::string(architecture);
-  if (architecture == "bitnet-b1.58" || architecture == "bitnet-25") {
-    config.activation = Activation::kRelu2;
-  } else if (architecture == "bitnet") {
-    config.activation = Activation::kSilu;
-  } else {
-    return config_error(file,
-                        "metadata key general.architecture: expected bitnet, bitnet-25 or bitnet-b1.58, found \"" +
-                            config.architecture + "\"; this runtime does not know its graph");
-  }
-
-  const Keys keys{file, config.architecture + "."};
-  BITNET_RETURN_IF_ERROR(refuse_unsupported(keys));
-  BITNET_ASSIGN_OR_RETURN(config.layers, keys.dimension("block_count", kMaxLayers));
-  BITNET_ASSIGN_OR_RETURN(config.hidden, keys.width("embedding_length"));
-  BITNET_ASSIGN_OR_RETURN(config.ffn, keys.width("feed_forward_length"));
+Status read_heads(const Keys& keys, ModelConfig& config) {
   BITNET_ASSIGN_OR_RETURN(config.heads, keys.dimension("attention.head_count", kMaxDimension));
   BITNET_ASSIGN_OR_RETURN(config.kv_heads, keys.dimension_or("attention.head_count_kv", kMaxDimension, config.heads));
-  BITNET_ASSIGN_OR_RETURN(config.context, keys.dimension("context_length", std::uint64_t{1} << 28));
   if (config.heads % config.kv_heads != 0) {
-    return config_error(file, "metadata keys " + keys.name("attention.head_count") + " = " +
-                                  std::to_string(config.heads) + " and " + keys.name("attention.head_count_kv") +
-                                  " = " + std::to_string(config.kv_heads) +
-                                  ": the number of query heads must be a multiple of the key/value heads");
+    return config_error(keys.file, "metadata keys " + keys.name("attention.head_count") + " = " +
+                                       std::to_string(config.heads) + " and " + keys.name("attention.head_count_kv") +
+                                       " = " + std::to_string(config.kv_heads) +
+                                       ": the number of query heads must be a multiple of the key/value heads");
   }
   if (!keys.has("attention.key_length") && config.hidden % config.heads != 0) {
-    return config_error(file, "metadata keys " + keys.name("embedding_length") + " = " + std::to_string(config.hidden) +
-                                  " and " + keys.name("attention.head_count") + " = " + std::to_string(config.heads) +
-                                  ": the width is not a multiple of the heads, and " +
-                                  keys.name("attention.key_length") + " is missing");
+    return config_error(keys.file, "metadata keys " + keys.name("embedding_length") + " = " +
+                                       std::to_string(config.hidden) + " and " + keys.name("attention.head_count") +
+                                       " = " + std::to_string(config.heads) +
+                                       ": the width is not a multiple of the heads, and " +
+                                       keys.name("attention.key_length") + " is missing");
   }
   BITNET_ASSIGN_OR_RETURN(config.head_dim,
                           keys.dimension_or("attention.key_length", 4096, config.hidden / config.heads));
   BITNET_ASSIGN_OR_RETURN(const std::int64_t value_length,
                           keys.dimension_or("attention.value_length", 4096, config.head_dim));
   if (value_length != config.head_dim) {
-    return config_error(file, "metadata key " + keys.name("attention.value_length") + ": expected the key length " +
-                                  std::to_string(config.head_dim) + ", found " + std::to_string(value_length));
+    return config_error(keys.file, "metadata key " + keys.name("attention.value_length") +
+                                       ": expected the key length " + std::to_string(config.head_dim) + ", found " +
+                                       std::to_string(value_length));
   }
   if (config.heads * config.head_dim > static_cast<std::int64_t>(kMaxDimension)) {
-    return config_error(file, "metadata key " + keys.name("attention.head_count") + ": " +
-                                  std::to_string(config.heads) + " heads of " + std::to_string(config.head_dim) +
-                                  " exceed the widest layer, " + std::to_string(kMaxDimension));
+    return config_error(keys.file, "metadata key " + keys.name("attention.head_count") + ": " +
+                                       std::to_string(config.heads) + " heads of " + std::to_string(config.head_dim) +
+                                       " exceed the widest layer, " + std::to_string(kMaxDimension));
   }
+  return keys.optional_positive("attention.scale", config.attention_scale);
+}
+
+Status read_window(const Keys& keys, const Architecture& architecture, ModelConfig& config) {
+  if (!keys.has("attention.sliding_window")) return {};
+  BITNET_ASSIGN_OR_RETURN(const std::uint64_t window, keys.file.get_uint(keys.name("attention.sliding_window")));
+  if (window > kMaxContext) {
+    return config_error(keys.file, "metadata key " + keys.name("attention.sliding_window") + ": expected 0.." +
+                                       std::to_string(kMaxContext) + " positions, found " + std::to_string(window));
+  }
+  config.window = static_cast<std::int64_t>(window);
+  if (config.window == 0) return {};
+  config.window_pattern = architecture.window_pattern;
+  if (keys.has("attention.sliding_window_pattern")) {
+    BITNET_ASSIGN_OR_RETURN(config.window_pattern, keys.dimension("attention.sliding_window_pattern", kMaxLayers));
+  }
+  config.window_rope_base = architecture.window_rope_base;
+  return keys.optional_positive("rope.freq_base_swa", config.window_rope_base);
+}
+
+Status read_rope_scaling(const Keys& keys, ModelConfig& config) {
+  std::string type = "linear";  // where only a factor stands
+  if (keys.has("rope.scaling.type")) {
+    BITNET_ASSIGN_OR_RETURN(const std::string_view stated, keys.file.get_string(keys.name("rope.scaling.type")));
+    type = std::string(stated);
+  }
+  double factor = 1.0;
+  for (const char* key : {"rope.scale_linear", "rope.scaling.factor"}) {
+    if (!keys.has(key)) continue;
+    BITNET_ASSIGN_OR_RETURN(const double value, keys.file.get_float(keys.name(key)));
+    if (value != 0.0) factor = value;  // 0 means "no scaling" in files of older converters
+  }
+  if (type == "none") return {};
+  if (type != "linear" && type != "yarn" && type != "longrope") {
+    return config_error(keys.file, "metadata key " + keys.name("rope.scaling.type") +
+                                       ": expected none, linear, yarn or longrope, found " + gguf::quoted(type) +
+                                       "; this runtime does not know how that turns positions");
+  }
+  if (!(factor >= 1.0 && factor <= 65536.0)) {
+    return config_error(keys.file, "metadata key " + keys.name("rope.scaling.factor") + ": expected 1..65536, found " +
+                                       std::to_string(factor));
+  }
+  config.rope_factor = static_cast<float>(factor);
+  if (type == "linear") {
+    if (factor != 1.0) config.rope_scaling = RopeScaling::kLinear;
+    return {};
+  }
+  config.rope_scaling = type == "yarn" ? RopeScaling::kYarn : RopeScaling::kLongrope;
+  BITNET_ASSIGN_OR_RETURN(config.rope_original_context,
+                          keys.dimension("rope.scaling.original_context_length", kMaxContext));
+  BITNET_RETURN_IF_ERROR(keys.optional_positive("rope.scaling.attn_factor", config.rope_attention_factor));
+  BITNET_RETURN_IF_ERROR(keys.optional_positive("rope.scaling.yarn_beta_fast", config.yarn_beta_fast));
+  return keys.optional_positive("rope.scaling.yarn_beta_slow", config.yarn_beta_slow);
+}
+
+Status read_rope(const Keys& keys, ModelConfig& config) {
+  if (config.rope == RopeKind::kNone) return {};
   BITNET_ASSIGN_OR_RETURN(config.rope_dim, keys.dimension_or("rope.dimension_count", 4096, config.head_dim));
   if (config.rope_dim % 2 != 0 || config.rope_dim > config.head_dim) {
-    return config_error(file, "metadata key " + keys.name("rope.dimension_count") +
-                                  ": expected an even number of at most " + std::to_string(config.head_dim) +
-                                  " (the head width), found " + std::to_string(config.rope_dim));
+    return config_error(keys.file, "metadata key " + keys.name("rope.dimension_count") +
+                                       ": expected an even number of at most " + std::to_string(config.head_dim) +
+                                       " (the head width), found " + std::to_string(config.rope_dim));
   }
-  BITNET_ASSIGN_OR_RETURN(config.norm_eps, keys.positive("attention.layer_norm_rms_epsilon"));
-  if (keys.has("rope.freq_base")) {
-    BITNET_ASSIGN_OR_RETURN(config.rope_base, keys.positive("rope.freq_base"));
-  }
+  BITNET_RETURN_IF_ERROR(keys.optional_positive("rope.freq_base", config.rope_base));
+  return read_rope_scaling(keys, config);
+}
 
+// Scales around the blocks. The logit scale is stored as the number that the state is divided by.
+Status read_scales(const Keys& keys, const Architecture& architecture, ModelConfig& config) {
+  if (architecture.scaled_embedding) config.embedding_scale = std::sqrt(static_cast<float>(config.hidden));
+  float logit_divisor = 1.0F;
+  if (architecture.mup) {  // the defaults of files without the keys
+    config.embedding_scale = 12.0F;
+    config.residual_scale = 1.4F / std::sqrt(static_cast<float>(config.layers));
+    logit_divisor = static_cast<float>(config.hidden) / 256.0F;
+  }
+  BITNET_RETURN_IF_ERROR(keys.optional_positive("embedding_scale", config.embedding_scale));
+  BITNET_RETURN_IF_ERROR(keys.optional_positive("residual_scale", config.residual_scale));
+  BITNET_RETURN_IF_ERROR(keys.optional_positive("logit_scale", logit_divisor));
+  config.logit_scale = 1.0F / logit_divisor;
+  return {};
+}
+
+Status read_pooling(const Keys& keys, ModelConfig& config) {
+  if (!keys.has("pooling_type")) return {};
+  BITNET_ASSIGN_OR_RETURN(const std::uint64_t type, keys.file.get_uint(keys.name("pooling_type")));
+  if (type == 0) return {};
+  if (type != 1 && type != 3) {
+    return config_error(keys.file, "metadata key " + keys.name("pooling_type") +
+                                       ": expected 0 (none), 1 (mean) or 3 (last token), found " +
+                                       std::to_string(type) + "; this runtime does not implement it");
+  }
+  config.pooling = type == 1 ? Pooling::kMean : Pooling::kLast;
+  return {};
+}
+
+Status read_vocabulary(const Keys& keys, ModelConfig& config) {
+  const gguf::File& file = keys.file;
   const gguf::Tensor* embedding = file.find_tensor("token_embd.weight");
   if (embedding == nullptr) {
     return Error{ErrorCode::kTensorMapping, file.path() + ": tensor token_embd.weight is missing"};
@@ -163,13 +233,52 @@ Result<ModelConfig> read_config(const gguf::File& file) {
                                                 std::to_string(embedding->ne[1]) + " rows, expected at most 67108864"};
   }
   config.vocab = static_cast<std::int64_t>(embedding->ne[1]);
-  if (keys.has("vocab_size")) {
-    BITNET_ASSIGN_OR_RETURN(const std::int64_t stated, keys.dimension("vocab_size", std::uint64_t{1} << 26));
-    if (stated > config.vocab) {
-      return config_error(file, "metadata key " + keys.name("vocab_size") + " = " + std::to_string(stated) +
-                                    " exceeds the " + std::to_string(config.vocab) + " rows of token_embd.weight");
-    }
+  if (!keys.has("vocab_size")) return {};
+  BITNET_ASSIGN_OR_RETURN(const std::int64_t stated, keys.dimension("vocab_size", std::uint64_t{1} << 26));
+  if (stated <= config.vocab) return {};
+  return config_error(file, "metadata key " + keys.name("vocab_size") + " = " + std::to_string(stated) +
+                                " exceeds the " + std::to_string(config.vocab) + " rows of token_embd.weight");
+}
+
+std::string known_names() {
+  std::string names;
+  for (const Architecture& entry : architectures()) names += (names.empty() ? "" : ", ") + std::string(entry.name);
+  return names;
+}
+
+}  // namespace
+
+Result<ModelConfig> read_config(const gguf::File& file) {
+  ModelConfig config;
+  BITNET_ASSIGN_OR_RETURN(const std::string_view name, file.get_string("general.architecture"));
+  const Architecture* architecture = find_architecture(name);
+  if (architecture == nullptr) {
+    return config_error(file, "metadata key general.architecture: expected one of " + known_names() + ", found " +
+                                  gguf::quoted(name) + "; this runtime does not know its graph");
   }
+  config.architecture = std::string(name);
+  config.activation = architecture->activation;
+  config.gated = architecture->gated;
+  config.norm = architecture->norm;
+  config.rope = architecture->rope;
+  config.learned_positions = architecture->learned_positions;
+  config.tied_only = architecture->tied_only;
+
+  const Keys keys{file, config.architecture + "."};
+  BITNET_RETURN_IF_ERROR(refuse_unsupported(keys));
+  BITNET_ASSIGN_OR_RETURN(config.layers, keys.dimension("block_count", kMaxLayers));
+  BITNET_ASSIGN_OR_RETURN(config.hidden, keys.width("embedding_length"));
+  BITNET_ASSIGN_OR_RETURN(config.ffn, keys.width("feed_forward_length"));
+  BITNET_ASSIGN_OR_RETURN(config.context, keys.dimension("context_length", kMaxContext));
+  BITNET_RETURN_IF_ERROR(read_heads(keys, config));
+  BITNET_RETURN_IF_ERROR(read_window(keys, *architecture, config));
+  BITNET_RETURN_IF_ERROR(read_rope(keys, config));
+  BITNET_ASSIGN_OR_RETURN(config.norm_eps,
+                          keys.positive(config.norm == NormKind::kRms ? "attention.layer_norm_rms_epsilon"
+                                                                      : "attention.layer_norm_epsilon"));
+  BITNET_RETURN_IF_ERROR(read_scales(keys, *architecture, config));
+  BITNET_RETURN_IF_ERROR(read_pooling(keys, config));
+  BITNET_RETURN_IF_ERROR(read_vocabulary(keys, config));
   return config;
 }
 

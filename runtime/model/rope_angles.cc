@@ -5,8 +5,11 @@
 // Accuracy: every double result is within about 4 units of 2^-53 of the truth, so that the float that it is rounded to
 // is the correctly rounded one except where the truth lies within 2^-51 of the middle between two floats, and then the
 // other neighbour.
+#include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstddef>
+#include <string>
 
 #include "runtime/model/rope.h"
 
@@ -123,6 +126,86 @@ void rope_angles(std::int64_t position, std::int64_t rope_dim, float base, float
   for (std::int64_t i = 0; i < rope_dim / 2; ++i) {
     sine_and_cosine(angle, &sines[i], &cosines[i]);
     angle *= factor;
+  }
+}
+
+namespace {
+
+// The pair that turns `rotations` times within the original context.
+double yarn_pair(const ModelConfig& config, double rotations) {
+  constexpr double kTwoPi = 6.283185307179586;
+  return static_cast<double>(config.rope_dim) *
+         logarithm(static_cast<double>(config.rope_original_context) / (rotations * kTwoPi)) /
+         (2.0 * logarithm(static_cast<double>(config.rope_base)));
+}
+
+std::vector<float> yarn_divisors(const ModelConfig& config) {
+  const auto last = static_cast<double>(config.rope_dim - 1);
+  const double low = std::max(0.0, std::floor(yarn_pair(config, static_cast<double>(config.yarn_beta_fast))));
+  const double high = std::min(last, std::ceil(yarn_pair(config, static_cast<double>(config.yarn_beta_slow))));
+  const double scale = 1.0 / static_cast<double>(config.rope_factor);
+  std::vector<float> divisors;
+  for (std::int64_t i = 0; i < config.rope_dim / 2; ++i) {
+    const double ramp = std::clamp((static_cast<double>(i) - low) / std::max(0.001, high - low), 0.0, 1.0);
+    divisors.push_back(static_cast<float>(1.0 / (scale * ramp + (1.0 - ramp))));
+  }
+  return divisors;
+}
+
+}  // namespace
+
+Result<RopeTable> RopeTable::make(const ModelConfig& config, bool window, std::span<const float> factors) {
+  RopeTable table;
+  table.pairs_ = config.rope_dim / 2;
+  if (table.pairs_ == 0) return table;
+  table.step_ = rope_factor(config.rope_dim, window ? config.window_rope_base : config.rope_base);
+  if (window) return table;
+  switch (config.rope_scaling) {
+    case RopeScaling::kNone:
+      break;
+    case RopeScaling::kLinear:
+      table.divisors_.assign(static_cast<std::size_t>(table.pairs_), config.rope_factor);
+      break;
+    case RopeScaling::kYarn:
+      table.divisors_ = yarn_divisors(config);
+      table.magnitude_ = static_cast<float>(1.0 + 0.1 * logarithm(static_cast<double>(config.rope_factor))) *
+                         config.rope_attention_factor;
+      break;
+    case RopeScaling::kLongrope:
+      table.magnitude_ = config.rope_attention_factor;
+      break;
+  }
+  if (factors.empty() && config.rope_scaling != RopeScaling::kLongrope) return table;
+  if (factors.size() != static_cast<std::size_t>(table.pairs_)) {
+    return Error{ErrorCode::kFailure, "RoPE factors: expected " + std::to_string(table.pairs_) +
+                                          ", one for each pair of a head, found " + std::to_string(factors.size())};
+  }
+  // Below 0.7 angles would leave the range in which sines are exact.
+  constexpr float kLeast = 0.7F;
+  constexpr float kMost = 1048576.0F;
+  for (std::size_t i = 0; i < factors.size(); ++i) {
+    if (factors[i] >= kLeast && factors[i] <= kMost) continue;
+    return Error{ErrorCode::kFailure,
+                 "RoPE factor " + std::to_string(i) + ": expected 0.7..1048576, found " + std::to_string(factors[i])};
+  }
+  if (table.divisors_.empty()) {
+    table.divisors_.assign(factors.begin(), factors.end());
+  } else {
+    for (std::size_t i = 0; i < factors.size(); ++i) table.divisors_[i] *= factors[i];
+  }
+  return table;
+}
+
+void RopeTable::angles(std::int64_t position, float* cosines, float* sines) const {
+  auto angle = static_cast<float>(position);
+  for (std::int64_t i = 0; i < pairs_; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    sine_and_cosine(divisors_.empty() ? angle : angle / divisors_[at], &sines[i], &cosines[i]);
+    if (magnitude_ != 1.0F) {
+      sines[i] *= magnitude_;
+      cosines[i] *= magnitude_;
+    }
+    angle *= step_;
   }
 }
 
