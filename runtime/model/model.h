@@ -1,5 +1,5 @@
-// Model: a ternary GGUF made ready to run: configuration, packed weights, kernels (a bundle's or the built-in ones) and
-// one thread pool. Context: one sequence on it, with its key/value cache.
+// Model: a GGUF made ready to run, of ternary weights or dense: configuration, packed weights, kernels (a bundle's or
+// the built-in ones) and one thread pool. Context: one sequence on it, with its key/value cache.
 //
 //   auto model = Model::load("x.gguf", {});
 //   auto context = Context::create(**model, {});
@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "runtime/base/result.h"
+#include "runtime/formats/options.h"
 #include "runtime/gguf/gguf.h"
 #include "runtime/kernels/kernel.h"
 #include "runtime/model/config.h"
@@ -45,9 +46,10 @@ struct ModelOptions {
   int threads = 0;              // 0: the CPUs that this process may use
   std::string bundle = "auto";  // a path | "none" | "auto": <model>.<target>.bnk, then <model>.bnk beside the model
   // Refuses (kStrict) what would otherwise only be logged: no bundle or a refused one, a product without a bundle
-  // kernel, weights with the undefined code 3.
+  // kernel, weights with undefined codes, an assumed tile table.
   bool strict = false;
   HeadMode head = HeadMode::kScreened;
+  formats::ReadOptions read;  // what the file does not say about its ternary weights
   LogFn log = nullptr;
   ProgressFn progress = nullptr;
 };
@@ -69,7 +71,8 @@ class Model {
   [[nodiscard]] std::string_view target() const;       // of the ternary kernels in use, e.g. "avx512"
   [[nodiscard]] std::string_view bundle_path() const;  // "" without a bundle
   [[nodiscard]] std::uint64_t parameters() const;      // elements of all tensors that are used
-  [[nodiscard]] std::uint64_t weight_bytes() const;    // of the packed products, norms and head in memory
+  // Of the packed products, norms and head in memory, and of dense matrices wherever they are.
+  [[nodiscard]] std::uint64_t weight_bytes() const;
 
   struct State;
   [[nodiscard]] State& state() const { return *state_; }  // for Context

@@ -317,6 +317,11 @@ Result<ModelTensors> map_tensors(const gguf::File& file, const ModelConfig& conf
     BITNET_ASSIGN_OR_RETURN(tensors.rope_freqs, mapper.optional_vector("rope_freqs.weight", half));
     BITNET_ASSIGN_OR_RETURN(tensors.rope_factors_long, mapper.optional_vector("rope_factors_long.weight", half));
     BITNET_ASSIGN_OR_RETURN(tensors.rope_factors_short, mapper.optional_vector("rope_factors_short.weight", half));
+    if ((tensors.rope_factors_long == nullptr) != (tensors.rope_factors_short == nullptr)) {
+      return tensor_error(file, tensors.rope_factors_long == nullptr ? "rope_factors_long.weight"
+                                                                     : "rope_factors_short.weight",
+                          "missing, though the other one of the two is there");
+    }
   }
   for (std::int64_t i = 0; i < config.layers; ++i) {
     BITNET_ASSIGN_OR_RETURN(LayerTensors layer, mapper.layer(i));

@@ -110,4 +110,7 @@ struct PackedLayout {
 [[nodiscard]] std::uint64_t pack_tile(const FusedMatrix& product, Layout layout, std::int64_t tile_row,
                                       std::uint8_t* out);
 
+// What to say about `undefined` codes that packing met in a product of the file.
+[[nodiscard]] std::string undefined_codes(const gguf::File& file, const FusedMatrix& product, std::uint64_t undefined);
+
 }  // namespace bitnet
