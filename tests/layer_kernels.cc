@@ -363,7 +363,7 @@ Floats Layer::attention(Floats q, const Floats& k, const Floats& v, const std::v
     const std::int64_t first = head * group * dim;
     const std::int64_t stride = config_.heads * dim;
     kernel(bitnet_attention_args{q.data() + first, key_pages.data(), value_pages.data(), y.data() + first,
-                                 scratch.as<float>(), group, dim, tokens, 0, stride, stride, nullptr,
+                                 scratch.as<float>(), group, dim, tokens, 0, 0, stride, stride, nullptr,
                                  1.0F / std::sqrt(static_cast<float>(dim))});
   }
   return y;

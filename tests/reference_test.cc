@@ -165,7 +165,7 @@ struct Cache {
   std::vector<const void*> table;
 };
 
-void test_attention(bool int8) {
+void test_attention(bool int8, std::int64_t window) {
   std::mt19937 random(3);
   std::normal_distribution<float> normal;
   const std::int64_t heads = 2;
@@ -187,6 +187,7 @@ void test_attention(bool int8) {
                                       .head_dim = dim,
                                       .tokens = tokens,
                                       .past = past,
+                                      .window = window,
                                       .q_stride = stride,
                                       .y_stride = stride,
                                       .next = nullptr,
@@ -197,7 +198,8 @@ void test_attention(bool int8) {
       const std::int64_t row = t * stride + h * dim;
       std::vector<double> weights;
       double total = 0.0;
-      for (std::int64_t j = 0; j <= past + t; ++j) {
+      const std::int64_t first = window == 0 ? 0 : std::max<std::int64_t>(0, past + t - window + 1);
+      for (std::int64_t j = first; j <= past + t; ++j) {
         double s = 0.0;
         for (std::int64_t d = 0; d < dim; ++d) {
           s += static_cast<double>(q[static_cast<std::size_t>(row + d)]) *
@@ -208,7 +210,8 @@ void test_attention(bool int8) {
       }
       for (std::int64_t d = 0; d < dim; ++d) {
         const auto value = [&](std::size_t j) {
-          return values.values[j * static_cast<std::size_t>(dim) + static_cast<std::size_t>(d)];
+          return values.values[(static_cast<std::size_t>(first) + j) * static_cast<std::size_t>(dim) +
+                               static_cast<std::size_t>(d)];
         };
         double truth = 0.0;
         for (std::size_t j = 0; j < weights.size(); ++j) truth += weights[j] / total * value(j);
@@ -228,8 +231,14 @@ void test_attention(bool int8) {
 }  // namespace
 
 TEST_CASE("attention against double precision, across chunks and for several tokens") {
-  SUBCASE("float16") { test_attention(false); }
-  SUBCASE("int8 with factors") { test_attention(true); }
+  SUBCASE("float16") { test_attention(false, 0); }
+  SUBCASE("int8 with factors") { test_attention(true, 0); }
+  // A window within a chunk, over the border of two, and of one position.
+  for (const std::int64_t window : {37, 300, 1}) {
+    CAPTURE(window);
+    test_attention(false, window);
+    test_attention(true, window);
+  }
 }
 
 TEST_CASE("softmax: sums to 1, order of the inputs, equal to double precision") {

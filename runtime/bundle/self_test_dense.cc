@@ -260,7 +260,8 @@ std::vector<const void*> table_of(const std::vector<Buffer>& pages) {
   return table;
 }
 
-// Two heads over up to three chunks: one token, a whole chunk, and several tokens across the border of a page.
+// Two heads over up to three chunks: one token, a whole chunk, several tokens across the border of a page, and windows
+// that begin in the first chunk, behind it, and with the token itself.
 Status test_attention(const Kernel& kernel, std::int64_t head_dim) {
   constexpr std::int64_t kHeads = 2;
   constexpr std::int64_t kTokens = 2;
@@ -277,9 +278,15 @@ Status test_attention(const Kernel& kernel, std::int64_t head_dim) {
   struct Call {
     std::int64_t tokens;
     std::int64_t past;
+    std::int64_t window;
   };
-  for (const auto [tokens, past] :
-       {Call{1, 0}, Call{1, BITNET_ATTENTION_CHUNK - 1}, Call{kTokens, kLongest - kTokens}}) {
+  constexpr Call kCalls[] = {{1, 0, 0},
+                             {1, BITNET_ATTENTION_CHUNK - 1, 0},
+                             {kTokens, kLongest - kTokens, 0},
+                             {kTokens, kLongest - kTokens, kLongest - 5},
+                             {kTokens, kLongest - kTokens, 40},
+                             {kTokens, BITNET_ATTENTION_CHUNK - 1, 1}};
+  for (const auto [tokens, past, window] : kCalls) {
     BITNET_ASSIGN_OR_RETURN(const Row<float> y, Row<float>::create(tokens * stride));
     std::vector<float> expected(y.data(), y.data() + tokens * stride);
     bitnet_attention_args args = {.q = q.data(),
@@ -291,6 +298,7 @@ Status test_attention(const Kernel& kernel, std::int64_t head_dim) {
                                   .head_dim = head_dim,
                                   .tokens = tokens,
                                   .past = past,
+                                  .window = window,
                                   .q_stride = stride,
                                   .y_stride = stride,
                                   .next = nullptr,
@@ -298,7 +306,8 @@ Status test_attention(const Kernel& kernel, std::int64_t head_dim) {
     (kernel.format == Format::kI8 ? reference::attention_i8 : reference::attention_f16)(args);
     args.y = y.data();
     kernel(args);
-    const std::string input = "of " + std::to_string(tokens) + " tokens after " + std::to_string(past);
+    const std::string input =
+        "of " + std::to_string(tokens) + " tokens after " + std::to_string(past) + ", window " + std::to_string(window);
     BITNET_RETURN_IF_ERROR(y.compare(kernel, "y", input.c_str(), expected));
   }
   return {};

@@ -158,16 +158,18 @@ namespace {
 // r of op attention in kernel_abi.h.
 float thirteen_bits(float x) { return std::bit_cast<float>((std::bit_cast<std::uint32_t>(x) + 0x400U) & ~0x7FFU); }
 
-// One query row over the positions 0 .. seen-1. key(j), value(j): the row of position j as floats; the factors apply
+// One query row over the positions first .. seen-1. key(j), value(j): the row of position j as floats; the factors apply
 // after the dot product and before the product with the value.
 template <typename Row, typename Factor>
-void attend(const float* q, std::int64_t head_dim, std::int64_t seen, float scale, Row key, Row value,
-            Factor key_factor, Factor value_factor, bool factors, float* y) {
+void attend(const float* q, std::int64_t head_dim, std::int64_t first, std::int64_t seen, float scale, Row key,
+            Row value, Factor key_factor, Factor value_factor, bool factors, float* y) {
   float m = 0.0F;
   float l = 0.0F;
   std::vector<float> o;
-  for (std::int64_t begin = 0; begin < seen; begin += BITNET_ATTENTION_CHUNK) {
-    const std::int64_t end = std::min<std::int64_t>(begin + BITNET_ATTENTION_CHUNK, seen);
+  const std::int64_t first_chunk = first / BITNET_ATTENTION_CHUNK;
+  for (std::int64_t chunk = first_chunk; chunk * BITNET_ATTENTION_CHUNK < seen; ++chunk) {
+    const std::int64_t begin = std::max<std::int64_t>(chunk * BITNET_ATTENTION_CHUNK, first);
+    const std::int64_t end = std::min<std::int64_t>((chunk + 1) * BITNET_ATTENTION_CHUNK, seen);
     std::vector<float> p;
     for (std::int64_t j = begin; j < end; ++j) {
       const float product = dot(q, key(j).data(), head_dim);
@@ -175,7 +177,11 @@ void attend(const float* q, std::int64_t head_dim, std::int64_t seen, float scal
     }
     const float m_c = *std::max_element(p.begin(), p.end());
     for (float& s : p) s = thirteen_bits(exp(std::max(s - m_c, BITNET_ATTENTION_LEAST_EXPONENT)));
-    const float l_c = sum(p.data(), end - begin);
+    Lanes l_lanes{};
+    for (std::int64_t j = begin; j < end; ++j) {
+      l_lanes[static_cast<std::size_t>(j % kLanes)] += p[static_cast<std::size_t>(j - begin)];
+    }
+    const float l_c = tree(l_lanes);
     std::vector<float> o_c(static_cast<std::size_t>(head_dim), 0.0F);
     for (std::int64_t j = begin; j < end; ++j) {
       const std::vector<float> v = value(j);
@@ -183,7 +189,7 @@ void attend(const float* q, std::int64_t head_dim, std::int64_t seen, float scal
       const float scaled = factors ? thirteen_bits(weight * value_factor(j)) : weight;
       for (std::size_t d = 0; d < v.size(); ++d) o_c[d] += scaled * v[d];
     }
-    if (begin == 0) {
+    if (chunk == first_chunk) {
       m = m_c;
       l = l_c;
       o = o_c;
@@ -217,7 +223,9 @@ void attention(const bitnet_attention_args& a, Convert convert, bool factors) {
   };
   for (std::int64_t t = 0; t < a.tokens; ++t) {
     for (std::int64_t h = 0; h < a.heads; ++h) {
-      attend(a.q + t * a.q_stride + h * a.head_dim, a.head_dim, a.past + t + 1, a.scale, row(a.key_pages),
+      const std::int64_t seen = a.past + t + 1;
+      const std::int64_t first = a.window == 0 ? 0 : std::max<std::int64_t>(0, seen - a.window);
+      attend(a.q + t * a.q_stride + h * a.head_dim, a.head_dim, first, seen, a.scale, row(a.key_pages),
              row(a.value_pages), factor(a.key_pages), factor(a.value_pages), factors,
              a.y + t * a.y_stride + h * a.head_dim);
     }
