@@ -53,6 +53,20 @@ struct I2sTensor {
   }
 };
 
+// The tensor as a part of a product.
+MatrixPart part_of(const gguf::Tensor& tensor) {
+  std::vector<std::string> notes;
+  auto ternary = formats::TernaryMatrix::open(gguf::File{}, tensor, {}, notes);
+  REQUIRE_MESSAGE(ternary.ok(), (ternary.ok() ? "" : ternary.error().message));
+  REQUIRE(ternary->has_value());
+  MatrixPart part;
+  part.tensor = &tensor;
+  part.rows = static_cast<std::int64_t>(tensor.ne[1]);
+  part.ternary = *ternary;
+  part.i2s_x86 = true;
+  return part;
+}
+
 std::vector<std::uint8_t> random_codes(std::int64_t count, int highest, std::uint32_t seed) {
   std::mt19937 random(seed);
   std::vector<std::uint8_t> codes(static_cast<std::size_t>(count));
@@ -110,7 +124,7 @@ TEST_CASE("pack_product: any layout, any stack of parts, any K, any row split, c
         const std::vector<std::uint8_t> codes = random_codes(rows * shape.k, highest, static_cast<std::uint32_t>(rows));
         for (const std::uint8_t code : codes) threes += code == 3;
         parts.push_back(std::make_unique<I2sTensor>(codes, rows, shape.k));
-        product.parts.push_back(&parts.back()->tensor);
+        product.parts.push_back(part_of(parts.back()->tensor));
         product.n += rows;
         stacked.insert(stacked.end(), codes.begin(), codes.end());
       }
@@ -140,7 +154,7 @@ TEST_CASE("pack_product: any layout, any stack of parts, any K, any row split, c
   }
 }
 
-TEST_CASE("pack_product and i2s_scale: a matrix packed by another program") {
+TEST_CASE("pack_product: a matrix packed by another program") {
   const auto packed_path = test::asset("numerics/i2_s_x86_actparallel.packed.bin", "I2_S of another program");
   const auto input_path = test::asset("numerics/input_ternary_1scale_4x512_f32.bin", "I2_S of another program");
   if (!packed_path.has_value() || !input_path.has_value()) return;
@@ -153,13 +167,15 @@ TEST_CASE("pack_product and i2s_scale: a matrix packed by another program") {
   REQUIRE(bytes.size() == 544);
   gguf::Tensor tensor;
   tensor.type = gguf::TensorType::kI2_S;
+  tensor.n_dims = 2;
   tensor.ne = {512, 4, 1, 1};
+  tensor.bytes = bytes.size();
   tensor.data = std::as_bytes(std::span(bytes));
-  CHECK(i2s_scale(tensor) == 0.75F);
   FusedMatrix product;
   product.n = 4;
   product.k = 512;
-  product.parts = {&tensor};
+  product.parts = {part_of(tensor)};
+  CHECK(product.parts[0].ternary->scales()[0] == 0.75F);
   std::vector<std::uint8_t> packed(matrix_bytes(Layout::kT2, 4, 512));
   CHECK(pack_product(product, Layout::kT2, 0, 4, packed.data()) == 0);
   std::vector<std::uint8_t> row(512);

@@ -227,6 +227,7 @@ std::vector<codegen::TuneShape> shapes_to_tune(const ModelTensors& tensors) {
   std::vector<codegen::TuneShape> shapes;
   for (const LayerTensors& layer : tensors.layers) {
     for (const FusedMatrix& product : layer.products) {
+      if (!product.ternary() || product.group != 0) continue;  // kernels with K-groups have no points of their own
       const codegen::TuneShape shape = {product.n, product.k, 1};
       codegen::add_shapes(shapes, std::span(&shape, 1));
     }

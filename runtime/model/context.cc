@@ -195,7 +195,7 @@ Status Graph::allocate() {
   BITNET_RETURN_IF_ERROR(take(q8.sums, sums_stride * most_groups));
   BITNET_RETURN_IF_ERROR(take(packed, sums_stride * widest_input));
   BITNET_RETURN_IF_ERROR(take(acc, y_width));
-  if (dense || add_later) BITNET_RETURN_IF_ERROR(take(block, batch * config.hidden));
+  if (dense || add_later) BITNET_RETURN_IF_ERROR(take(added, batch * config.hidden));
   if (dense && batch > 1) BITNET_RETURN_IF_ERROR(take(dense_inputs, batch * widest));
   dense_input.resize(static_cast<std::size_t>(pool.size()));
   BITNET_RETURN_IF_ERROR(make_angles());

@@ -86,7 +86,7 @@ struct Graph {
   float* x = nullptr;         // [t][hidden] residual stream
   float* y = nullptr;         // [t][y_width] output of qkv, or of gate and up
   float* attended = nullptr;  // [t][q_width] output of attention
-  float* block = nullptr;     // [t][hidden] output of attention or ffn, where it is not added to x at once
+  float* added = nullptr;     // [t][hidden] output of attention or ffn, where it is not added to x at once
   float* result = nullptr;    // [t][hidden] after output_norm
   float* logits = nullptr;    // [kLogitRows][vocab]
   // Quantised inputs of the next product. A single token's are each thread's own: thread 0 has them here, the others
@@ -167,9 +167,9 @@ struct Graph {
   void make_input(FusedMatrix::Role role, const LayerWeights& layer, const Share& share);
   enum class Output : std::uint8_t { kStore, kAddToResidual };
   // y (or x +=) = products of the input with the layer's weights; store: y [t][y_width]. With a post norm the result
-  // stays in `block`, for add_normed_block() after a meeting.
+  // stays in `added`, for add_normed_block() after a meeting.
   void product(FusedMatrix::Role role, const LayerWeights& layer, Output output, const Share& share);
-  void add_normed_block(const NormWeights& norm, const Share& share);  // x += norm(block)
+  void add_normed_block(const NormWeights& norm, const Share& share);  // x += norm(added)
   [[nodiscard]] const float* input_row(Width width, std::int64_t t, int thread);
   void quantize_row(const ProductWeights& product, const NormWeights& norm, Width width, std::int64_t t, int thread);
   void pack_inputs(const ProductWeights& product, const NormWeights& norm, Width width, const Share& share);

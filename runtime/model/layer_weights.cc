@@ -25,7 +25,9 @@ class Copies {
   void add_norm(NormKind kind, const gguf::Tensor* gain, const gguf::Tensor* bias, NormWeights& norm) {
     norm.kind = kind;
     add(gain, norm.gain);
-    add(bias, norm.bias);
+    if (kind != NormKind::kLayer || gain == nullptr) return;
+    const std::byte* values = bias == nullptr ? nullptr : bias->data.data();
+    entries_.push_back({values, static_cast<std::size_t>(gain->ne[0]), 1.0F, &norm.bias});
   }
 
   [[nodiscard]] Status make(Buffer& memory) const {
@@ -34,7 +36,7 @@ class Copies {
     BITNET_ASSIGN_OR_RETURN(memory, Buffer::allocate(floats * sizeof(float)));
     auto* next = memory.as<float>();
     for (const Entry& entry : entries_) {
-      std::memcpy(next, entry.from, entry.count * sizeof(float));
+      if (entry.from != nullptr) std::memcpy(next, entry.from, entry.count * sizeof(float));
       if (entry.factor != 1.0F) {
         for (std::size_t i = 0; i < entry.count; ++i) next[i] *= entry.factor;
       }
@@ -47,7 +49,7 @@ class Copies {
  private:
   static constexpr std::size_t kAlign = 16;  // floats
   struct Entry {
-    const std::byte* from;  // in the file perhaps unaligned
+    const std::byte* from;  // in the file perhaps unaligned; null: zeros
     std::size_t count;
     float factor;
     const float** slot;

@@ -194,7 +194,12 @@ Result<std::unique_ptr<Model>> Model::load(const std::string& path, const ModelO
 const std::string& Model::path() const { return state_->file.path(); }
 const gguf::File& Model::file() const { return state_->file; }
 const ModelConfig& Model::config() const { return state_->config; }
+const ModelTensors& Model::tensors() const { return state_->tensors; }
 const KernelSet& Model::kernels() const { return state_->kernels; }
+std::int64_t Model::dense_bytes(const gguf::Tensor& tensor) {
+  const auto k = static_cast<std::int64_t>(tensor.ne[0]);
+  return static_cast<std::int64_t>(tensor.ne[1] * row_bytes(dense_format(tensor.type), k));
+}
 int Model::threads() const { return state_->pool->size(); }
 std::string_view Model::target() const { return to_string(state_->kernels.isa()); }
 std::string_view Model::bundle_path() const {

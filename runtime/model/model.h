@@ -23,6 +23,7 @@
 #include "runtime/kernels/kernel.h"
 #include "runtime/model/config.h"
 #include "runtime/model/kernel_set.h"
+#include "runtime/model/tensors.h"
 
 namespace bitnet {
 
@@ -66,7 +67,10 @@ class Model {
   [[nodiscard]] const std::string& path() const;
   [[nodiscard]] const gguf::File& file() const;
   [[nodiscard]] const ModelConfig& config() const;
+  [[nodiscard]] const ModelTensors& tensors() const;  // into file()
   [[nodiscard]] const KernelSet& kernels() const;
+  // What dense kernels read of a tensor, where it lies or expanded (to float16; to float32 it is twice as much).
+  [[nodiscard]] static std::int64_t dense_bytes(const gguf::Tensor& tensor);
   [[nodiscard]] int threads() const;
   [[nodiscard]] std::string_view target() const;       // of the ternary kernels in use, e.g. "avx512"
   [[nodiscard]] std::string_view bundle_path() const;  // "" without a bundle

@@ -22,7 +22,7 @@ namespace bitnet {
 struct NormWeights {
   NormKind kind = NormKind::kRms;
   const float* gain = nullptr;
-  const float* bias = nullptr;  // LayerNorm; null: none
+  const float* bias = nullptr;  // LayerNorm only
   [[nodiscard]] bool exists() const { return gain != nullptr; }
 };
 

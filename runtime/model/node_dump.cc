@@ -60,9 +60,10 @@ void dump_norm(Graph& graph, std::int64_t index, const char* name, const Rows& i
   if (!norm.exists()) return;
   const std::vector<float> ones(static_cast<std::size_t>(input.width), 1.0F);
   const char* op = norm.kind == NormKind::kRms ? "RMS_NORM" : "NORM";
-  const NormWeights plain{.kind = norm.kind, .gain = ones.data()};
+  const std::vector<float> zeros(static_cast<std::size_t>(input.width));
+  const NormWeights plain{.kind = norm.kind, .gain = ones.data(), .bias = zeros.data()};
   graph.dump->node(at("norm", index), op, {input.width, graph.tokens, 1, 1}, normed(graph, input, plain).data);
-  graph.dump->node(at(name, index), norm.bias == nullptr ? "MUL" : "ADD", {input.width, graph.tokens, 1, 1},
+  graph.dump->node(at(name, index), norm.kind == NormKind::kRms ? "MUL" : "ADD", {input.width, graph.tokens, 1, 1},
                    normed(graph, input, norm).data);
 }
 
@@ -269,8 +270,12 @@ void dump_gate(Graph& graph, std::int64_t index, const LayerWeights& layer) {
   const Kernel& kernel = graph.chosen(Step::kGate).kernel;
   const auto activated = [&](const Rows& factor) {
     Rows out(graph.tokens, config.ffn);
-    kernel(bitnet_gate_args{first.data.data(), config.gated ? factor.data.data() : nullptr, out.data.data(),
-                            config.ffn * graph.tokens});
+    const std::int64_t count = config.ffn * graph.tokens;
+    if (config.gated) {
+      kernel(bitnet_gate_args{first.data.data(), factor.data.data(), out.data.data(), count});
+    } else {
+      kernel(bitnet_gelu_args{first.data.data(), out.data.data(), count});
+    }
     return out;
   };
   Rows ones(graph.tokens, config.ffn);

@@ -115,7 +115,11 @@ const float* Graph::input_row(Width width, std::int64_t t, int thread) {
   const Kernel& gate = chosen(Step::kGate).kernel;
   const float* row = y + t * y_width;
   float* out = gated[static_cast<std::size_t>(thread)];
-  gate(bitnet_gate_args{row, config.gated ? row + config.ffn : nullptr, out, config.ffn});
+  if (config.gated) {
+    gate(bitnet_gate_args{row, row + config.ffn, out, config.ffn});
+  } else {
+    gate(bitnet_gelu_args{row, out, config.ffn});
+  }
   return out;
 }
 
@@ -250,7 +254,7 @@ void Graph::product(Role role, const LayerWeights& layer, Output output, const S
   if (output == Output::kAddToResidual) {
     const bool post = post_norm(role, layer).exists();
     const bool at_once = product.ternary && !product.has_bias && !post && config.residual_scale == 1.0F;
-    target = at_once ? Target{x, config.hidden, true, false} : Target{block, config.hidden, false, !post};
+    target = at_once ? Target{x, config.hidden, true, false} : Target{added, config.hidden, false, !post};
   }
   if (product.ternary) {
     ternary_product(product, input_width(role), target, share);
@@ -388,7 +392,7 @@ void Graph::add_normed_block(const NormWeights& norm, const Share& share) {
   share.of(tokens, 1, [&](std::int64_t begin, std::int64_t end) {
     float* const row = normed[static_cast<std::size_t>(share.thread)];
     for (std::int64_t t = begin; t < end; ++t) {
-      norm_row(norm, block + t * config.hidden, row, config.hidden, share.thread);
+      norm_row(norm, added + t * config.hidden, row, config.hidden, share.thread);
       float* const sum = x + t * config.hidden;
       for (std::int64_t i = 0; i < config.hidden; ++i) sum[i] += row[i] * config.residual_scale;
     }
