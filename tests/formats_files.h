@@ -30,7 +30,6 @@ struct OneTensor {
     auto header = writer.header();
     REQUIRE_MESSAGE(header.ok(), header.error().message);
     bytes = std::move(*header);
-    // TL2 has no size of its own to the writer: the reader takes it from the end of the file.
     bytes.resize((bytes.size() + 31) / 32 * 32);
     bytes.insert(bytes.end(), data.begin(), data.end());
     auto parsed = gguf::File::parse(bytes, "memory");

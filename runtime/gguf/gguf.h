@@ -186,8 +186,8 @@ class Writer {
   void set(std::string key, std::span<const std::int32_t> values);
   void set(std::string key, std::span<const std::uint8_t> values);
 
-  // `ne` has 1..4 entries, fastest first. Bytes follow from tensor_bytes(); an unknown type or bad shape is an error
-  // when writing. Tensors are written in the order in which they were added.
+  // `ne` has 1..4 entries, fastest first. Bytes follow from tensor_bytes(), id 39 meaning TL2; an unknown type or bad
+  // shape is an error when writing. Tensors are written in the order in which they were added.
   void add_tensor(std::string name, TensorType type, std::vector<std::uint64_t> ne);
 
   // Header, metadata and tensor table, without the padding before the data.
