@@ -50,7 +50,7 @@ struct ModelOptions {
   // kernel, weights with undefined codes, an assumed tile table.
   bool strict = false;
   HeadMode head = HeadMode::kScreened;
-  formats::ReadOptions read;  // what the file does not say about its ternary weights
+  formats::ReadOptions read = {};  // what the file does not say about its ternary weights
   LogFn log = nullptr;
   ProgressFn progress = nullptr;
 };
