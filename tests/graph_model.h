@@ -36,7 +36,7 @@ struct GraphSpec {
   bool post_norms = false;
   bool in_norms = false;     // one for each of the seven projections
   bool rope_freqs = false;
-  std::map<std::string, gguf::Value> keys;  // without the architecture's prefix
+  std::map<std::string, gguf::Value> keys = {};  // without the architecture's prefix
 };
 
 // Random weights, the same for the same spec and seed.

@@ -275,7 +275,8 @@ Result<std::unique_ptr<Context>> Context::create(Model& model, const ContextOpti
   return context;
 }
 
-Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink, NodeDump* dump) {
+Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink, NodeDump* dump,
+                    const StateSink* states) {
   Graph& graph = state_->graph;
   const ModelConfig& config = graph.config;
   if (tokens.empty()) return usage("evaluation of no token; give at least one");
@@ -313,6 +314,13 @@ Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink
       if (dump != nullptr) {
         graph.output_norm(0, pass);
         dump_result_norm(graph, *dump);
+      }
+      if (states != nullptr) {
+        graph.output_norm(0, pass);
+        for (std::int64_t t = 0; t < pass; ++t) {
+          const float* state = graph.result + t * config.hidden;
+          BITNET_RETURN_IF_ERROR((*states)(graph.past + t, {state, static_cast<std::size_t>(config.hidden)}));
+        }
       }
       for (std::int64_t t = 0; every && t < pass; t += Graph::kLogitRows) {
         const std::int64_t rows = std::min(Graph::kLogitRows, pass - t);
@@ -382,6 +390,40 @@ Status Context::eval_all(std::span<const std::int32_t> tokens, const LogitsSink&
 Status Context::eval_dump(std::span<const std::int32_t> tokens, NodeDump& dump, const LogitsSink& sink) {
   BITNET_RETURN_IF_ERROR(run(tokens, &sink, &dump));
   return dump.finish();
+}
+
+Status Context::eval_states(std::span<const std::int32_t> tokens, const StateSink& sink) {
+  return run(tokens, nullptr, nullptr, &sink);
+}
+
+Result<std::vector<float>> Context::embed(std::span<const std::int32_t> tokens, Pooling pooling, bool normalize) {
+  if (pooling == Pooling::kNone) {
+    return usage("an embedding needs a pooling of the tokens' states: the mean, or the last one");
+  }
+  truncate(0);
+  const auto last = static_cast<std::int64_t>(tokens.size()) - 1;
+  std::vector<double> sums(static_cast<std::size_t>(state_->graph.config.hidden));
+  BITNET_RETURN_IF_ERROR(eval_states(tokens, [&](std::int64_t position, std::span<const float> state) -> Status {
+    if (pooling == Pooling::kLast && position != last) return {};
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += static_cast<double>(state[i]);
+    return {};
+  }));
+  double squares = 0.0;
+  for (double& value : sums) {
+    if (pooling == Pooling::kMean) value /= static_cast<double>(tokens.size());
+    squares += value * value;
+  }
+  const double length = std::sqrt(squares);
+  if (!std::isfinite(length) || (normalize && length == 0.0)) {
+    return Error{ErrorCode::kFailure,
+                 "the embedding is not finite or zero: the model's weights or norms are damaged, or its activations "
+                 "overflow float32"};
+  }
+  std::vector<float> embedding(sums.size());
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    embedding[i] = static_cast<float>(normalize ? sums[i] / length : sums[i]);
+  }
+  return embedding;
 }
 
 std::int64_t Context::position() const { return state_->graph.past; }

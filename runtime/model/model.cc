@@ -109,7 +109,8 @@ Status choose_kernels(Model::State& state, std::span<const Isa> usable) {
 
 // What the model is made of, where that is not obvious.
 void log_weights(const Model::State& state, const Logger& log) {
-  for (const std::string& note : state.tensors.notes) log.warning(note);
+  for (const std::string& note : state.tensors.notes) log.warning(state.file.path() + ": " + note);
+  for (const std::string& note : state.tensors.usual_notes) log.info(state.file.path() + ": " + note);
   if (!state.tensors.any_ternary()) {
     log.info("dense model: no ternary weights; it runs on dense kernels, which are slower (" + type_census(state.file) +
              ")");

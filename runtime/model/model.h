@@ -157,6 +157,17 @@ class Context {
   // The same, and writes the graph's nodes. One pass: at most `batch` tokens. kUsage with int8 keys and values.
   [[nodiscard]] Status eval_dump(std::span<const std::int32_t> tokens, NodeDump& dump, const LogitsSink& sink);
 
+  // advance(), with the state of every token behind the output norm, in order: position and [hidden] floats, valid in
+  // the call. No logits are computed.
+  using StateSink = std::function<Status(std::int64_t position, std::span<const float> state)>;
+  [[nodiscard]] Status eval_states(std::span<const std::int32_t> tokens, const StateSink& sink);
+
+  // The embedding of a text, [hidden]: begins a new sequence of `tokens` and pools their states behind the output norm,
+  // kMean: the mean, kLast: that of the last token; with `normalize` divided by its Euclidean length. Errors: those of
+  // advance(); kUsage with kNone; kFailure where the result is not finite.
+  [[nodiscard]] Result<std::vector<float>> embed(std::span<const std::int32_t> tokens, Pooling pooling,
+                                                 bool normalize);
+
   [[nodiscard]] std::int64_t position() const;  // tokens in the sequence
   [[nodiscard]] std::int64_t size() const;
   void truncate(std::int64_t position);  // forgets everything from `position` on; no-op beyond the end
@@ -171,7 +182,8 @@ class Context {
 
  private:
   Context();
-  [[nodiscard]] Status run(std::span<const std::int32_t> tokens, const LogitsSink* sink, NodeDump* dump);
+  [[nodiscard]] Status run(std::span<const std::int32_t> tokens, const LogitsSink* sink, NodeDump* dump,
+                           const StateSink* states = nullptr);
   struct State;
   std::unique_ptr<State> state_;
 };

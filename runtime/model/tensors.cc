@@ -78,7 +78,7 @@ class Mapper {
     BITNET_ASSIGN_OR_RETURN(piece.part.tensor, find(full + ".weight", k, n));
     const gguf::Tensor& tensor = *piece.part.tensor;
     piece.part.rows = n;
-    BITNET_ASSIGN_OR_RETURN(piece.part.ternary, formats::TernaryMatrix::open(file_, tensor, read_, out_.notes));
+    BITNET_ASSIGN_OR_RETURN(piece.part.ternary, formats::TernaryMatrix::open(file_, tensor, read_, notes_about(tensor)));
     if (!piece.part.ternary.has_value() && !formats::is_dense(tensor.type)) {
       return wrong_type(tensor, "a ternary or a dense type");
     }
@@ -139,6 +139,9 @@ class Mapper {
     return tensor_error(file_, tensor.name,
                         "expected type " + expected + ", found " + std::string(gguf::type_name(tensor)) +
                             ", which cannot be read here: convert the model");
+  }
+  std::vector<std::string>& notes_about(const gguf::Tensor& tensor) {
+    return tensor.type == gguf::TensorType::kI2_S ? out_.usual_notes : out_.notes;
   }
   // The sub-norm of a projection's input, under either of its names.
   Result<const gguf::Tensor*> sub_norm(std::int64_t layer, const std::string& name, const std::string& projection,

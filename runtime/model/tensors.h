@@ -77,6 +77,7 @@ struct ModelTensors {
   std::vector<LayerTensors> layers;
   std::vector<const gguf::Tensor*> used;  // every tensor that takes part, in the order in which they were found
   std::vector<std::string> notes;         // what was assumed about the file, to be said once
+  std::vector<std::string> usual_notes;   // of I2_S, which nearly every file has: only for those who want details
 
   [[nodiscard]] bool any_ternary() const;  // in a product
   [[nodiscard]] bool any_dense() const;
