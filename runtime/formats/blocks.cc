@@ -177,7 +177,7 @@ Result<Opened> open_blocks(const gguf::File& file, const gguf::Tensor& tensor, c
     if (!std::isfinite(d[b])) {
       return bad_tensor(file, tensor,
                         "row " + std::to_string(b / blocks) + ", block " + std::to_string(b % blocks) +
-                            ": expected a finite scale, found " + std::to_string(d[b]) +
+                            ": expected a finite scale, found " + number_text(d[b]) +
                             "; the file is damaged: convert the model again");
     }
     if (type.may_hold_two && d[b] != 0 && has_two(type, block)) {

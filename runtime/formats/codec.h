@@ -33,6 +33,8 @@ inline constexpr std::uint64_t kScaleTailBytes = 32;  // float32 scale and 28 by
 [[nodiscard]] Error bad_tensor(const gguf::File& file, const gguf::Tensor& tensor, const std::string& what);
 // The float32 at byte `offset` of the tensor, which must be finite and positive.
 [[nodiscard]] Result<float> read_scale(const gguf::File& file, const gguf::Tensor& tensor, std::uint64_t offset);
+// The shortest usual form: "0.75", "1e-09".
+[[nodiscard]] std::string number_text(float value);
 // Adds a sentence that is not there yet.
 void add_note(std::vector<std::string>& notes, std::string note);
 

@@ -143,7 +143,7 @@ Status TernaryEncoder::State::check_scales() const {
                      "tq2_0 or f16");
     }
     if (std::isfinite(scales[0]) && scales[0] > 0) return {};
-    return refused(target, "expected a finite positive scale, found " + std::to_string(scales[0]));
+    return refused(target, "expected a finite positive scale, found " + number_text(scales[0]));
   }
   if (kind == ScaleKind::kGroup && static_cast<std::size_t>(group) % kTqBlock != 0) {
     return refused(target, "the type has one scale for 256 columns, and this matrix has one for " +
@@ -151,7 +151,7 @@ Status TernaryEncoder::State::check_scales() const {
   }
   for (const float scale : scales) {
     if (std::isfinite(half_to_float(float_to_half(scale)))) continue;
-    return refused(target, "expected scales that float16 can hold, found " + std::to_string(scale));
+    return refused(target, "expected scales that float16 can hold, found " + number_text(scale));
   }
   return {};
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <utility>
 
@@ -79,7 +80,13 @@ Result<float> read_scale(const gguf::File& file, const gguf::Tensor& tensor, std
   if (std::isfinite(scale) && scale > 0) return scale;
   return bad_tensor(file, tensor,
                     "expected a finite positive scale at byte " + std::to_string(offset) + " of its data, found " +
-                        std::to_string(scale) + "; the file or its writer is damaged: convert the model again");
+                        number_text(scale) + "; the file or its writer is damaged: convert the model again");
+}
+
+std::string number_text(float value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", static_cast<double>(value));
+  return text;
 }
 
 void add_note(std::vector<std::string>& notes, std::string note) {

@@ -6,7 +6,7 @@
 #include <toml++/toml.h>
 
 #include <fstream>
-#include <sstream>
+#include <iterator>
 #include <string_view>
 
 #include "runtime/gguf/types.h"
@@ -52,12 +52,12 @@ Result<std::int64_t> positive(const std::string& path, std::string_view section,
 
 Result<TileTable> TileTable::read(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  std::stringstream text;
-  if (!file || !(text << file.rdbuf())) {
+  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (!file.is_open() || file.bad()) {
     return Error{ErrorCode::kFailure,
                  path + ": cannot be read; the tile table is bitnet.cpp's include/kernel_config.ini"};
   }
-  const toml::parse_result parsed = toml::parse(text.str(), path);
+  const toml::parse_result parsed = toml::parse(text, path);
   if (!parsed) return bad(path, parsed.error().source(), std::string(parsed.error().description()));
   TileTable result;
   for (const auto& [name, node] : parsed.table()) {
