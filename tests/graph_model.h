@@ -44,7 +44,7 @@ struct GraphSpec {
 
 // Changes to the second pass, to see that the model's logits depend on what they leave out.
 struct Omission {
-  std::string tensor;  // every tensor whose name ends so is not there
+  std::string tensor;  // every tensor of this name, in whatever block, is not there
   std::function<void(ModelConfig&)> config;
 };
 
