@@ -60,9 +60,8 @@ constexpr long long kQ8Elements = 32;
 static_assert(sizeof(Q8Block) == 34 && kQ8Elements == 2 * kLanes, "a block is two Lanes behind a float16");
 
 [[gnu::always_inline]] inline Lanes factor_of(const Q8Block& block) {
-  Half factor;
-  __builtin_memcpy(&factor.bits, block.factor, sizeof factor.bits);
-  return broadcast_half(factor);
+  const int bits = block.factor[0] | block.factor[1] << 8;
+  return broadcast_half({static_cast<uint16_t>(bits)});
 }
 
 // As above, for rows of blocks.
