@@ -295,8 +295,8 @@ TEST_CASE("layouts of packed weights: names, and refusal of all others") {
   CHECK(parse_packed_layouts("t5") == ProductLayouts{Layout::kT5});
   CHECK(parse_packed_layouts("t2,t5") == ProductLayouts{Layout::kT2, Layout::kT5});
   CHECK(parse_packed_layouts("t2,t5,tl1,tl2") == kMixed);
-  for (const char* bad : {"", "t3", "T2", ",", "t2,t5,tl1,", "t2,t5,tl1,tl2,", "t2,,tl1", ",t5,tl1,tl2", "t2 ,t5,tl1,tl2",
-                          "t2;t5;tl1;tl2"}) {
+  for (const char* bad : {"", "t3", "T2", ",", "t2,t5,tl1,", "t2,t5,tl1,tl2,", "t2,,tl1", ",t5,tl1,tl2",
+                          "t2 ,t5,tl1,tl2", "t2;t5;tl1;tl2"}) {
     CHECK_MESSAGE(!parse_packed_layouts(bad).has_value(), bad);
   }
 

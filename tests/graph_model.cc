@@ -213,8 +213,8 @@ class Pass {
   [[nodiscard]] Floats dense_row(const std::string& name, std::int64_t index) const {
     Floats values = row(name, index);
     const TensorType type = find(name)->type;
-    const bool own = type == TensorType::kF32 || type == TensorType::kF16 || type == TensorType::kBF16 ||
-                     type == TensorType::kQ8_0;
+    const bool own =
+        type == TensorType::kF32 || type == TensorType::kF16 || type == TensorType::kBF16 || type == TensorType::kQ8_0;
     if (!own && !is_large(name)) round_to_half(values);
     return values;
   }
@@ -362,8 +362,7 @@ class Pass {
       for (const auto& page : pages.keys) keys.push_back(page.data());
       for (const auto& page : pages.values) values.push_back(page.data());
       Floats scratch(BITNET_ATTENTION_SCRATCH(static_cast<std::size_t>(group), static_cast<std::size_t>(dim)));
-      const float scale =
-          c_.attention_scale != 0.0F ? c_.attention_scale : 1.0F / std::sqrt(static_cast<float>(dim));
+      const float scale = c_.attention_scale != 0.0F ? c_.attention_scale : 1.0F / std::sqrt(static_cast<float>(dim));
       reference::attention_f16({.q = q.data() + head * group * dim,
                                 .key_pages = keys.data(),
                                 .value_pages = values.data(),
@@ -428,8 +427,9 @@ ModelCopy make_model(const TempFolder& folder, const GraphSpec& spec, std::uint3
   number("attention.head_count_kv", kKvHeads);
   number("attention.key_length", spec.head_dim);
   number("attention.value_length", spec.head_dim);
-  model.set(prefix + (spec.architecture == "gpt2" ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon"),
-            1e-5F);
+  model.set(
+      prefix + (spec.architecture == "gpt2" ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon"),
+      1e-5F);
   for (const auto& [key, value] : spec.keys) model.set(prefix + key, value);
 
   Maker make(spec, seed, model);

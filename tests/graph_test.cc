@@ -55,9 +55,7 @@ std::vector<GraphCase> graph_cases() {
                    {without("output.weight"), without("rope_freqs.weight"),
                     with("NEOX", [](ModelConfig& c) { c.rope = RopeKind::kNeox; })}});
   cases.push_back({"qwen2: biases, scales by block of 256, a bfloat16 embedding",
-                   {.architecture = "qwen2",
-                    .type = types(TensorType::kTQ2_0, TensorType::kBF16),
-                    .biases = true},
+                   {.architecture = "qwen2", .type = types(TensorType::kTQ2_0, TensorType::kBF16), .biases = true},
                    {without("attn_q.bias"), without("attn_v.bias"), without("attn_output.bias"),
                     without("ffn_gate.bias"), without("ffn_down.bias")}});
   cases.push_back({"qwen3: norms of heads, scales by row, ternary embedding and head",
@@ -94,28 +92,25 @@ std::vector<GraphCase> graph_cases() {
                     with("one RoPE base", [](ModelConfig& c) { c.window_rope_base = c.rope_base; }),
                     with("silu", [](ModelConfig& c) { c.activation = Activation::kSilu; }),
                     with("no embedding scale", [](ModelConfig& c) { c.embedding_scale = 1; })}});
-  cases.push_back({"gpt2: LayerNorm, learned positions, stacked q, k and v, no gate, dense",
-                   {.architecture = "gpt2",
-                    .type = types(TensorType::kF16, TensorType::kF32),
-                    .stacked_qkv = true,
-                    .biases = true},
-                   {without("position_embd.weight"), without("attn_qkv.bias"), without("ffn_norm.bias"),
-                    without("output_norm.bias"), with("RMSNorm", [](ModelConfig& c) { c.norm = NormKind::kRms; })}});
+  cases.push_back(
+      {"gpt2: LayerNorm, learned positions, stacked q, k and v, no gate, dense",
+       {.architecture = "gpt2", .type = types(TensorType::kF16, TensorType::kF32), .stacked_qkv = true, .biases = true},
+       {without("position_embd.weight"), without("attn_qkv.bias"), without("ffn_norm.bias"),
+        without("output_norm.bias"), with("RMSNorm", [](ModelConfig& c) { c.norm = NormKind::kRms; })}});
   cases.push_back({"gpt2, ternary",
                    {.architecture = "gpt2",
                     .type = types(TensorType::kI2_S, TensorType::kF32),
                     .stacked_qkv = true,
                     .biases = true},
                    {without("attn_norm.bias")}});
-  cases.push_back({"minicpm: scales of embedding, residual and logits, blocks of 64",
-                   {.architecture = "minicpm",
-                    .type = types(TensorType::kQ2_0, TensorType::kF16),
-                    .keys = {{"embedding_scale", value(3.0F)},
-                             {"residual_scale", value(0.3F)},
-                             {"logit_scale", value(0.25F)}}},
-                   {with("embedding", [](ModelConfig& c) { c.embedding_scale = 1; }),
-                    with("residual", [](ModelConfig& c) { c.residual_scale = 1; }),
-                    with("logits", [](ModelConfig& c) { c.logit_scale = 1; })}});
+  cases.push_back(
+      {"minicpm: scales of embedding, residual and logits, blocks of 64",
+       {.architecture = "minicpm",
+        .type = types(TensorType::kQ2_0, TensorType::kF16),
+        .keys = {{"embedding_scale", value(3.0F)}, {"residual_scale", value(0.3F)}, {"logit_scale", value(0.25F)}}},
+       {with("embedding", [](ModelConfig& c) { c.embedding_scale = 1; }),
+        with("residual", [](ModelConfig& c) { c.residual_scale = 1; }),
+        with("logits", [](ModelConfig& c) { c.logit_scale = 1; })}});
   cases.push_back({"dense and ternary matrices beside each other, other ones in each layer",
                    {.architecture = "bitnet",
                     .layers = 3,
@@ -240,7 +235,8 @@ TEST_CASE("tensors that lie unaligned in the file") {
   const std::string path = folder.file("m.gguf");
   model.write(path, /*alignment=*/2);
   const auto loaded = test::load(path, 2);
-  const auto address = reinterpret_cast<std::uintptr_t>(loaded->file().find_tensor("blk.0.attn_qkv.weight")->data.data());
+  const auto address =
+      reinterpret_cast<std::uintptr_t>(loaded->file().find_tensor("blk.0.attn_qkv.weight")->data.data());
   REQUIRE(address % sizeof(float) != 0);
   const std::vector<std::int32_t> ids = prompt(5, spec.vocab);
   const Logits expected = test::reference_logits(path, ids);
@@ -250,7 +246,8 @@ TEST_CASE("tensors that lie unaligned in the file") {
 
 TEST_CASE("learned positions bound the context") {
   const TempFolder folder;
-  GraphSpec spec{.architecture = "gpt2", .layers = 1, .context = 20, .type = types(TensorType::kI2_S, TensorType::kF32)};
+  GraphSpec spec{
+      .architecture = "gpt2", .layers = 1, .context = 20, .type = types(TensorType::kI2_S, TensorType::kF32)};
   const auto model = test::load(write(folder, spec), 1);
   const auto refused = Context::create(*model, {.size = 21});
   REQUIRE_FALSE(refused.ok());
@@ -337,8 +334,8 @@ TEST_CASE("node dumps show every layer, and change nothing") {
       auto dump = NodeDump::create(into, std::nullopt);
       REQUIRE(dump.ok());
       Logits ours;
-      const Status done = context_of(*model, 32)->eval_dump(
-          ids, *dump, [&](std::int64_t, std::span<const float> row) -> Status {
+      const Status done =
+          context_of(*model, 32)->eval_dump(ids, *dump, [&](std::int64_t, std::span<const float> row) -> Status {
             ours.emplace_back(row.begin(), row.end());
             return {};
           });
@@ -348,7 +345,8 @@ TEST_CASE("node dumps show every layer, and change nothing") {
       std::vector<float> x = nodes["inp_embd.GET_ROWS"];
       for (std::int64_t layer = 0; layer < config.layers; ++layer) {
         const std::string at = "-" + std::to_string(layer);
-        CHECK(nodes["Qcur" + at + ".MUL_MAT"].size() == static_cast<std::size_t>(tokens * config.heads * config.head_dim));
+        CHECK(nodes["Qcur" + at + ".MUL_MAT"].size() ==
+              static_cast<std::size_t>(tokens * config.heads * config.head_dim));
         CHECK(nodes["kqv_out" + at + ".CONT"].size() == nodes["Qcur" + at + ".MUL_MAT"].size());
         const auto plus = [&](std::vector<float> sum, const std::string& plain, const std::string& normed) {
           const std::vector<float>& added = nodes[(c.spec.post_norms ? normed : plain)];
