@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
   bitnet::tools::add_bench_command(app, exit_code);
 #endif
   bitnet::tools::add_inspect_command(app, exit_code);
+  bitnet::tools::add_compat_check_command(app, exit_code);
   bitnet::tools::add_list_commands(app, exit_code);
   bitnet::tools::add_convert_command(app, exit_code);
   bitnet::tools::add_synth_command(app, exit_code);
