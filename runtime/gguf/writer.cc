@@ -76,7 +76,8 @@ std::string shape_text(const std::vector<std::uint64_t>& ne) {
 }
 
 Result<std::uint64_t> sized(const std::string& name, TensorType type, const std::vector<std::uint64_t>& ne) {
-  const auto bytes = ne.empty() ? std::nullopt : tensor_bytes(type, ne);
+  const auto known = type == TensorType::kTL2OrMXFP4 ? tl2_bytes(ne) : tensor_bytes(type, ne);
+  const auto bytes = ne.empty() ? std::nullopt : known;
   if (bytes) return *bytes;
   return writer_error("tensor " + quoted(name) +
                       ": expected 1 to 4 dimensions in whole blocks of a type with a known " + "size, found " +
