@@ -151,13 +151,13 @@ Json ternary_json(const gguf::File& file, const formats::ReadOptions& read) {
                     {"type", row.type},
                     {"rows", row.rows},
                     {"columns", row.columns},
-                    {"minus", row.minus},
-                    {"zero", row.zero},
-                    {"plus", row.plus},
-                    {"undefined", row.undefined},
+                    {"minus", row.census.minus},
+                    {"zero", row.census.zero},
+                    {"plus", row.census.plus},
+                    {"undefined", row.census.undefined},
                     {"scales", row.scales},
-                    {"least_scale", number(row.least_scale)},
-                    {"largest_scale", number(row.largest_scale)},
+                    {"least_scale", number(row.census.least_scale)},
+                    {"largest_scale", number(row.census.largest_scale)},
                     {"doubt", row.doubt.empty() ? Json() : Json(row.doubt)}});
   }
   return {{"tensors", std::move(rows)}, {"notes", notes}};
@@ -272,14 +272,16 @@ std::string ternary_text(const gguf::File& file, const formats::ReadOptions& rea
       out += "  " + row.error + "\n";
       continue;
     }
-    const double all = static_cast<double>(std::max<std::uint64_t>(1, row.minus + row.zero + row.plus));
+    const auto all = static_cast<double>(std::max<std::uint64_t>(1, row.census.weights()));
     const auto share = [&](std::uint64_t count) {
       return decimal(100.0 * static_cast<double>(count) / all, "%5.1f %%");
     };
     out += "  " + padded(std::to_string(row.rows) + " x " + std::to_string(row.columns), 14) + "  -1 " +
-           share(row.minus) + "  0 " + share(row.zero) + "  +1 " + share(row.plus) + "  scale by " + row.scales + " " +
-           decimal(static_cast<double>(row.least_scale)) +
-           (row.least_scale == row.largest_scale ? "" : " .. " + decimal(static_cast<double>(row.largest_scale))) +
+           share(row.census.minus) + "  0 " + share(row.census.zero) + "  +1 " + share(row.census.plus) +
+           "  scale by " + row.scales + " " + decimal(static_cast<double>(row.census.least_scale)) +
+           (row.census.least_scale == row.census.largest_scale
+                ? ""
+                : " .. " + decimal(static_cast<double>(row.census.largest_scale))) +
            (row.doubt.empty() ? "" : "  ! " + row.doubt) + "\n";
   }
   std::string head = "ternary: " + std::to_string(rows.size()) + "\n";

@@ -19,7 +19,7 @@ using Json = nlohmann::ordered_json;
 
 bool is_ternary_type(gguf::TensorType type) {
   using enum gguf::TensorType;
-  constexpr std::array kTernary = {kI2_S, kTL1, kTL2OrMXFP4, kTQ1_0, kTQ2_0, kQ1_0, kQ2_0};
+  constexpr std::array kTernary = {kI2_S, kTL1, kTL2OrMXFP4, kTQ1_0, kTQ2_0, kQ1_0, kQ2_0, kPQ2_0};
   return std::find(kTernary.begin(), kTernary.end(), type) != kTernary.end();
 }
 
@@ -132,49 +132,14 @@ Json tokenizer_json(const gguf::File& file) {
   return json;
 }
 
-std::string doubt_of(const TernaryRow& row) {
-  constexpr std::uint64_t kEnough = 10000;  // weights; fewer say little
-  if (row.undefined > 0) return std::to_string(row.undefined) + " codes have no meaning";
-  if (!(std::abs(row.largest_scale) >= 1e-7F) || !(std::abs(row.largest_scale) <= 1e4F)) return "implausible scale";
-  const std::uint64_t all = row.minus + row.zero + row.plus;
-  if (all < kEnough) return {};
-  if (row.minus + row.plus == 0) return "all weights are 0";
-  const double zeros = static_cast<double>(row.zero) / static_cast<double>(all);
-  if (row.zero > 0 && (zeros < 0.02 || zeros > 0.98)) return "an unlikely share of zeros";
-  const double positive = static_cast<double>(row.plus) / static_cast<double>(row.minus + row.plus);
-  if (positive < 0.3 || positive > 0.7) return "one sign is much more frequent than the other";
-  return {};
-}
-
 void count(const formats::TernaryMatrix& matrix, TernaryRow& row) {
-  constexpr std::int64_t kPiece = std::int64_t{1} << 20;  // weights
-  const std::int64_t rows = std::max<std::int64_t>(1, kPiece / std::max<std::int64_t>(1, matrix.k()));
-  std::vector<std::uint8_t> codes(static_cast<std::size_t>(rows * matrix.k()));
-  std::array<std::uint64_t, 3> counts{};
-  for (std::int64_t at = 0; at < matrix.n(); at += rows) {
-    const std::int64_t end = std::min(at + rows, matrix.n());
-    row.undefined += matrix.decode(at, end, codes.data());
-    const auto used = static_cast<std::size_t>((end - at) * matrix.k());
-    std::uint64_t sum = 0;
-    std::uint64_t ones = 0;
-    for (std::size_t i = 0; i < used; ++i) {
-      sum += codes[i];
-      ones += codes[i] & 1U;
-    }
-    const std::uint64_t twos = (sum - ones) / 2;
-    counts[1] += ones;
-    counts[2] += twos;
-    counts[0] += used - ones - twos;
-  }
-  row.minus = counts[0];
-  row.zero = counts[1];
-  row.plus = counts[2];
-  const auto [least, largest] = std::minmax_element(matrix.scales().begin(), matrix.scales().end());
-  row.least_scale = *least;
-  row.largest_scale = *largest;
+  row.rows = matrix.n();
+  row.columns = matrix.k();
   row.scales = matrix.scale_kind() == formats::ScaleKind::kTensor ? "tensor"
                : matrix.scale_kind() == formats::ScaleKind::kRow  ? "row"
                                                                   : "group of " + std::to_string(matrix.group());
+  row.census = formats::take_census(matrix);
+  row.doubt = formats::implausible(row.census).value_or("");
 }
 
 }  // namespace
@@ -208,10 +173,7 @@ std::vector<TernaryRow> ternary_census(const gguf::File& file, const formats::Re
     } else if (!matrix->has_value()) {
       continue;  // its codes mean more than three values
     } else {
-      row.rows = (*matrix)->n();
-      row.columns = (*matrix)->k();
       count(**matrix, row);
-      row.doubt = doubt_of(row);
     }
     rows.push_back(std::move(row));
   }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "runtime/base/result.h"
+#include "runtime/formats/census.h"
 #include "runtime/formats/options.h"
 #include "runtime/gguf/gguf.h"
 
@@ -24,13 +25,8 @@ struct TernaryRow {
   std::int64_t rows = 0;
   std::int64_t columns = 0;
   std::string scales;  // "tensor", "row", "group of 128"
-  float least_scale = 0.0F;
-  float largest_scale = 0.0F;
-  std::uint64_t minus = 0;  // weights of each value
-  std::uint64_t zero = 0;
-  std::uint64_t plus = 0;
-  std::uint64_t undefined = 0;  // codes without a meaning, counted as zero
-  std::string doubt;            // why the numbers are not those of a trained model; empty: they may be
+  formats::Census census;
+  std::string doubt;  // why the numbers are not those of a trained model; empty: they may be
 };
 // Every tensor that is ternary or should be; reads all of their data. `notes`: what was assumed.
 [[nodiscard]] std::vector<TernaryRow> ternary_census(const gguf::File& file, const formats::ReadOptions& options,
