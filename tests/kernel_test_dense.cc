@@ -256,6 +256,92 @@ TEST_CASE("the tester objects to screening that takes another token's scale, or 
                 "9 tokens");
 }
 
+TEST_CASE("the tester objects to another order of operations in gelu, and to what layer_norm leaves out") {
+  expect_caught(broken<bitnet_gelu_args>(Op::kGelu,
+                                         [](const bitnet_gelu_args* a) {
+                                           for (std::int64_t i = 0; i < a->k; ++i) {
+                                             const float x = a->x[i];
+                                             const float v = 1.5957691216057308F * (x + 0.044715F * (x * x * x));
+                                             a->y[i] = x / (1.0F + reference::exp(-v));
+                                           }
+                                         }),
+                "expected");
+  expect_caught(broken<bitnet_gate_args>(Op::kGeluGate,
+                                         [](const bitnet_gate_args* a) {
+                                           const std::vector<float> gate(a->gate, a->gate + a->k);
+                                           bitnet_gate_args turned = *a;
+                                           turned.gate = a->up;
+                                           turned.up = gate.data();
+                                           builtin(Op::kGeluGate)(turned);
+                                         }),
+                "expected");
+  // Squares of x, less that of the mean: cancels.
+  expect_caught(broken<bitnet_layer_norm_args>(
+                    Op::kLayerNorm,
+                    [](const bitnet_layer_norm_args* a) {
+                      const auto k = static_cast<float>(a->k);
+                      const float mean = reference::sum(a->x, a->k) / k;
+                      const float inv = 1.0F / std::sqrt(reference::dot(a->x, a->x, a->k) / k - mean * mean + a->eps);
+                      for (std::int64_t i = 0; i < a->k; ++i) {
+                        a->y[i] = ((a->x[i] - mean) * inv) * a->gain[i] + a->bias[i];
+                      }
+                    }),
+                "expected");
+  // The zeros of the last block, less the mean, count as elements.
+  expect_caught(broken<bitnet_layer_norm_args>(
+                    Op::kLayerNorm,
+                    [](const bitnet_layer_norm_args* a) {
+                      const float mean = reference::sum(a->x, a->k) / static_cast<float>(a->k);
+                      std::vector<float> centred(static_cast<std::size_t>((a->k + 15) / 16 * 16), -mean);
+                      for (std::int64_t i = 0; i < a->k; ++i) centred[static_cast<std::size_t>(i)] = a->x[i] - mean;
+                      const float squares =
+                          reference::dot(centred.data(), centred.data(), static_cast<std::int64_t>(centred.size()));
+                      const float inv = 1.0F / std::sqrt(squares / static_cast<float>(a->k) + a->eps);
+                      for (std::int64_t i = 0; i < a->k; ++i) {
+                        a->y[i] = (centred[static_cast<std::size_t>(i)] * inv) * a->gain[i] + a->bias[i];
+                      }
+                    }),
+                "expected");
+}
+
+TEST_CASE("the tester objects to rows of blocks that count values beyond k, or whose factor comes last") {
+  expect_caught(broken<bitnet_head_args>(
+                    Op::kHead,
+                    [](const bitnet_head_args* a) {
+                      std::vector<float> x(a->x, a->x + a->k);
+                      x.resize(static_cast<std::size_t>((a->k + 31) / 32 * 32), 1e-6F);
+                      bitnet_head_args whole = *a;
+                      whole.x = x.data();
+                      whole.k = static_cast<std::int64_t>(x.size());
+                      builtin(Op::kHead, Isa::kScalar, Format::kQ8)(whole);
+                    },
+                    Format::kQ8),
+                "expected");
+  // Integer products of a block, then its factor: other roundings.
+  expect_caught(broken<bitnet_head_args>(
+                    Op::kHead,
+                    [](const bitnet_head_args* a) {
+                      const auto* blocks = static_cast<const std::uint8_t*>(a->weights);
+                      const std::int64_t width = (a->k + 31) / 32;
+                      for (std::int64_t r = a->row_begin; r < a->row_end; ++r) {
+                        float y = 0.0F;
+                        for (std::int64_t b = 0; b < width; ++b) {
+                          const std::uint8_t* block = blocks + (r * width + b) * 34;
+                          std::uint16_t factor = 0;
+                          std::memcpy(&factor, block, sizeof factor);
+                          float sum = 0.0F;
+                          for (std::int64_t i = 0; i < 32 && 32 * b + i < a->k; ++i) {
+                            sum += static_cast<float>(static_cast<std::int8_t>(block[2 + i])) * a->x[32 * b + i];
+                          }
+                          y += half_to_float(factor) * sum;
+                        }
+                        a->y[r] = y;
+                      }
+                    },
+                    Format::kQ8),
+                "expected");
+}
+
 TEST_CASE("the tester objects to an epilogue that forgets a group or adds them first") {
   expect_caught(broken<bitnet_epilogue_args>(Op::kEpilogue,
                                              [](const bitnet_epilogue_args* a) {

@@ -143,8 +143,28 @@ typedef struct bitnet_norm_quantize_args {
   float eps;
 } bitnet_norm_quantize_args;
 
+// op layer_norm: y[i] = ((x[i] - mean) * inv) * gain[i] + bias[i], mean = S / k, inv = 1 / sqrt(D / k + eps), S the
+// 16-lane sum of x[i], D that of (x[i] - mean) * (x[i] - mean). y may be x.
+typedef struct bitnet_layer_norm_args {
+  const float* x;     // [k]
+  const float* gain;  // [k]
+  const float* bias;  // [k]
+  float* y;           // [k]
+  int64_t k;
+  float eps;
+} bitnet_layer_norm_args;
+
+// op gelu: y[i] = g(x[i]), g(x) = x / (1 + exp(-v)), v = 1.5957691216057308f * (x + ((0.044715f * x) * x) * x), exp by
+// the polynomial of reference.h: x * (1 + tanh(v / 2)) / 2. x finite; v may overflow. y may be x.
+typedef struct bitnet_gelu_args {
+  const float* x;  // [k]
+  float* y;        // [k]
+  int64_t k;
+} bitnet_gelu_args;
+
 // op relu2_gate: y[i] = (r * r) * up[i], r = max(gate[i], 0).
 // op silu_gate:  y[i] = (gate[i] / (1 + exp(-gate[i]))) * up[i], exp by the polynomial of reference.h.
+// op gelu_gate:  y[i] = g(gate[i]) * up[i], g as in op gelu.
 typedef struct bitnet_gate_args {
   const float* gate;  // [k]
   const float* up;    // [k]
@@ -222,10 +242,12 @@ typedef struct bitnet_attention_args {
   (((heads) > BITNET_ATTENTION_ROWS ? (heads) : BITNET_ATTENTION_ROWS) * \
    (BITNET_ATTENTION_CHUNK + 2 * (((head_dim) + 15) / 16 * 16) + 32))
 
-// op head: y[r] = sum_k W[r][k] * x[k] (16-lane sum) for rows row_begin <= r < row_end; float16, bfloat16 or float32
-// rows, converted exactly.
+// op head: y[r] = sum_k W[r][k] * x[k] (16-lane sum) for rows row_begin <= r < row_end, any matrix that is not ternary;
+// float16, bfloat16, float32 or q8 rows, converted exactly. Format q8: a row is ceil(k/32) blocks of 34 bytes, a
+// float16 factor and 32 int8; element = factor * int8. Values beyond k are not read. Factors are finite.
 typedef struct bitnet_head_args {
-  const void* weights;  // [n][k] float16 or bfloat16 (bits) or float32, row-major; the kernel's format says which
+  const void* weights;  // [n][k] float16 or bfloat16 (bits), float32 or blocks (no alignment), row-major; the kernel's
+                        // format says which
   const float* x;       // [k]
   float* y;             // [n]
   int64_t row_begin;

@@ -86,11 +86,12 @@ struct ModelTensors {
   std::vector<LayerTensors> layers;
 };
 
-// The shapes that kernels are compiled for: distinct (n, k) of the fused products, and distinct widths of the norms
-// that are followed by a quantisation; both ascending.
+// The shapes that kernels are compiled for: distinct (n, k, group) of the ternary products, and distinct widths of the
+// norms that are followed by a quantisation; both ascending.
 struct KernelShape {
   std::int64_t n = 0;
   std::int64_t k = 0;
+  std::int32_t group = 0;  // K-group of the scales: 64, 128 or 256; 0: one scale a row or a tensor
   auto operator<=>(const KernelShape&) const = default;
 };
 struct ModelShapes {
@@ -99,7 +100,8 @@ struct ModelShapes {
   // Of all ternary products of the model in layout t2; 0: not known. What suits a shape depends on whether the whole
   // model stays in a cache (codegen/points.h). Not part of the hash.
   std::uint64_t ternary_bytes = 0;
-  // SHA-256 (hex) of the lines "ternary N K" and "norm_quantize K": equal for models that can share a bundle's kernels.
+  // SHA-256 (hex) of the lines "ternary N K", with " G" behind where the group is not 0, and "norm_quantize K": equal
+  // for models that can share a bundle's kernels.
   [[nodiscard]] std::string hash() const;
 };
 

@@ -24,7 +24,9 @@ void sort_unique(std::vector<T>& values) {
 std::string ModelShapes::hash() const {
   std::string lines;
   for (const KernelShape& shape : ternary) {
-    lines += "ternary " + std::to_string(shape.n) + " " + std::to_string(shape.k) + "\n";
+    lines += "ternary " + std::to_string(shape.n) + " " + std::to_string(shape.k);
+    if (shape.group != 0) lines += " " + std::to_string(shape.group);
+    lines += "\n";
   }
   for (const std::int64_t k : norm_quantize) lines += "norm_quantize " + std::to_string(k) + "\n";
   const Sha256Digest digest = sha256(std::as_bytes(std::span(lines)));
