@@ -288,14 +288,14 @@ TEST_CASE("images of a chain of targets complete each other") {
 }
 
 TEST_CASE("layouts of packed weights: names, and refusal of all others") {
-  constexpr ProductLayouts kMixed{Layout::kT2, Layout::kT5, Layout::kTl1, Layout::kTl2};
-  constexpr ProductLayouts kSame{Layout::kT5, Layout::kT5, Layout::kT5, Layout::kT5};
-  CHECK(to_string(kSame) == "t5");
+  const ProductLayouts kMixed{Layout::kT2, Layout::kT5, Layout::kTl1, Layout::kTl2};
+  CHECK(to_string(ProductLayouts{Layout::kT5, Layout::kT5, Layout::kT5}) == "t5");
   CHECK(to_string(kMixed) == "t2,t5,tl1,tl2");
-  CHECK(parse_packed_layouts("t5") == kSame);
+  CHECK(parse_packed_layouts("t5") == ProductLayouts{Layout::kT5});
+  CHECK(parse_packed_layouts("t2,t5") == ProductLayouts{Layout::kT2, Layout::kT5});
   CHECK(parse_packed_layouts("t2,t5,tl1,tl2") == kMixed);
-  for (const char* bad : {"", "t3", "T2", "t2,t5", "t2,t5,tl1", "t2,t5,tl1,", "t2,t5,tl1,tl2,", "t2,t5,tl1,tl2,t2",
-                          ",t5,tl1,tl2", "t2 ,t5,tl1,tl2", "t2;t5;tl1;tl2"}) {
+  for (const char* bad : {"", "t3", "T2", ",", "t2,t5,tl1,", "t2,t5,tl1,tl2,", "t2,,tl1", ",t5,tl1,tl2", "t2 ,t5,tl1,tl2",
+                          "t2;t5;tl1;tl2"}) {
     CHECK_MESSAGE(!parse_packed_layouts(bad).has_value(), bad);
   }
 

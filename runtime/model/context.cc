@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -74,8 +75,8 @@ struct Context::State {
 Status Context::State::create_screen() {
   Model::State& model = graph.model;
   if (model.head_mode == HeadMode::kExact) return {};
-  if (model.embedding.size() == 0) file_rows = FileRows(model.file.mapping(), model.tensors.token_embd->data);
-  BITNET_ASSIGN_OR_RETURN(HeadScreen made, HeadScreen::create({.weights = model.head,
+  if (model.head_in_file()) file_rows = FileRows(model.file.mapping(), model.tensors.head->data);
+  BITNET_ASSIGN_OR_RETURN(HeadScreen made, HeadScreen::create({.weights = model.head.rows,
                                                                .rows = model.screened,
                                                                .exact = model.kernels[Step::kHead].kernel,
                                                                .screen = model.kernels[Step::kHeadScreen].kernel,
@@ -90,6 +91,7 @@ Status Context::State::screen_tokens(std::int64_t first, std::int64_t last) {
   BITNET_RETURN_IF_ERROR(graph.model.weights.check_head(graph.pool));
   screened_end = screened_first = 0;
   graph.output_norm(first, last - first);
+  graph.scale_result(first, last - first);
   {
     const Stopwatch watch(graph.clock_of(Step::kHeadScreen, 0));
     screen->screen(graph.result + first * graph.config.hidden, last - first);
@@ -130,7 +132,7 @@ Result<std::optional<Logits>> Context::State::selected(std::int64_t token, const
   if (!screen->usable(index)) return std::optional<Logits>();
   const Stopwatch watch(graph.clock_of(Step::kHead, 0));
   const Logits found = screen->select(index, selection, graph.logits);
-  const auto row_bytes = static_cast<std::int64_t>(graph.model.tensors.token_embd->bytes) / config.vocab;
+  const auto row_bytes = static_cast<std::int64_t>(graph.model.head.row_bytes);
   graph.count(Step::kHead, 1, screen->rescored() * row_bytes);
   ++head.screened_positions;
   head.survivors += static_cast<std::uint64_t>(screen->rescored());
@@ -146,26 +148,42 @@ Status Graph::allocate() {
     return {};
   };
   q_width = config.heads * config.head_dim;
-  for (const ProductShape& shape : model.products) y_width = std::max(y_width, shape.n);
-  y_width = round_up<std::int64_t>(y_width, BITNET_TILE_ROWS);
+  widest = std::max({config.hidden, q_width, config.ffn});
+  y_width = std::max(q_width + 2 * config.kv_heads * config.head_dim, (config.gated ? 2 : 1) * config.ffn);
+  y_width = round_up<std::int64_t>(std::max(y_width, config.hidden), BITNET_TILE_ROWS);
 
+  // What the kernels of the products need, and which buffers only some models do.
   std::int64_t token_tile = 1;
-  std::int64_t products_of_call = 0;
+  std::int64_t most_groups = 1;
+  std::int64_t sums = 0;
   std::size_t scratch_bytes =
       sizeof(float) * static_cast<std::size_t>(std::max<std::int64_t>(
-                          {config.hidden, q_width, config.ffn,
-                           BITNET_ATTENTION_SCRATCH(config.heads / config.kv_heads, config.head_dim)}));
-  for (const ChosenKernel& chosen : model.kernels.all().first(kProductSteps)) {
-    token_tile = std::max<std::int64_t>(token_tile, chosen.kernel.token_tile);
-    scratch_bytes = std::max(scratch_bytes, chosen.kernel.scratch_bytes);
-    products_of_call = std::max(products_of_call, acc_count(chosen.kernel));
+                          widest, BITNET_ATTENTION_SCRATCH(config.heads / config.kv_heads, config.head_dim)));
+  bool dense = false;
+  bool add_later = config.residual_scale != 1.0F;
+  for (const LayerWeights& layer : model.layers) {
+    add_later = add_later || layer.post_attn_norm.exists() || layer.post_ffn_norm.exists();
+    for (const ProductWeights& product : layer.products) {
+      add_later = add_later || product.has_bias;
+      dense = dense || (product.exists() && !product.ternary);
+      if (!product.ternary) continue;
+      const std::int64_t groups = group_count(product.k, product.group);
+      most_groups = std::max(most_groups, groups);
+      for (const ChosenKernel& chosen :
+           model.kernels.products().subspan(product.shape * kProductSteps, kProductSteps)) {
+        if (!chosen.exists()) continue;
+        token_tile = std::max<std::int64_t>(token_tile, chosen.kernel.token_tile);
+        scratch_bytes = std::max(scratch_bytes, chosen.kernel.scratch_bytes);
+        sums = std::max(sums, calls_of(chosen.kernel, groups, batch).most_sums);
+      }
+    }
   }
-  const std::int64_t rows = round_up<std::int64_t>(batch + token_tile, 64);
+  sums_stride = round_up<std::int64_t>(batch + token_tile, 64);
 
-  std::int64_t widest = 0;
+  std::int64_t widest_input = 0;
   for (const Width width : {kHidden, kAttention, kFfn}) {
     const std::int64_t padded = BITNET_ACTIVATION_WIDTH(width_of(width));
-    widest = std::max(widest, padded);
+    widest_input = std::max(widest_input, padded);
     BITNET_RETURN_IF_ERROR(take(q8.q[width], batch * padded));
   }
   BITNET_RETURN_IF_ERROR(take(x, batch * config.hidden));
@@ -173,28 +191,54 @@ Status Graph::allocate() {
   BITNET_RETURN_IF_ERROR(take(attended, batch * q_width));
   BITNET_RETURN_IF_ERROR(take(result, batch * config.hidden));
   BITNET_RETURN_IF_ERROR(take(logits, kLogitRows * config.vocab));
-  BITNET_RETURN_IF_ERROR(take(q8.scales, rows));
-  BITNET_RETURN_IF_ERROR(take(q8.sums, rows));
-  BITNET_RETURN_IF_ERROR(take(packed, rows * widest));
+  BITNET_RETURN_IF_ERROR(take(q8.scales, sums_stride));
+  BITNET_RETURN_IF_ERROR(take(q8.sums, sums_stride * most_groups));
+  BITNET_RETURN_IF_ERROR(take(packed, sums_stride * widest_input));
   BITNET_RETURN_IF_ERROR(take(acc, y_width));
-  BITNET_RETURN_IF_ERROR(take(cosines, context * config.rope_dim / 2));
-  BITNET_RETURN_IF_ERROR(take(sines, context * config.rope_dim / 2));
+  if (dense || add_later) BITNET_RETURN_IF_ERROR(take(added, batch * config.hidden));
+  if (dense && batch > 1) BITNET_RETURN_IF_ERROR(take(dense_inputs, batch * widest));
+  dense_input.resize(static_cast<std::size_t>(pool.size()));
+  BITNET_RETURN_IF_ERROR(make_angles());
+  for (Angles& each : rope_angles) {
+    if (config.rope == RopeKind::kNone || (&each != rope_angles.data() && !config.has_window_rope())) continue;
+    BITNET_RETURN_IF_ERROR(take(each.cosines, context * config.rope_dim / 2));
+    BITNET_RETURN_IF_ERROR(take(each.sines, context * config.rope_dim / 2));
+  }
   BITNET_ASSIGN_OR_RETURN(cache, KvCache::create(kv_type, config.layers, config.kv_heads, config.head_dim, context));
   for (int thread = 0; thread < pool.size(); ++thread) {
-    std::byte* block = nullptr;
-    BITNET_RETURN_IF_ERROR(take(block, static_cast<std::int64_t>(scratch_bytes)));
-    scratch.push_back(block);
-    float* row = nullptr;
-    BITNET_RETURN_IF_ERROR(take(row, config.ffn));
-    gated.push_back(row);
-    if (batch > 1) BITNET_RETURN_IF_ERROR(take(acc_blocks.emplace_back(), y_width + products_of_call));
+    std::byte* bytes = nullptr;
+    BITNET_RETURN_IF_ERROR(take(bytes, static_cast<std::int64_t>(scratch_bytes)));
+    scratch.push_back(bytes);
+    BITNET_RETURN_IF_ERROR(take(gated.emplace_back(), config.ffn));
+    BITNET_RETURN_IF_ERROR(take(normed.emplace_back(), widest));
+    if (batch > 1 || most_groups > 1) BITNET_RETURN_IF_ERROR(take(acc_blocks.emplace_back(), y_width + sums));
     if (thread == 0) continue;
     Quantized& mine = own.emplace_back();
     for (const Width width : {kHidden, kAttention, kFfn}) {
       BITNET_RETURN_IF_ERROR(take(mine.q[width], BITNET_ACTIVATION_WIDTH(width_of(width))));
     }
     BITNET_RETURN_IF_ERROR(take(mine.scales, 1));
-    BITNET_RETURN_IF_ERROR(take(mine.sums, 1));
+    BITNET_RETURN_IF_ERROR(take(mine.sums, most_groups));
+  }
+  uses.resize(model.kernels.all().size());
+  return {};
+}
+
+Status Graph::make_angles() {
+  if (config.rope == RopeKind::kNone) return {};
+  const ModelTensors& tensors = model.tensors;
+  const std::int64_t original = config.rope_original_context != 0 ? config.rope_original_context : config.context;
+  const gguf::Tensor* tensor = tensors.rope_freqs != nullptr ? tensors.rope_freqs
+                               : context > original          ? tensors.rope_factors_long
+                                                             : tensors.rope_factors_short;
+  std::vector<float> factors;
+  if (tensor != nullptr) {
+    factors.resize(tensor->ne[0]);
+    std::memcpy(factors.data(), tensor->data.data(), factors.size() * sizeof(float));
+  }
+  BITNET_ASSIGN_OR_RETURN(rope_angles[0].table, RopeTable::make(config, /*window=*/false, factors));
+  if (config.has_window_rope()) {
+    BITNET_ASSIGN_OR_RETURN(rope_angles[1].table, RopeTable::make(config, /*window=*/true, {}));
   }
   return {};
 }
@@ -211,6 +255,11 @@ Result<std::unique_ptr<Context>> Context::create(Model& model, const ContextOpti
   if (options.batch < 1 || options.batch > kMaxBatch) {
     return usage("batch: expected 1.." + std::to_string(kMaxBatch) + " tokens, found " + std::to_string(options.batch));
   }
+  const gguf::Tensor* positions = model.state().tensors.position_embd;
+  if (positions != nullptr && size > static_cast<std::int64_t>(positions->ne[1])) {
+    return usage("context size: the model has learned positions 0.." + std::to_string(positions->ne[1] - 1) +
+                 ", found a context of " + std::to_string(size));
+  }
   std::unique_ptr<Context> context(new Context);
   context->state_ = std::make_unique<State>(model.state(), size, std::min(options.batch, size), options.kv_type);
   const KernelSet& kernels = model.kernels();
@@ -226,7 +275,8 @@ Result<std::unique_ptr<Context>> Context::create(Model& model, const ContextOpti
   return context;
 }
 
-Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink, NodeDump* dump) {
+Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink, NodeDump* dump,
+                    const StateSink* states) {
   Graph& graph = state_->graph;
   const ModelConfig& config = graph.config;
   if (tokens.empty()) return usage("evaluation of no token; give at least one");
@@ -264,6 +314,13 @@ Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink
       if (dump != nullptr) {
         graph.output_norm(0, pass);
         dump_result_norm(graph, *dump);
+      }
+      if (states != nullptr) {
+        graph.output_norm(0, pass);
+        for (std::int64_t t = 0; t < pass; ++t) {
+          const float* state = graph.result + t * config.hidden;
+          BITNET_RETURN_IF_ERROR((*states)(graph.past + t, {state, static_cast<std::size_t>(config.hidden)}));
+        }
       }
       for (std::int64_t t = 0; every && t < pass; t += Graph::kLogitRows) {
         const std::int64_t rows = std::min(Graph::kLogitRows, pass - t);
@@ -335,6 +392,40 @@ Status Context::eval_dump(std::span<const std::int32_t> tokens, NodeDump& dump, 
   return dump.finish();
 }
 
+Status Context::eval_states(std::span<const std::int32_t> tokens, const StateSink& sink) {
+  return run(tokens, nullptr, nullptr, &sink);
+}
+
+Result<std::vector<float>> Context::embed(std::span<const std::int32_t> tokens, Pooling pooling, bool normalize) {
+  if (pooling == Pooling::kNone) {
+    return usage("an embedding needs a pooling of the tokens' states: the mean, or the last one");
+  }
+  truncate(0);
+  const auto last = static_cast<std::int64_t>(tokens.size()) - 1;
+  std::vector<double> sums(static_cast<std::size_t>(state_->graph.config.hidden));
+  BITNET_RETURN_IF_ERROR(eval_states(tokens, [&](std::int64_t position, std::span<const float> state) -> Status {
+    if (pooling == Pooling::kLast && position != last) return {};
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += static_cast<double>(state[i]);
+    return {};
+  }));
+  double squares = 0.0;
+  for (double& value : sums) {
+    if (pooling == Pooling::kMean) value /= static_cast<double>(tokens.size());
+    squares += value * value;
+  }
+  const double length = std::sqrt(squares);
+  if (!std::isfinite(length) || (normalize && length == 0.0)) {
+    return Error{ErrorCode::kFailure,
+                 "the embedding is not finite or zero: the model's weights or norms are damaged, or its activations "
+                 "overflow float32"};
+  }
+  std::vector<float> embedding(sums.size());
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    embedding[i] = static_cast<float>(normalize ? sums[i] / length : sums[i]);
+  }
+  return embedding;
+}
+
 std::int64_t Context::position() const { return state_->graph.past; }
 std::int64_t Context::size() const { return state_->graph.context; }
 void Context::truncate(std::int64_t position) {
@@ -346,7 +437,7 @@ std::uint64_t Context::kv_bytes() const { return state_->graph.cache.bytes(); }
 std::vector<KernelUse> Context::kernel_uses() const {
   const Graph& graph = state_->graph;
   std::map<std::string, KernelUse> by_name;  // one kernel may serve several steps
-  for (std::size_t step = 0; step < kStepCount; ++step) {
+  for (std::size_t step = 0; step < graph.uses.size(); ++step) {
     const StepUse& done = graph.uses[step];
     if (done.calls == 0) continue;
     const std::string& name = graph.model.kernels[static_cast<Step>(step)].name;
