@@ -10,7 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "runtime/gguf/types.h"
 #include "runtime/model/config.h"
 #include "runtime/model/likelihood.h"
 #include "runtime/model/model.h"
@@ -118,11 +117,10 @@ class Check {
       error(tokenizer.error(), ErrorCode::kTokenizer);
       return;
     }
-    if (vocab_ > 0 && tokenizer->size() > vocab_) {
-      error({ErrorCode::kTokenizer, file.path() + ": the tokenizer has " + std::to_string(tokenizer->size()) +
-                                        " tokens, the model's embedding " + std::to_string(vocab_) +
-                                        " rows; the tokenizer belongs to another model"},
-            ErrorCode::kTokenizer);
+    for (const std::string& text : tokenizer->notes()) note(text);
+    const Status pair = vocab_ > 0 ? check_pair(*tokenizer, vocab_, file.path()) : Status();
+    if (!pair.ok()) {
+      error(pair.error(), ErrorCode::kTokenizer);
     } else if (vocab_ > tokenizer->size()) {
       note("the embedding has " + std::to_string(vocab_ - tokenizer->size()) + " rows more than the tokenizer tokens");
     }

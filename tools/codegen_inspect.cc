@@ -8,8 +8,8 @@
 #include "runtime/base/sha256.h"
 #include "runtime/bundle/bundle_checks.h"
 #include "runtime/kernels/kernel_abi.h"
-#include "runtime/model/tensors.h"
 #include "runtime/model/screened_head.h"
+#include "runtime/model/tensors.h"
 #include "tools/output.h"
 
 namespace bitnet::tools {
@@ -208,9 +208,8 @@ void check_model(Checklist& checks, const gguf::File& bundle, const bundle_check
                                        to_string(manifest.packed_layouts));
     });
   }
-  check_size(
-      manifest.head,
-      screened_layout(static_cast<std::int64_t>(head.ne[1]), static_cast<std::int64_t>(head.ne[0])).bytes);
+  check_size(manifest.head,
+             screened_layout(static_cast<std::int64_t>(head.ne[1]), static_cast<std::int64_t>(head.ne[0])).bytes);
 }
 
 }  // namespace

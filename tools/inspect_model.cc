@@ -129,6 +129,8 @@ Json tokenizer_json(const gguf::File& file) {
   json["bos"] = tokenizer->bos();
   json["eos"] = tokenizer->eos();
   json["add_bos"] = tokenizer->adds_bos();
+  json["add_eos"] = tokenizer->adds_eos();
+  json["sha256"] = tokenizer->digest();
   return json;
 }
 

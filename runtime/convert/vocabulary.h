@@ -15,9 +15,7 @@ struct Vocabulary {
   std::vector<std::string> warnings;  // what the runtime will do otherwise than SentencePiece, and what was added
 };
 
-// Reads tokenizer.model and tokenizer_config.json in `directory`. A tokenizer with fewer pieces than config.model.vocab
-// is filled up with unused tokens "[PAD<id>]"; one with more is refused, and so is everything that Tokenizer::from_gguf
-// would refuse. All errors are kTokenizer.
+// read_tokenizer_directory with the rows of config.model.
 [[nodiscard]] Result<Vocabulary> read_vocabulary(const std::string& directory, const HfConfig& config);
 
 }  // namespace bitnet::convert
