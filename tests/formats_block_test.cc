@@ -265,12 +265,39 @@ TEST_CASE("float rounding of F16, BF16 and Q8_0") {
   Raw packed(34, 0xAB);
   encode_floats(kQ8_0, block, reinterpret_cast<std::byte*>(packed.data()));
   CHECK(packed == Raw(34, 0));
-  block[3] = -12.7F;
-  block[4] = 0.05F;  // half a step: away from zero
+  block[3] = -127;  // a scale of 1
+  const std::pair<float, int> steps[] = {{0.5F, 1}, {-0.5F, -1}, {2.5F, 3}, {-2.5F, -3}, {0.499F, 0}, {-126.5F, -127}};
+  for (std::size_t i = 0; i < std::size(steps); ++i) block[4 + i] = steps[i].first;
   encode_floats(kQ8_0, block, reinterpret_cast<std::byte*>(packed.data()));
   CHECK(static_cast<std::int8_t>(packed[5]) == -127);
+  for (std::size_t i = 0; i < std::size(steps); ++i) CHECK(static_cast<std::int8_t>(packed[6 + i]) == steps[i].second);
   decode_floats(kQ8_0, reinterpret_cast<const std::byte*>(packed.data()), 0, decoded);
-  CHECK(std::fabs(decoded[3] + 12.7F) < 0.01F);
+  CHECK(decoded[3] == -127);
+  CHECK(decoded[6] == 3);
+}
+
+TEST_CASE("all float16 numbers, in any cut") {
+  std::vector<std::uint16_t> halves;
+  for (unsigned bits = 0; bits < 65536; ++bits) halves.push_back(static_cast<std::uint16_t>(bits));
+  std::vector<float> found(65536);
+  decode_floats(kF16, reinterpret_cast<const std::byte*>(halves.data()), 0, found);
+  std::size_t wrong = 0;
+  for (unsigned bits = 0; bits < 65536; ++bits) {
+    const auto expected = half_to_float(static_cast<std::uint16_t>(bits));
+    wrong += std::bit_cast<std::uint32_t>(found[bits]) != std::bit_cast<std::uint32_t>(expected) ? 1 : 0;
+  }
+  CHECK(wrong == 0);
+  for (std::size_t first : {0U, 1U, 1000U, 65530U}) {
+    for (std::size_t count = 0; count <= 6; ++count) {
+      // Bytes of their own, so that a sanitizer sees a read behind them.
+      const std::vector<std::uint16_t> own(halves.begin(), halves.begin() + static_cast<std::ptrdiff_t>(first + count));
+      std::vector<float> part(count);
+      decode_floats(kF16, reinterpret_cast<const std::byte*>(own.data()), first, part);
+      for (std::size_t i = 0; i < count; ++i) {
+        CHECK(std::bit_cast<std::uint32_t>(part[i]) == std::bit_cast<std::uint32_t>(found[first + i]));
+      }
+    }
+  }
 }
 
 TEST_CASE("what a type cannot hold is refused before anything is written") {

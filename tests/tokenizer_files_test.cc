@@ -137,6 +137,7 @@ TEST_CASE("tokenizer.json: everything else is refused by name") {
   refused([](Json& j) { j["added_tokens"] = "x"; }, "'added_tokens'");
   refused(
       [](Json& j) {
+        j["decoder"] = nullptr;
         j["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "\\w+"}}}, {"behavior", "Isolated"}};
       },
       "\\w is not supported");
@@ -278,7 +279,7 @@ TEST_CASE("a character BPE in tokenizer.json with the SentencePiece model beside
   json["added_tokens"] = Json::array();
   json["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", "\u2581"}};
   json["pre_tokenizer"] = json["decoder"] = nullptr;
-  json["model"] = {{"type", "BPE"},        {"vocab", vocab},        {"merges", {{"a", "b"}}},
+  json["model"] = {{"type", "BPE"},        {"vocab", vocab},        {"merges", Json::array({Json::array({"a", "b"})})},
                    {"unk_token", "<unk>"}, {"byte_fallback", true}, {"fuse_unk", true}};
   folder.write("tokenizer.json", json.dump());
   std::vector<std::string> warnings;

@@ -340,7 +340,8 @@ TEST_CASE("regular expressions: the differences between the dialects") {
   CHECK(matches(R"(a{,2})", "aaa") == Found{"aa", "a"});
   CHECK(matches("x$", "x\nx") == Found{"x", "x"});
   CHECK(matches(R"(\v)", "\x0B\n") == Found{"\x0B"});
-  CHECK(matches(R"(\p{^L}\pL?)", "a1").empty());
+  CHECK(matches(R"(\p{^L})", "a1") == Found{"1"});
+  CHECK(matches("(?i:'s)", "'S'\u017F") == Found{"'S", "'\u017F"});
 }
 
 TEST_CASE("regular expressions that mean something else elsewhere are refused by name") {
@@ -353,10 +354,10 @@ TEST_CASE("regular expressions that mean something else elsewhere are refused by
 }
 
 TEST_CASE("a search that tries exponentially many ways is given up") {
-  const auto regex = tokenizer::Regex::compile("(?:a|aa)+(?:a|aa)+(?:a|aa)+$(?!\\n)b");
+  const auto regex = tokenizer::Regex::compile("(?:a|aa)+b");
   REQUIRE(regex.ok());
   tokenizer::MatchRoom room;
-  const Status status = regex->find_all(std::string(200, 'a'), room, [](std::size_t, std::size_t) {});
+  const Status status = regex->find_all(std::string(200, 'a') + "!b", room, [](std::size_t, std::size_t) {});
   REQUIRE(!status.ok());
   CHECK(status.error().message.find("given up") != std::string::npos);
 }

@@ -63,24 +63,39 @@ void put_tq_block(gguf::TensorType type, const std::uint8_t* codes, float scale,
   put_half(block + 64, scale);
 }
 
+// By the order of the bits, which is that of the magnitudes: std::max on floats does not vectorise.
+template <std::size_t kCount>
+float largest_magnitude(const float* values) {
+  std::uint32_t largest = 0;
+  for (std::size_t i = 0; i < kCount; ++i) {
+    largest = std::max(largest, std::bit_cast<std::uint32_t>(values[i]) & 0x7fffffffU);
+  }
+  return std::bit_cast<float>(largest);
+}
+
+// std::lround of a magnitude below 2^23, halves away from zero; the difference is exact.
+int rounded(float value) {
+  const int whole = static_cast<int>(value);
+  const float rest = value - static_cast<float>(whole);
+  return whole + (rest >= 0.5F ? 1 : 0) - (rest <= -0.5F ? 1 : 0);
+}
+
 void put_q8_block(const float* values, std::uint8_t* block) {
-  float largest = 0;
-  for (std::size_t i = 0; i < kQ8Block; ++i) largest = std::max(largest, std::fabs(values[i]));
+  const auto largest = largest_magnitude<kQ8Block>(values);
   const float scale = largest / 127.0F;
   const float inverse = scale != 0 ? 1.0F / scale : 0.0F;
   put_half(block, scale);
   for (std::size_t i = 0; i < kQ8Block; ++i) {
-    block[2 + i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(std::round(values[i] * inverse)));
+    block[2 + i] = static_cast<std::uint8_t>(rounded(values[i] * inverse));
   }
 }
 
 void quantize_tq_block(gguf::TensorType type, const float* values, std::uint8_t* block) {
-  float largest = 0;
-  for (std::size_t i = 0; i < kTqBlock; ++i) largest = std::max(largest, std::fabs(values[i]));
+  const auto largest = largest_magnitude<kTqBlock>(values);
   const float inverse = largest != 0 ? 1.0F / largest : 0.0F;
   std::array<std::uint8_t, kTqBlock> codes;
   for (std::size_t i = 0; i < kTqBlock; ++i) {
-    codes[i] = static_cast<std::uint8_t>(std::lround(values[i] * inverse) + 1);
+    codes[i] = static_cast<std::uint8_t>(rounded(values[i] * inverse) + 1);
   }
   put_tq_block(type, codes.data(), largest, block);
 }

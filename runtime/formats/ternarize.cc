@@ -114,22 +114,29 @@ double RoundingError::relative() const { return energy == 0 ? 0 : std::sqrt(squa
 void round_to_ternary(std::span<const float> weights, float scale, std::uint8_t* codes, RoundingError& error) {
   // Half even: 0.5 goes to 0, 1.5 beyond the clip. So a value is +-1 if and only if its magnitude exceeds one half.
   const auto wide_scale = static_cast<double>(scale);
-  double squares = 0;
-  double energy = 0;
-  double largest = 0;
-  for (std::size_t i = 0; i < weights.size(); ++i) {
+  std::array<double, 4> squares{};
+  std::array<double, 4> energy{};
+  std::array<double, 4> largest{};
+  const auto round_one = [&](std::size_t i, std::size_t lane) {
     const float ratio = weights[i] / scale;
     const int value = (ratio > 0.5F ? 1 : 0) - (ratio < -0.5F ? 1 : 0);
     codes[i] = static_cast<std::uint8_t>(value + 1);
     const auto weight = static_cast<double>(weights[i]);
     const double difference = std::fabs(weight - wide_scale * value);
-    squares += difference * difference;
-    energy += weight * weight;
-    largest = std::max(largest, difference);
+    squares[lane] += difference * difference;
+    energy[lane] += weight * weight;
+    largest[lane] = std::max(largest[lane], difference);
+  };
+  std::size_t i = 0;
+  for (; i + 4 <= weights.size(); i += 4) {
+    for (std::size_t lane = 0; lane < 4; ++lane) round_one(i + lane, lane);
   }
-  error.squares += squares;
-  error.energy += energy;
-  error.largest = std::max(error.largest, largest);
+  for (; i < weights.size(); ++i) round_one(i, i % 4);
+  for (std::size_t lane = 0; lane < 4; ++lane) {
+    error.squares += squares[lane];
+    error.energy += energy[lane];
+    error.largest = std::max(error.largest, largest[lane]);
+  }
 }
 
 }  // namespace bitnet::formats

@@ -14,7 +14,6 @@ constexpr std::uint64_t kLanes = 16;
 constexpr std::uint64_t kInnerRows = 32;   // of TL2
 constexpr std::uint64_t kTripleUnit = 24;  // columns of one sign word: 8 triples, 4 magnitude bytes
 constexpr std::uint64_t kPairBlock = 32;   // columns of a block of TL2's pair part
-constexpr std::uint8_t kZero = 1;          // the code of weight 0
 constexpr std::uint8_t kPairZero = 4;      // 3 * t0 + t1 + 4 of two zeros
 
 using Four = std::array<std::uint8_t, 4>;

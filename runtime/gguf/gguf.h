@@ -185,10 +185,13 @@ class Writer {
   void set(std::string key, std::span<const float> values);
   void set(std::string key, std::span<const std::int32_t> values);
   void set(std::string key, std::span<const std::uint8_t> values);
+  // A key of another file with its type and value, whatever they are.
+  void copy(const KeyValue& entry);
 
-  // `ne` has 1..4 entries, fastest first. Bytes follow from tensor_bytes(), id 39 meaning TL2; an unknown type or bad
-  // shape is an error when writing. Tensors are written in the order in which they were added.
-  void add_tensor(std::string name, TensorType type, std::vector<std::uint64_t> ne);
+  // `ne` has 1..4 entries, fastest first. Bytes follow from tensor_bytes(); an unknown type or bad shape is an error
+  // when writing. Tensors are written in the order in which they were added. `bytes` tells what id 39 means, TL2 or
+  // MXFP4; 0: TL2.
+  void add_tensor(std::string name, TensorType type, std::vector<std::uint64_t> ne, std::uint64_t bytes = 0);
 
   // Header, metadata and tensor table, without the padding before the data.
   [[nodiscard]] Result<std::vector<std::byte>> header() const;
@@ -210,7 +213,9 @@ class Writer {
     std::string name;
     TensorType type;
     std::vector<std::uint64_t> ne;
+    std::uint64_t bytes;
   };
+  [[nodiscard]] static Result<std::uint64_t> size_of(const TensorEntry& tensor);
   void put(std::string key, std::vector<std::byte> encoded);
   std::uint32_t alignment_;
   std::vector<Entry> entries_;
