@@ -73,6 +73,11 @@ class Maker {
     const TensorType type = spec_.type(name);
     CopiedTensor tensor{name + ".weight", type, {static_cast<std::uint64_t>(k), static_cast<std::uint64_t>(n)}, {}};
     const auto count = static_cast<std::size_t>(n * k);
+    if (type == TensorType::kQ4_0 || type == TensorType::kQ6_K) {
+      tensor.data = random_blocks(type, count);
+      out_.tensors.push_back(std::move(tensor));
+      return;
+    }
     const bool ternary = type == TensorType::kI2_S || type == TensorType::kTQ1_0 || type == TensorType::kTQ2_0 ||
                          type == TensorType::kQ2_0;
     if (!ternary) {
@@ -112,6 +117,18 @@ class Maker {
   }
 
  private:
+  // Any bytes are good ones, but for the float16 factor of each block (Q4_0: at its beginning, Q6_K: at its end).
+  std::vector<std::byte> random_blocks(TensorType type, std::uint64_t count) {
+    const bool q4 = type == TensorType::kQ4_0;
+    const std::size_t bytes_of_block = q4 ? 18 : 210;
+    std::vector<std::byte> bytes(*gguf::tensor_bytes(type, std::span(&count, 1)));
+    for (std::byte& byte : bytes) byte = static_cast<std::byte>(random_());
+    const std::uint16_t factor = float_to_half(spec_.magnitude / (q4 ? 5.0F : 1000.0F));
+    for (std::size_t at = 0; at < bytes.size(); at += bytes_of_block) {
+      std::memcpy(bytes.data() + at + (q4 ? 0 : bytes_of_block - 2), &factor, sizeof factor);
+    }
+    return bytes;
+  }
   static std::vector<std::byte> encode(TensorType type, const Floats& values) {
     const std::uint64_t count = values.size();
     std::vector<std::byte> bytes(*gguf::tensor_bytes(type, std::span(&count, 1)));
@@ -176,7 +193,8 @@ class Pass {
   };
   static std::string block(std::int64_t layer) { return "blk." + std::to_string(layer) + "."; }
   [[nodiscard]] const gguf::Tensor* find(const std::string& name) const {
-    if (!omission_.tensor.empty() && name.ends_with(omission_.tensor)) return nullptr;
+    const std::string& omitted = omission_.tensor;
+    if (!omitted.empty() && (name == omitted || name.ends_with("." + omitted))) return nullptr;
     return file_.find_tensor(name);
   }
   [[nodiscard]] Floats vector(const std::string& name) const {
@@ -195,10 +213,20 @@ class Pass {
   [[nodiscard]] Floats dense_row(const std::string& name, std::int64_t index) const {
     Floats values = row(name, index);
     const TensorType type = find(name)->type;
-    if (type != TensorType::kF32 && type != TensorType::kF16 && type != TensorType::kBF16 && type != TensorType::kQ8_0) {
-      round_to_half(values);
-    }
+    const bool own =
+        type == TensorType::kF32 || type == TensorType::kF16 || type == TensorType::kBF16 || type == TensorType::kQ8_0;
+    if (!own && !is_large(name)) round_to_half(values);
     return values;
+  }
+  // Whether float16 cannot hold the tensor.
+  [[nodiscard]] bool is_large(const std::string& name) const {
+    const auto known = large_.find(name);
+    if (known != large_.end()) return known->second;
+    bool large = false;
+    for (std::uint64_t r = 0; r < find(name)->ne[1]; ++r) {
+      for (const float v : row(name, static_cast<std::int64_t>(r))) large = large || std::fabs(v) > 65504.0F;
+    }
+    return large_[name] = large;
   }
   static void add(Floats& x, const Floats& y, float scale) {
     REQUIRE(x.size() == y.size());
@@ -334,8 +362,7 @@ class Pass {
       for (const auto& page : pages.keys) keys.push_back(page.data());
       for (const auto& page : pages.values) values.push_back(page.data());
       Floats scratch(BITNET_ATTENTION_SCRATCH(static_cast<std::size_t>(group), static_cast<std::size_t>(dim)));
-      const float scale =
-          c_.attention_scale != 0.0F ? c_.attention_scale : 1.0F / std::sqrt(static_cast<float>(dim));
+      const float scale = c_.attention_scale != 0.0F ? c_.attention_scale : 1.0F / std::sqrt(static_cast<float>(dim));
       reference::attention_f16({.q = q.data() + head * group * dim,
                                 .key_pages = keys.data(),
                                 .value_pages = values.data(),
@@ -378,6 +405,7 @@ class Pass {
   std::array<RopeTable, 2> tables_;
   std::vector<Pages> pages_;  // [layer][kv_head]
   std::int64_t position_ = 0;
+  mutable std::map<std::string, bool> large_;
 };
 
 }  // namespace
@@ -399,8 +427,9 @@ ModelCopy make_model(const TempFolder& folder, const GraphSpec& spec, std::uint3
   number("attention.head_count_kv", kKvHeads);
   number("attention.key_length", spec.head_dim);
   number("attention.value_length", spec.head_dim);
-  model.set(prefix + (spec.architecture == "gpt2" ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon"),
-            1e-5F);
+  model.set(
+      prefix + (spec.architecture == "gpt2" ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon"),
+      1e-5F);
   for (const auto& [key, value] : spec.keys) model.set(prefix + key, value);
 
   Maker make(spec, seed, model);

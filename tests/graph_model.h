@@ -25,16 +25,16 @@ struct GraphSpec {
   std::int64_t context = 300;
   // Type of a matrix by its name without ".weight": "blk.1.attn_q", "token_embd".
   std::function<gguf::TensorType(const std::string& name)> type;
-  float magnitude = 0.05F;   // of dense weights, and the scales of ternary ones
-  bool row_scales = false;   // TQ types: one scale a row; else one a block
+  float magnitude = 0.05F;  // of dense weights, and the scales of ternary ones
+  bool row_scales = false;  // TQ types: one scale a row; else one a block
   bool untied = false;
   bool stacked_qkv = false;  // attn_qkv in place of attn_q, attn_k, attn_v
   bool biases = false;
-  bool scales = false;       // of projections
+  bool scales = false;  // of projections
   bool qk_norms = false;
   bool sub_norms = false;
   bool post_norms = false;
-  bool in_norms = false;     // one for each of the seven projections
+  bool in_norms = false;  // one for each of the seven projections
   bool rope_freqs = false;
   std::map<std::string, gguf::Value> keys = {};  // without the architecture's prefix
 };
@@ -44,7 +44,7 @@ struct GraphSpec {
 
 // Changes to the second pass, to see that the model's logits depend on what they leave out.
 struct Omission {
-  std::string tensor;  // every tensor whose name ends so is not there
+  std::string tensor;  // every tensor of this name, in whatever block, is not there
   std::function<void(ModelConfig&)> config;
 };
 

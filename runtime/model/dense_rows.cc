@@ -59,7 +59,9 @@ bool expand(const gguf::Tensor& tensor, Format format, ThreadPool& pool, std::by
 
 }  // namespace
 
-std::size_t row_bytes(const gguf::Tensor& tensor) { return tensor.data.size() / static_cast<std::size_t>(tensor.ne[1]); }
+std::size_t row_bytes(const gguf::Tensor& tensor) {
+  return tensor.data.size() / static_cast<std::size_t>(tensor.ne[1]);
+}
 
 std::size_t row_bytes(Format format, std::int64_t k) {
   constexpr std::size_t kQ8Block = 32;

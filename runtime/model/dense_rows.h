@@ -36,8 +36,8 @@ using RowsRead = std::function<void(std::span<const std::byte>)>;
 [[nodiscard]] Result<DenseRows> dense_rows(const gguf::Tensor& tensor, bool copy, ThreadPool& pool, Buffer& memory,
                                            const RowsRead& read);
 
-// Row `row` of a tensor of any dense or ternary block type, as floats [ne[0]], from `rows`, which is the tensor's data or
-// a copy of it.
+// Row `row` of a tensor of any dense or ternary block type, as floats [ne[0]], from `rows`, which is the tensor's data
+// or a copy of it.
 void decode_row(const gguf::Tensor& tensor, const std::byte* rows, std::int64_t row, std::span<float> out);
 
 }  // namespace bitnet

@@ -98,8 +98,8 @@ void Graph::head(std::int64_t first, std::int64_t count_tokens) {
         file->will_need(rows_of(row, mapped_end));
       }
       for (std::int64_t t = 0; t < count_tokens; ++t) {  // logits [count][V]
-        kernel.kernel(bitnet_head_args{model.head.rows, result + (first + t) * config.hidden, logits + t * config.vocab, row,
-                                       row + step < end ? row + step : end, config.hidden});
+        kernel.kernel(bitnet_head_args{model.head.rows, result + (first + t) * config.hidden, logits + t * config.vocab,
+                                       row, row + step < end ? row + step : end, config.hidden});
       }
     }
     if (file != nullptr) file->release(rows_of(begin, end));

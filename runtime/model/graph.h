@@ -102,9 +102,9 @@ struct Graph {
   std::int64_t sums_stride = 0;   // tokens
   std::int8_t* packed = nullptr;  // q8 of a pass, packed for the GEMM
   // Inputs of dense products: rows [t][k] of all tokens; a single token's is each thread's own.
-  float* dense_inputs = nullptr;  // [t][widest]; null: no dense products, or no passes of several tokens
+  float* dense_inputs = nullptr;          // [t][widest]; null: no dense products, or no passes of several tokens
   std::vector<const float*> dense_input;  // [threads], [k]
-  std::int32_t* acc = nullptr;    // [y_width] integer products of a single token
+  std::int32_t* acc = nullptr;            // [y_width] integer products of a single token
   // Angles of the layers that see everything, and of those with a window where theirs differ.
   struct Angles {
     RopeTable table;
@@ -112,8 +112,8 @@ struct Graph {
     float* sines = nullptr;    // the same shape
   };
   std::array<Angles, 2> rope_angles;
-  std::int64_t angles = 0;        // positions whose cosines and sines are filled
-  std::int64_t rows_read = 0;     // of the embedding, since its file pages were given back
+  std::int64_t angles = 0;     // positions whose cosines and sines are filled
+  std::int64_t rows_read = 0;  // of the embedding, since its file pages were given back
   KvCache cache;
   std::vector<std::byte*> scratch;  // one block per thread, 64-byte aligned
   std::vector<float*> gated;        // [ffn] per thread: act(gate) * up of the token in work
@@ -122,8 +122,8 @@ struct Graph {
   // integer products of several tokens, or of one token and several K-groups, [tokens of a call][groups][rows of a
   // call]. Empty without both.
   std::vector<std::int32_t*> acc_blocks;
-  std::vector<Buffer> buffers;  // owner of all of these
-  std::vector<StepUse> uses;  // by Step
+  std::vector<Buffer> buffers;        // owner of all of these
+  std::vector<StepUse> uses;          // by Step
   bool profile = false;               // take times
   std::int64_t pass_nanoseconds = 0;  // of evaluations, kernels and all else; only with a profile
 
@@ -154,9 +154,9 @@ struct Graph {
   void give_back_rows();  // once for each row of the embedding that is read
   // y = q|k|v: norms of heads, rotates q, k; rounds q; k, v -> cache
   void rope_and_store(std::int64_t index, const LayerWeights& layer, const Share& share);
-  void attend(std::int64_t layer, const Share& share);         // q in y, cache -> attended
-  void output_norm(std::int64_t first, std::int64_t count);    // x -> result
-  void scale_result(std::int64_t first, std::int64_t count);   // for the head: result * logit_scale
+  void attend(std::int64_t layer, const Share& share);        // q in y, cache -> attended
+  void output_norm(std::int64_t first, std::int64_t count);   // x -> result
+  void scale_result(std::int64_t first, std::int64_t count);  // for the head: result * logit_scale
   // One row of `k` floats; y may be x.
   void norm_row(const NormWeights& norm, const float* x, float* y, std::int64_t k, int thread);
 

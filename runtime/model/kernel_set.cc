@@ -24,11 +24,11 @@ std::optional<Format> best_format(std::span<const Kernel> kernels, std::span<con
 ChosenKernel chosen(const Kernel& kernel, bool from_bundle) { return {kernel, kernel.name(), from_bundle}; }
 
 Error no_kernel(const KernelRequest& request) {
-  return Error{ErrorCode::kFailure,
-               "no kernel for " + std::string(to_string(request.format)) + "_" + std::string(to_string(request.op)) +
-                   " with N = " + std::to_string(request.n) + ", K = " + std::to_string(request.k) +
-                   (request.group == 0 ? "" : ", K-groups of " + std::to_string(request.group)) +
-                   " on a target that may be used here"};
+  return Error{ErrorCode::kFailure, "no kernel for " + std::string(to_string(request.format)) + "_" +
+                                        std::string(to_string(request.op)) + " with N = " + std::to_string(request.n) +
+                                        ", K = " + std::to_string(request.k) +
+                                        (request.group == 0 ? "" : ", K-groups of " + std::to_string(request.group)) +
+                                        " on a target that may be used here"};
 }
 
 // The kernels of one shape, one for each of kProductSteps.
@@ -119,8 +119,9 @@ Result<KernelSet> KernelSet::choose(const ModelConfig& config, const ModelTensor
     return pick(step, Op::kNormQuantize, Format::kI8, 0, k);
   };
   if (!config.gated && config.activation != Activation::kGelu) {
-    return Error{ErrorCode::kFailure, "architecture " + config.architecture + ": no kernel for a feed-forward without " +
-                                          "a gate and activation " + std::string(to_string(config.activation))};
+    return Error{ErrorCode::kFailure, "architecture " + config.architecture +
+                                          ": no kernel for a feed-forward without " + "a gate and activation " +
+                                          std::string(to_string(config.activation))};
   }
   BITNET_RETURN_IF_ERROR(pick(Step::kEpilogue, Op::kEpilogue, Format::kF32, 0, 0));
   BITNET_RETURN_IF_ERROR(norm_quantize(Step::kNormQuantizeHidden, config.hidden));
@@ -144,8 +145,7 @@ Result<KernelSet> KernelSet::choose(const ModelConfig& config, const ModelTensor
     }
   }
   // Rows of a type without kernels become float16, or float32 if that cannot hold them (expand_head).
-  BITNET_RETURN_IF_ERROR(
-      pick(Step::kHead, Op::kHead, dense_format(tensors.head->type), config.vocab, config.hidden));
+  BITNET_RETURN_IF_ERROR(pick(Step::kHead, Op::kHead, dense_format(tensors.head->type), config.vocab, config.hidden));
   BITNET_RETURN_IF_ERROR(pick(Step::kHeadScreen, Op::kHeadScreen, Format::kI8, config.vocab, config.hidden));
   return set;
 }

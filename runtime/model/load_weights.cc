@@ -78,8 +78,8 @@ Status check_origin(const Model::State& state) {
     const std::int64_t tile = (row_tiles(sample.product->n) - 1) * (index % kSamples) / (kSamples - 1);
     sample.row = tile * BITNET_TILE_ROWS;
     sample.bytes = tile_bytes(state.kernels.layouts()[sample.product->shape], sample.product->k);
-    sample.stored = state.weights.product(sample.place.layer, sample.place.role) +
-                    static_cast<std::size_t>(tile) * sample.bytes;
+    sample.stored =
+        state.weights.product(sample.place.layer, sample.place.role) + static_cast<std::size_t>(tile) * sample.bytes;
     return sample;
   };
   std::atomic<std::int64_t> first_bad{samples};
@@ -104,11 +104,10 @@ Status check_origin(const Model::State& state) {
   if (first_bad == samples) return {};
   const Sample bad = find(first_bad);
   BITNET_RETURN_IF_ERROR(check_damage(state, state.bundle->packed(), bad.stored, bad.bytes));
-  return packed_error(state, "packed from another model than " + state.file.path() + ": layer " +
-                                 std::to_string(bad.place.layer) + ", product " +
-                                 std::string(to_string(bad.product->role)) + ", rows " + std::to_string(bad.row) +
-                                 ".." + std::to_string(std::min(bad.row + BITNET_TILE_ROWS, bad.product->n) - 1) +
-                                 " are not this model's");
+  return packed_error(
+      state, "packed from another model than " + state.file.path() + ": layer " + std::to_string(bad.place.layer) +
+                 ", product " + std::string(to_string(bad.product->role)) + ", rows " + std::to_string(bad.row) + ".." +
+                 std::to_string(std::min(bad.row + BITNET_TILE_ROWS, bad.product->n) - 1) + " are not this model's");
 }
 
 // Whether the bundle has packed weights that the chosen kernels can use. Weights for another CPU's kernels are not an
@@ -254,15 +253,16 @@ Status load_head(Model::State& state, const ModelOptions& options, LoadProgress&
   const gguf::Tensor& tensor = *state.tensors.head;
   state.head_mode = options.head;
   const bool copy = options.head == HeadMode::kExact || tensor.data.size() <= kSmallHead;
-  BITNET_ASSIGN_OR_RETURN(state.head,
-                          dense_rows(tensor, copy, *state.pool, state.head_memory, [&](std::span<const std::byte> part) {
-                            release(state, part);
-                            progress.add(part.size());
-                          }));
+  BITNET_ASSIGN_OR_RETURN(
+      state.head, dense_rows(tensor, copy, *state.pool, state.head_memory, [&](std::span<const std::byte> part) {
+        release(state, part);
+        progress.add(part.size());
+      }));
   const bool as_in_file = has_dense_kernels(tensor.type);
   if (!as_in_file) state.kernels.expand_head(state.head.format);
-  state.embedding = state.tensors.head == state.tensors.token_embd && as_in_file ? state.head.rows
-                                                                                 : state.tensors.token_embd->data.data();
+  state.embedding = state.tensors.head == state.tensors.token_embd && as_in_file
+                        ? state.head.rows
+                        : state.tensors.token_embd->data.data();
   if (options.head == HeadMode::kExact) return {};
 
   const std::int64_t vocab = state.config.vocab;

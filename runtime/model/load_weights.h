@@ -33,8 +33,8 @@ class LoadProgress {
 [[nodiscard]] Status make_layers(Model::State& state);
 
 // make_layers(), and their weights: ternary ones in the layouts of state.kernels, dense ones; then the head: its rows
-// (state.head), and its int8 rows (state.screened) unless options.head is kExact. kVerification: packed weights of the bundle that are
-// damaged in size or another model's. kStrict: codes 3 with options.strict. kMemory.
+// (state.head), and its int8 rows (state.screened) unless options.head is kExact. kVerification: packed weights of the
+// bundle that are damaged in size or another model's. kStrict: codes 3 with options.strict. kMemory.
 [[nodiscard]] Status load_weights(Model::State& state, const ModelOptions& options, LoadProgress& progress);
 
 }  // namespace bitnet

@@ -165,8 +165,7 @@ class Context {
   // The embedding of a text, [hidden]: begins a new sequence of `tokens` and pools their states behind the output norm,
   // kMean: the mean, kLast: that of the last token; with `normalize` divided by its Euclidean length. Errors: those of
   // advance(); kUsage with kNone; kFailure where the result is not finite.
-  [[nodiscard]] Result<std::vector<float>> embed(std::span<const std::int32_t> tokens, Pooling pooling,
-                                                 bool normalize);
+  [[nodiscard]] Result<std::vector<float>> embed(std::span<const std::int32_t> tokens, Pooling pooling, bool normalize);
 
   [[nodiscard]] std::int64_t position() const;  // tokens in the sequence
   [[nodiscard]] std::int64_t size() const;

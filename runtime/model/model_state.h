@@ -87,10 +87,10 @@ struct Model::State {
   // Rows of token_embd as in the file: there, or the head's copy.
   const std::byte* embedding = nullptr;
 
-  WeightStore weights;             // packed products, and the bytes of `screened`
-  Buffer floats;                   // all norms, biases, scales and positions' factors
-  Buffer head_memory;              // empty where `head` is in the mapped file
-  std::vector<Buffer> dense;       // dense matrices that cannot be used where they lie
+  WeightStore weights;              // packed products, and the bytes of `screened`
+  Buffer floats;                    // all norms, biases, scales and positions' factors
+  Buffer head_memory;               // empty where `head` is in the mapped file
+  std::vector<Buffer> dense;        // dense matrices that cannot be used where they lie
   std::uint64_t dense_in_file = 0;  // bytes of those that can
   std::uint64_t parameters = 0;
 

@@ -67,8 +67,8 @@ void dump_norm(Graph& graph, std::int64_t index, const char* name, const Rows& i
                    normed(graph, input, norm).data);
 }
 
-// Query or key heads in y from column `first` on: the product, the norm of each head, and the rotated heads before their
-// rounding to float16.
+// Query or key heads in y from column `first` on: the product, the norm of each head, and the rotated heads before
+// their rounding to float16.
 void dump_heads(Graph& graph, std::int64_t index, const char* name, std::int64_t first, std::int64_t heads,
                 const NormWeights& norm) {
   const ModelConfig& config = graph.config;

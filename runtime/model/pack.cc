@@ -1,5 +1,6 @@
-// Ternary tensors -> the layouts of the kernels. Any layout can be made from decoded rows (runtime/kernels/layout.h); t2
-// and t5 of I2_S tensors, the common ones, have a shorter way where K is a multiple of 64 (runtime/kernels/pack_rows.h).
+// Ternary tensors -> the layouts of the kernels. Any layout can be made from decoded rows (runtime/kernels/layout.h);
+// t2 and t5 of I2_S tensors, the common ones, have a shorter way where K is a multiple of 64
+// (runtime/kernels/pack_rows.h).
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -98,8 +99,9 @@ std::string undefined_codes(const gguf::File& file, const FusedMatrix& product, 
   const gguf::Tensor& first = *product.parts.front().tensor;
   return file.path() + ": tensor " + std::string(first.name) +
          (product.parts.size() > 1 ? " and those stacked with it" : "") + ": " + std::to_string(undefined) +
-         (first.type == gguf::TensorType::kI2_S ? " codes are 3, which I2_S does not define"
-                                                : " codes are none that " + std::string(gguf::type_name(first)) + " defines");
+         (first.type == gguf::TensorType::kI2_S
+              ? " codes are 3, which I2_S does not define"
+              : " codes are none that " + std::string(gguf::type_name(first)) + " defines");
 }
 
 }  // namespace bitnet

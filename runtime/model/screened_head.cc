@@ -72,7 +72,7 @@ void make_screened_rows(Format format, const std::byte* weights, std::int64_t vo
   const builtin::Family& kernels = builtin::best_family();
   const builtin::ScreenRow screen_row = as == Format::kF32    ? kernels.screen_row_f32
                                         : as == Format::kBf16 ? kernels.screen_row_bf16
-                                                                  : kernels.screen_row_f16;
+                                                              : kernels.screen_row_f16;
   const std::int64_t written = round_up<std::int64_t>(hidden, 16);  // by the kernel
   for (std::int64_t r = row_begin; r < row_end; ++r) {
     const std::byte* row = weights + static_cast<std::size_t>(r) * stride;

@@ -107,7 +107,8 @@ void Graph::attend(std::int64_t layer, const Share& share) {
   const std::int64_t group = config.heads / config.kv_heads;
   const float scale = attention_scale();
   const std::int64_t window = window_of(layer);
-  const std::int64_t first_page = window == 0 ? 0 : std::max<std::int64_t>(past - window + 1, 0) / BITNET_ATTENTION_CHUNK;
+  const std::int64_t first_page =
+      window == 0 ? 0 : std::max<std::int64_t>(past - window + 1, 0) / BITNET_ATTENTION_CHUNK;
   auto* const work = reinterpret_cast<float*>(scratch[static_cast<std::size_t>(share.thread)]);
   // Query heads [first, last) of one key/value head, `many` tokens from t on; `then` is the head that this thread takes
   // next, or kv_heads.

@@ -78,12 +78,12 @@ class Mapper {
     BITNET_ASSIGN_OR_RETURN(piece.part.tensor, find(full + ".weight", k, n));
     const gguf::Tensor& tensor = *piece.part.tensor;
     piece.part.rows = n;
-    BITNET_ASSIGN_OR_RETURN(piece.part.ternary, formats::TernaryMatrix::open(file_, tensor, read_, notes_about(tensor)));
+    BITNET_ASSIGN_OR_RETURN(piece.part.ternary,
+                            formats::TernaryMatrix::open(file_, tensor, read_, notes_about(tensor)));
     if (!piece.part.ternary.has_value() && !formats::is_dense(tensor.type)) {
       return wrong_type(tensor, "a ternary or a dense type");
     }
-    piece.part.i2s_x86 =
-        tensor.type == gguf::TensorType::kI2_S && read_.i2s_layout == formats::I2sLayout::kX86;
+    piece.part.i2s_x86 = tensor.type == gguf::TensorType::kI2_S && read_.i2s_layout == formats::I2sLayout::kX86;
     BITNET_ASSIGN_OR_RETURN(piece.part.bias, optional_vector(layer, name + ".bias", n));
     BITNET_ASSIGN_OR_RETURN(const gguf::Tensor* scale, optional_vector(layer, name + ".scale", 1));
     if (scale != nullptr) {
@@ -196,7 +196,8 @@ Result<LayerTensors> Mapper::layer(std::int64_t index) {
   BITNET_ASSIGN_OR_RETURN(layer.attn_q_norm, optional_vector(index, "attn_q_norm.weight", config_.head_dim));
   BITNET_ASSIGN_OR_RETURN(layer.attn_k_norm, optional_vector(index, "attn_k_norm.weight", config_.head_dim));
   if ((layer.attn_q_norm == nullptr) != (layer.attn_k_norm == nullptr)) {
-    return tensor_error(file_, block(index) + (layer.attn_q_norm == nullptr ? "attn_q_norm" : "attn_k_norm") + ".weight",
+    return tensor_error(file_,
+                        block(index) + (layer.attn_q_norm == nullptr ? "attn_q_norm" : "attn_k_norm") + ".weight",
                         "missing, though the other one of the two norms of queries and keys is there");
   }
   BITNET_ASSIGN_OR_RETURN(layer.attn_sub_norm, sub_norm(index, "attn_sub_norm", "attn_output", q_rows));
@@ -321,9 +322,9 @@ Result<ModelTensors> map_tensors(const gguf::File& file, const ModelConfig& conf
     BITNET_ASSIGN_OR_RETURN(tensors.rope_factors_long, mapper.optional_vector("rope_factors_long.weight", half));
     BITNET_ASSIGN_OR_RETURN(tensors.rope_factors_short, mapper.optional_vector("rope_factors_short.weight", half));
     if ((tensors.rope_factors_long == nullptr) != (tensors.rope_factors_short == nullptr)) {
-      return tensor_error(file, tensors.rope_factors_long == nullptr ? "rope_factors_long.weight"
-                                                                     : "rope_factors_short.weight",
-                          "missing, though the other one of the two is there");
+      return tensor_error(
+          file, tensors.rope_factors_long == nullptr ? "rope_factors_long.weight" : "rope_factors_short.weight",
+          "missing, though the other one of the two is there");
     }
   }
   for (std::int64_t i = 0; i < config.layers; ++i) {

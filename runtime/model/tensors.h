@@ -32,8 +32,8 @@ struct MatrixPart {
 // A product of one layer: one or more matrices with the same K whose rows are stacked (q over k over v, gate over up),
 // so that one kernel call does them all. All parts are ternary and have the same K-groups, or all are dense.
 struct FusedMatrix {
-  // kQkv and kGateUp hold q alone and gate alone where the matrices cannot be stacked; the others are then in kK, kV and
-  // kUp. What a layer does not have has n = 0.
+  // kQkv and kGateUp hold q alone and gate alone where the matrices cannot be stacked; the others are then in kK, kV
+  // and kUp. What a layer does not have has n = 0.
   enum class Role : std::uint8_t { kQkv, kAttentionOutput, kGateUp, kDown, kK, kV, kUp };
   Role role = Role::kQkv;
   std::int64_t n = 0;  // sum of the parts' rows
@@ -52,17 +52,17 @@ inline constexpr std::size_t kRoles = 7;
 
 // F32 tensors; null: the model has none. Biases: LayerNorm only.
 struct LayerTensors {
-  std::array<FusedMatrix, kRoles> products;        // by FusedMatrix::Role
-  const gguf::Tensor* attn_norm = nullptr;         // [hidden]
-  const gguf::Tensor* attn_norm_bias = nullptr;    // [hidden]
-  const gguf::Tensor* attn_q_norm = nullptr;       // [head_dim], before RoPE
-  const gguf::Tensor* attn_k_norm = nullptr;       // [head_dim]
-  const gguf::Tensor* attn_sub_norm = nullptr;     // [heads * head_dim]
-  const gguf::Tensor* post_attn_norm = nullptr;    // [hidden], of the block's output
-  const gguf::Tensor* ffn_norm = nullptr;          // [hidden]
-  const gguf::Tensor* ffn_norm_bias = nullptr;     // [hidden]
-  const gguf::Tensor* ffn_sub_norm = nullptr;      // [ffn]
-  const gguf::Tensor* post_ffn_norm = nullptr;     // [hidden], of the block's output
+  std::array<FusedMatrix, kRoles> products;      // by FusedMatrix::Role
+  const gguf::Tensor* attn_norm = nullptr;       // [hidden]
+  const gguf::Tensor* attn_norm_bias = nullptr;  // [hidden]
+  const gguf::Tensor* attn_q_norm = nullptr;     // [head_dim], before RoPE
+  const gguf::Tensor* attn_k_norm = nullptr;     // [head_dim]
+  const gguf::Tensor* attn_sub_norm = nullptr;   // [heads * head_dim]
+  const gguf::Tensor* post_attn_norm = nullptr;  // [hidden], of the block's output
+  const gguf::Tensor* ffn_norm = nullptr;        // [hidden]
+  const gguf::Tensor* ffn_norm_bias = nullptr;   // [hidden]
+  const gguf::Tensor* ffn_sub_norm = nullptr;    // [ffn]
+  const gguf::Tensor* post_ffn_norm = nullptr;   // [hidden], of the block's output
 };
 
 struct ModelTensors {
@@ -94,9 +94,9 @@ struct ModelTensors {
 // Of the ternary products; empty in a dense model.
 [[nodiscard]] ModelShapes kernel_shapes(const ModelTensors& tensors);
 
-// Bytes of all ternary products in the layouts of their shapes (one for each of kernel_shapes().ternary), and the offset
-// of product p of layer l: matrices lie one after the other, by layer and role, each at a multiple of 64 bytes; those
-// that are dense or absent take no bytes. Shared by the packer, `bitnet-codegen --pack` and the bundle loader.
+// Bytes of all ternary products in the layouts of their shapes (one for each of kernel_shapes().ternary), and the
+// offset of product p of layer l: matrices lie one after the other, by layer and role, each at a multiple of 64 bytes;
+// those that are dense or absent take no bytes. Shared by the packer, `bitnet-codegen --pack` and the bundle loader.
 struct PackedLayout {
   std::vector<std::array<std::size_t, kRoles>> offsets;  // [layer][role]
   std::size_t bytes = 0;
