@@ -292,6 +292,24 @@ TEST_CASE("tiles that do not divide a matrix are refused with the reason") {
   CHECK(has(why(kTl2, 128, 288, {128, 480, 32}), "expected at most 9045 bytes of codes under these tiles, found 9216"));
 }
 
+TEST_CASE("the known tiles fit the shapes that they are for") {
+  struct Shape {
+    std::int64_t rows, columns;
+  };
+  constexpr Shape kKnown[] = {{1536, 4096}, {1536, 1536},  {4096, 1536},  {3200, 8640}, {3200, 3200},
+                              {8640, 3200}, {14336, 4096}, {4096, 14336}, {1024, 4096}, {4096, 4096}};
+  for (const auto format : {TileFormat::kTl1, TileFormat::kTl2}) {
+    for (const auto& [rows, columns] : kKnown) {
+      CAPTURE(rows);
+      CAPTURE(columns);
+      const auto tile = default_tile(format, rows, columns);
+      REQUIRE(tile.has_value());
+      CHECK(check_tile(format, rows, columns, *tile).ok());
+    }
+    CHECK_FALSE(default_tile(format, 2560, 2560).has_value());  // 2B-4T: bitnet.cpp has no tiles for it
+  }
+}
+
 TEST_CASE("TL1: undefined pairs are zeros and counted") {
   constexpr std::int64_t kRows = 1536, kColumns = 1536;  // a shape with known tiles
   const Codes codes = random_codes(kRows * kColumns, 3);
