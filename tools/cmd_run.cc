@@ -175,8 +175,10 @@ Status Run::load() {
   load.log = log_to_stderr(options_.metrics || options_.verbose);  // the summary says in short what runs
   BITNET_ASSIGN_OR_RETURN(model_, Model::load(options_.model, load));
   BITNET_ASSIGN_OR_RETURN(context_, Context::create(*model_, {.size = options_.context, .kv_type = options_.kv_type}));
-  Result<Tokenizer> tokenizer = Tokenizer::from_gguf(model_->file());
+  Result<Tokenizer> tokenizer = Tokenizer::from_gguf(model_->file(), options_.load.strict);
   if (tokenizer.ok()) {
+    BITNET_RETURN_IF_ERROR(check_pair(*tokenizer, model_->config().vocab, options_.model));
+    if (!options_.quiet) print_tokenizer_notes(*tokenizer);
     tokenizer_.emplace(std::move(tokenizer).value());
   } else if (options_.prompt_ids.empty()) {
     return Error{tokenizer.error().code, tokenizer.error().message + "; --prompt-ids works without a tokenizer"};

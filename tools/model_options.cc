@@ -81,6 +81,10 @@ void add_kv_option(CLI::App& command, KvType& type) {
       ->option_text("f16|i8");
 }
 
+void print_tokenizer_notes(const Tokenizer& tokenizer) {
+  for (const std::string& note : tokenizer.notes()) std::fprintf(stderr, "bitnet: warning: %s\n", note.c_str());
+}
+
 LogFn log_to_stderr(bool details) {
   return [details](LogLevel level, std::string_view line) {
     if (level == LogLevel::kInfo && !details) return;
