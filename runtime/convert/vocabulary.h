@@ -6,7 +6,7 @@
 
 #include "runtime/base/result.h"
 #include "runtime/convert/hf_config.h"
-#include "runtime/model/gguf_layout.h"
+#include "runtime/tokenizer/vocabulary_data.h"
 
 namespace bitnet::convert {
 

@@ -1,7 +1,6 @@
 // The tensor list and the metadata keys, in file order.
 #include "runtime/model/gguf_layout.h"
 
-#include <span>
 #include <utility>
 
 namespace bitnet {
@@ -56,19 +55,6 @@ std::vector<PlannedTensor> plan_tensors(const ModelConfig& config) {
   }
   add(-1, "output_norm", kF32, {hidden});
   return plan;
-}
-
-void set_vocabulary(const VocabularyData& vocabulary, gguf::Writer& writer) {
-  writer.set("tokenizer.ggml.model", "llama");
-  writer.set("tokenizer.ggml.pre", "default");
-  writer.set("tokenizer.ggml.tokens", std::span<const std::string>(vocabulary.tokens));
-  writer.set("tokenizer.ggml.scores", std::span<const float>(vocabulary.scores));
-  writer.set("tokenizer.ggml.token_type", std::span<const std::int32_t>(vocabulary.types));
-  if (vocabulary.bos) writer.set("tokenizer.ggml.bos_token_id", *vocabulary.bos);
-  if (vocabulary.eos) writer.set("tokenizer.ggml.eos_token_id", *vocabulary.eos);
-  if (vocabulary.unknown) writer.set("tokenizer.ggml.unknown_token_id", *vocabulary.unknown);
-  writer.set("tokenizer.ggml.add_bos_token", vocabulary.add_bos);
-  if (vocabulary.add_space_prefix) writer.set("tokenizer.ggml.add_space_prefix", *vocabulary.add_space_prefix);
 }
 
 void set_metadata(const ModelConfig& config, std::string_view name, const VocabularyData& vocabulary,

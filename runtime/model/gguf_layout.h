@@ -4,13 +4,13 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "runtime/gguf/gguf.h"
 #include "runtime/model/config.h"
+#include "runtime/tokenizer/vocabulary_data.h"
 
 namespace bitnet {
 
@@ -33,19 +33,6 @@ struct PlannedTensor {
 // read_config would accept it; I2_S needs matrices whose elements are a multiple of 128, which the caller checks.
 [[nodiscard]] std::vector<PlannedTensor> plan_tensors(const ModelConfig& config);
 
-// A SentencePiece BPE vocabulary as it stands in tokenizer.ggml.*. The three arrays have one length; ids that are
-// absent get no key.
-struct VocabularyData {
-  std::vector<std::string> tokens;
-  std::vector<float> scores;
-  std::vector<std::int32_t> types;
-  std::optional<std::uint32_t> bos, eos, unknown;
-  bool add_bos = true;
-  std::optional<bool> add_space_prefix;
-};
-
-// Sets tokenizer.ggml.*.
-void set_vocabulary(const VocabularyData& vocabulary, gguf::Writer& writer);
 // Sets all metadata keys of a model of I2_S weights, `name` being general.name.
 void set_metadata(const ModelConfig& config, std::string_view name, const VocabularyData& vocabulary,
                   gguf::Writer& writer);
