@@ -24,7 +24,7 @@ from models import BONSAI, CASES
 from reference import Reference
 from tensor_files import read_safetensors, write_safetensors
 
-IDS = [5, 17, 260, 33, 42, 270, 1, 99, 250, 7, 8, 9, 100, 101, 102, 103, 104, 105, 106, 107, 291, 3, 2, 1]
+IDS = [5, 17, 261, 33, 42, 270, 1, 99, 250, 7, 8, 9, 100, 101, 102, 103, 104, 105, 106, 107, 291, 3, 2, 1]
 RENAMED = {"inner_attn_ln": "attn_sub_norm", "ffn_layernorm": "ffn_sub_norm", "_proj.norm.": "_proj.rms_norm."}
 
 

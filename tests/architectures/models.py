@@ -16,7 +16,7 @@ YARN_SCALING = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embed
 
 def longrope(pairs, original):
     steps = np.arange(pairs)
-    long, short = (1 + 0.4 * steps).round(3).tolist(), (1 + 0.02 * steps).round(3).tolist()
+    long, short = (1 + 0.5 * steps).round(3).tolist(), (1 + 0.2 * steps).round(3).tolist()
     return {"rope_type": "longrope", "long_factor": long, "short_factor": short} | {
         "original_max_position_embeddings": original
     }
@@ -26,7 +26,7 @@ def longrope(pairs, original):
 class Case:
     name: str
     kind: str  # "llama", "bitnet", "bitnet-1bitllm", "qwen2", "qwen3", "gemma3_text", "minicpm", "gpt2"
-    weights: str  # "packed", "packed-divides", "master", "bf16", "f16", "f32", "rows", "groups"
+    weights: str  # "packed", "packed-divides", "master", "f32-master", "bf16", "f32", "rows", "groups"
     hidden: int
     ffn: int
     heads: int
@@ -56,7 +56,7 @@ class Case:
         return Writer(self, Path(directory)).write()
 
 
-# K = 8640 of the 3B is no multiple of 128, Falcon-E's N is small, Gemma's and Qwen's heads are wider than hidden / heads.
+# K = 8640 of the 3B is no multiple of 128; Gemma's and Qwen's heads are wider than hidden / heads.
 CASES = [
     Case("bitnet_packed", "bitnet", "packed", 192, 320, 6, 2, 32, config={"rope_theta": 500000.0}),
     Case("bitnet_master", "bitnet", "master", 128, 256, 4, 4, 32),
@@ -142,7 +142,7 @@ class Writer:
         kind = self.case.weights
         if kind in ("f32", "f32-master"):
             self.tensors[name] = values.astype(np.float32)
-        elif kind in ("rows", "groups", "f16"):
+        elif kind in ("rows", "groups"):
             self.tensors[name] = values.astype(np.float16)
         else:
             self.tensors[name] = BFloat16(values)
@@ -156,7 +156,8 @@ class Writer:
         weight = self.random(name, rows, columns) * (1.2 / np.sqrt(columns))
         if bias:
             self.store(name + ".bias", 0.3 * self.random(name + ".bias", rows))
-        if (name == "lm_head" and not case.ternary_head) or case.weights in ("bf16", "f32", "f16", "master", "f32-master"):
+        stored = ("bf16", "f32", "master", "f32-master")
+        if (name == "lm_head" and not case.ternary_head) or case.weights in stored:
             self.store(name + ".weight", weight)
             return
         codes = np.clip(np.round(weight / np.abs(weight).mean()), -1, 1).astype(np.int8)
@@ -244,7 +245,9 @@ class Writer:
         if case.head_dim * case.heads != case.hidden or case.kind in ("qwen3", "gemma3_text"):
             config["head_dim"] = case.head_dim
         if case.kind in ("llama", "qwen3"):
-            config |= {"attention_bias": False, "mlp_bias": False} if case.kind == "llama" else {"attention_bias": False}
+            config["attention_bias"] = False
+        if case.kind == "llama":
+            config["mlp_bias"] = False
         if onebit:
             config |= {"weight_bits": 1, "input_bits": 8}
         if case.kind == "gemma3_text":

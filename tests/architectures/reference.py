@@ -1,5 +1,5 @@
-"""Forward pass of a Hugging Face directory in NumPy, in the directory's own conventions (names, packing, row order, RoPE
-halves, Gemma's 1 + w, Conv1D), so that nothing of the converter or of the runtime is in it.
+"""Forward pass of a Hugging Face directory in NumPy, in the directory's own conventions (names, packing, row order,
+RoPE halves, Gemma's 1 + w, Conv1D), so that nothing of the converter or of the runtime is in it.
 
 Weights that a quantization_config calls ternary, and those that Reference(ternary_groups=...) says are, meet
 activations rounded to int8 per token (a = 127 / max|x|, q = round_half_even(a x)); all else is float64."""
@@ -356,7 +356,8 @@ class Reference:
         states = []
         for layer, block in enumerate(self.blocks):
             states.append(x)
-            x = x + self.residual_scale * self.attention_output(layer, self.attend(layer, *self.qkv(layer, block.attn_norm(x))))
+            attended = self.attend(layer, *self.qkv(layer, block.attn_norm(x)))
+            x = x + self.residual_scale * self.attention_output(layer, attended)
             x = x + self.residual_scale * self.ffn(layer, block.ffn_norm(x))
         return [*states, x, self.output_norm(x)]
 

@@ -1,5 +1,5 @@
-"""A GGUF file of architecture bitnet-b1.58 (I2_S, x86 layout) back into a packed Hugging Face directory: how the default
-model, whose checkpoint is not in the repository, reaches the reference and transformers."""
+"""A GGUF file of architecture bitnet-b1.58 (I2_S, x86 layout) back into a packed Hugging Face directory: how the
+default model, whose checkpoint is not in the repository, reaches the reference and transformers."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,8 @@ NORMS = {
 def unconvert(path, directory):
     """Writes config.json and model.safetensors; the tokenizer stays behind."""
     file = GgufReader(path)
-    key = {name.split(".", 1)[1]: value for name, value in file.metadata.items() if name.startswith("bitnet-b1.58.")}
+    prefix = "bitnet-b1.58."
+    key = {name.removeprefix(prefix): value for name, value in file.metadata.items() if name.startswith(prefix)}
     config = {
         "architectures": ["BitNetForCausalLM"],
         "model_type": "bitnet",
@@ -50,7 +51,8 @@ def unconvert(path, directory):
             "quantization_mode": "offline",
         },
     }
-    tensors = {"model.embed_tokens.weight": file.floats("token_embd.weight"), "model.norm.weight": file.floats("output_norm.weight")}
+    tensors = {"model.embed_tokens.weight": file.floats("token_embd.weight")}
+    tensors["model.norm.weight"] = file.floats("output_norm.weight")
     for i in range(config["num_hidden_layers"]):
         for ours, theirs in NORMS.items():
             tensors[f"model.layers.{i}.{theirs}.weight"] = file.floats(f"blk.{i}.{ours}.weight")
