@@ -9,6 +9,20 @@ RELATIVE = 1e-5  # of a node's largest value
 AFTER_CACHE = 1e-3  # behind keys and values rounded to float16
 
 
+def kernel_norm(x, gain, eps):
+    """RMSNorm with the roundings of op norm: sixteen running float32 sums of squares and a fixed tree."""
+    rows, k = x.shape
+    squares = np.zeros((rows, (k + 15) // 16 * 16), np.float32)
+    squares[:, :k] = x * x
+    sums = np.zeros((rows, 16), np.float32)
+    for lanes in np.split(squares, squares.shape[1] // 16, axis=1):
+        sums = sums + lanes
+    for half in (8, 4, 2, 1):
+        sums = sums[:, :half] + sums[:, half : 2 * half]
+    inverse = np.float32(1) / np.sqrt(sums / np.float32(k) + np.float32(eps))
+    return (x * inverse) * gain.astype(np.float32)
+
+
 class Blocks:
     def __init__(self, model, nodes):
         """model: a Reference with half_cache."""
@@ -18,6 +32,15 @@ class Blocks:
         for node in nodes:
             self.nodes.setdefault((node.name, node.op), node.data)
         self.products = 0
+        self.interleaved = model.kind in ("llama", "minicpm")
+
+    def halves(self, data):
+        """Query or key rows of a dump in the directory's order: pairs (i, i + half) of a head. The converter stores
+        those of two architectures as neighbours."""
+        if data is None or not self.interleaved:
+            return data
+        pairs = data.reshape(len(data), -1, self.model.head_dim // 2, 2)
+        return np.moveaxis(pairs, -1, -2).reshape(data.shape)
 
     def node(self, name, op=None):
         """The node's data; None where the dump has none."""
@@ -39,9 +62,7 @@ class Blocks:
         if x is None or theirs is None:
             return
         if linear.in_norm is not None:
-            # The norm itself is rounded as the kernels do; the integers follow only where no value lies on a border.
-            self.close(name, self.model.project(linear, x.astype(np.float64)), theirs, 2e-2)
-            return
+            x = kernel_norm(x, linear.in_norm, self.model.eps)
         if not linear.ternary:
             self.close(name, linear(x.astype(np.float64)), theirs, RELATIVE)
             return
@@ -66,11 +87,14 @@ class Blocks:
             return self.node(f"{name}-{layer}", op)
 
         x = self.node("inp_embd") if layer == 0 else self.node(f"l_out-{layer - 1}")
+        if node("attn_norm") is None:
+            return  # a layer that was not dumped
         attention_input = node("attn_norm")
         self.close(f"attn_norm-{layer}", block.attn_norm(x.astype(np.float64)), attention_input, RELATIVE)
-        for name, linear in (("Qcur", block.q), ("Kcur", block.k), ("Vcur", block.v)):
-            self.product(f"{name}-{layer}", linear, attention_input, node(name, "MUL_MAT"))
-        q, k, v = (node(name, "MUL_MAT") for name in ("Qcur", "Kcur", "Vcur"))
+        q, k = (self.halves(node(name, "MUL_MAT")) for name in ("Qcur", "Kcur"))
+        v = node("Vcur", "MUL_MAT")
+        for name, linear, data in (("Qcur", block.q, q), ("Kcur", block.k, k), ("Vcur", block.v, v)):
+            self.product(f"{name}-{layer}", linear, attention_input, data)
         if q is not None:
             self.attention(layer, q, k, v, node)
         attended = node("attn_sub_norm")
@@ -93,9 +117,11 @@ class Blocks:
         half, model.half = model.half, lambda x: x
         turned = model.turn(block, model.rope(layer, len(q)), q, k)
         model.half = half
-        for name, ours in zip(("Qcur", "Kcur"), turned, strict=True):
-            self.close(f"{name}-{layer} after RoPE", ours, node(name, "ROPE"), RELATIVE)
-        q, k = (node(name, "ROPE") for name in ("Qcur", "Kcur"))
+        if model.rope(layer, len(q)) is not None:
+            dumped = [self.halves(node(name, "ROPE")) for name in ("Qcur", "Kcur")]
+            for name, ours, data in zip(("Qcur", "Kcur"), turned, dumped, strict=True):
+                self.close(f"{name}-{layer} after RoPE", ours, data, RELATIVE)
+            q, k = dumped
         if q is not None and k is not None:
             q, k = (reference.to_half(a.reshape(len(a), -1, model.head_dim)) for a in (q, k))
             ours = model.attend(layer, q, k, reference.to_half(v))
@@ -109,7 +135,7 @@ class Blocks:
         self.close(f"ffn_norm-{layer}", block.ffn_norm(before.astype(np.float64)), normed, RELATIVE)
         up = node("ffn_up")
         self.product(f"ffn_up-{layer}", block.up, normed, up)
-        gated = next((a for a in map(node, ("ffn_out", "ffn_sub_out")) if a is not None), None)
+        gated = next(a for a in map(node, ("ffn_out", "ffn_sub_out", "ffn_gelu")) if a is not None)
         if block.gate is not None:
             gate = node("ffn_gate")
             self.product(f"ffn_gate-{layer}", block.gate, normed, gate)
