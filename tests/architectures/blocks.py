@@ -80,6 +80,12 @@ class Blocks:
             difference = np.abs(y - theirs).max() / np.abs(y).max()
             self.failures.append(f"{name}: {wrong} of {y.size} values are not the exact product's, by {difference:.2e}")
 
+    def check_input(self, ids):
+        ours = self.model.embedding[ids] * self.model.embedding_scale
+        if self.model.positions is not None:
+            ours = ours + self.model.positions[: len(ids)]
+        self.close("inp_embd", ours, self.node("inp_embd"), RELATIVE)
+
     def check(self, layer):
         model, block = self.model, self.model.blocks[layer]
 
