@@ -96,7 +96,7 @@ class Workplace(unittest.TestCase):
         if case is BONSAI:
             write_bonsai(directory, model)
         else:
-            convert(directory, model, case.convert)
+            convert(directory, model, case.convert, *(("--embedding", case.embedding) if case.embedding else ()))
         return directory, model
 
     def compare(self, case, reference, ids, logits):
@@ -138,7 +138,7 @@ class ArchitectureTest(Workplace):
         blocks.check_result()
         self.assertEqual(blocks.failures, [])
         # Otherwise nothing was looked at.
-        self.assertGreaterEqual(blocks.compared, 15 * case.layers)
+        self.assertGreaterEqual(blocks.compared, 13 * case.layers)
         if case.ternary:
             self.assertEqual(blocks.products, 7 * case.layers)
 
@@ -200,8 +200,10 @@ class OtherWritersTest(Workplace):
         expected = json.loads((self.assets / "models" / "stories260K.expected.json").read_text())
         greedy = expected["greedy_from_bos"]
         made = run(model, greedy[:1], self.folder / "bos", generate=len(greedy) - 1)
-        difference = np.abs(made.logits[0] - np.array(expected["logits_bos"])).max()
-        self.assertLessEqual(float(difference), 1e-3)
+        # The values rounded to float16 in the cache alone make 1.31e-3 of it, computed in float64; the largest logit is
+        # 17.
+        logits = np.array(expected["logits_bos"])
+        self.assertLessEqual(float(np.abs(made.logits[0] - logits).max()), 1e-4 * float(np.abs(logits).max()))
         self.assertEqual(made.tokens, greedy[1:])
         out = json.loads(bitnet("run", "-m", model, "-p", "", "-n", len(greedy) - 1, "--greedy", "--json", "-q",
                                 "--repetition-penalty", 1))  # fmt: skip

@@ -32,7 +32,8 @@ class Blocks:
         for node in nodes:
             self.nodes.setdefault((node.name, node.op), node.data)
         self.products = 0
-        self.interleaved = model.kind in ("llama", "minicpm")
+        bitnet = "weight_bits" in model.config  # calls itself llama, and is not
+        self.interleaved = model.kind in ("llama", "minicpm") and not bitnet
 
     def halves(self, data):
         """Query or key rows of a dump in the directory's order: pairs (i, i + half) of a head. The converter stores

@@ -41,6 +41,7 @@ class Case:
     ternary_head: bool = False  # of weights "groups": embedding and head too
     tokenizer: str = "sentencepiece"  # or a name of tokenizer.ggml.pre
     convert: str = "i2_s"  # bitnet convert --type
+    embedding: str = ""  # --embedding; "": as the converter sees fit
     config: dict = field(default_factory=dict)  # what differs from the kind's defaults
 
     @property
@@ -60,7 +61,7 @@ class Case:
 CASES = [
     Case("bitnet_packed", "bitnet", "packed", 192, 320, 6, 2, 32, config={"rope_theta": 500000.0}),
     Case("bitnet_master", "bitnet", "master", 128, 256, 4, 4, 32),
-    Case("bitnet_silu", "bitnet-1bitllm", "f32-master", 160, 448, 4, 4, 40),
+    Case("bitnet_silu", "bitnet-1bitllm", "f32-master", 160, 448, 4, 4, 40, embedding="f32"),
     Case("llama_packed", "llama", "packed-divides", 128, 384, 4, 2, 64, tied=False, tokenizer="llama-bpe", layers=3,
          config={"rms_norm_eps": 1e-6, "rope_theta": 500000.0, "rope_scaling": LLAMA3_SCALING}),
     Case("llama_dense", "llama", "bf16", 144, 200, 6, 3, 24, tied=False, convert="bf16",
@@ -82,7 +83,7 @@ CASES = [
          config={"rope_scaling": longrope(16, 16)}),
     Case("minicpm_groups", "minicpm", "groups", 256, 512, 4, 2, 64, group=256, convert="tq2_0",
          config={"rope_scaling": longrope(32, 128)}),
-    Case("gpt2_dense", "gpt2", "f32", 96, 384, 4, 4, 24, convert="f16", tokenizer="gpt-2"),
+    Case("gpt2_dense", "gpt2", "f32", 96, 384, 4, 4, 24, convert="f32", tokenizer="gpt-2"),
 ]  # fmt: skip
 # Widths of the Q2_0 file that test_architectures.py writes itself: nothing converts to that type.
 BONSAI = Case("bonsai_q2_0", "qwen3", "groups", 128, 192, 4, 2, 32, tied=False, group=64, ternary_head=True,

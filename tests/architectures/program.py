@@ -21,8 +21,8 @@ def bitnet(*arguments):
     return done.stdout
 
 
-def convert(source, target, kind):
-    bitnet("convert", "-i", source, "-o", target, "--type", kind)
+def convert(source, target, kind, *options):
+    bitnet("convert", "-i", source, "-o", target, "--type", kind, *options)
     return target
 
 
@@ -67,7 +67,7 @@ def run(model, ids, folder, generate=1, threads=1, nodes=False, options=()):
     if "--temperature" in options:
         arguments.remove("--greedy")
     if nodes:
-        arguments += ["--dump-nodes", folder / "nodes"]
+        arguments += ["--dump-nodes", folder / "nodes", "--dump-layers", "all"]
     out = json.loads(bitnet(*arguments))
     values = np.fromfile(logits, np.float32)
     positions = len(ids) + len(out["tokens"])
