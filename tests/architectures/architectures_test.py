@@ -143,10 +143,14 @@ class ArchitectureTest(Workplace):
             self.assertEqual(blocks.products, 7 * case.layers)
 
     def check_embedding(self, model, reference, ids):
-        out = json.loads(bitnet("embed", "-m", model, "--prompt-ids", id_list(ids), "--json", "-q"))
-        vector = np.array(out["embedding"])
-        self.assertAlmostEqual(float(np.linalg.norm(vector)), 1.0, places=5)
-        self.assertGreaterEqual(float(vector @ reference.pooled(np.array(ids))), LEAST_COSINE[True])
+        found = {}
+        for pooling, options in (("last", ()), ("mean", ("--pooling", "mean"))):
+            out = json.loads(bitnet("embed", "-m", model, "--prompt-ids", id_list(ids), "--json", *options))
+            self.assertEqual(out["pooling"], pooling)
+            vector = found[pooling] = np.array(out["embeddings"][0]["values"])
+            self.assertAlmostEqual(float(np.linalg.norm(vector)), 1.0, places=5)
+            self.assertGreaterEqual(float(vector @ reference.pooled(np.array(ids), pooling)), LEAST_COSINE[True])
+        self.assertLess(float(found["last"] @ found["mean"]), LEAST_COSINE[True], "one would pass for the other")
 
 
 def add_tests():
