@@ -23,7 +23,7 @@ from models import BONSAI, CASES  # noqa: E402
 from program import bitnet, convert, id_list, run  # noqa: E402
 from reference import Reference  # noqa: E402
 from sensitivity import wrong_logits, wrong_variants  # noqa: E402
-from tensor_files import F32, Q2_0, encode_q2_0, read_safetensors, write_gguf  # noqa: E402
+from tensor_files import F16, Q2_0, encode_q2_0, read_safetensors, write_gguf  # noqa: E402
 from unconvert import unconvert  # noqa: E402
 
 # Dense models: every position; ternary ones: int8 roundings may fall the other way, so the median.
@@ -45,7 +45,7 @@ def agreement(case, ours, theirs):
 
 
 def write_bonsai(directory, path):
-    """The directory's model as a GGUF whose matrices are all Q2_0, head and embedding included."""
+    """The directory's model as a GGUF whose matrices are all Q2_0, head and embedding included, and its norms float16."""
     config = json.loads((directory / "config.json").read_text())
     tensors = read_safetensors(directory / "model.safetensors")
     names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
@@ -59,7 +59,7 @@ def write_bonsai(directory, path):
     for name, tensor in tensors.items():
         ours = names[name.removesuffix(".weight")] + ".weight"
         if tensor.ndim == 1:
-            out[ours] = (F32, tensor.shape, tensor.astype(np.float32).tobytes())
+            out[ours] = (F16, tensor.shape, tensor.astype(np.float16).tobytes())
             continue
         blocks = tensor.reshape(len(tensor), -1, BONSAI.group)
         scales = np.abs(blocks).max(axis=2)
