@@ -55,8 +55,7 @@ std::string ternary(const KernelSpec& spec) {
 std::string dense(const KernelSpec& spec) {
   const Kernel& kernel = spec.kernel;
   const std::string op(to_string(kernel.op));
-  const bool gate = kernel.op == Op::kRelu2Gate || kernel.op == Op::kSiluGate;
-  return kernel_function(spec, gate ? "gate" : op,
+  return kernel_function(spec, is_gate(kernel.op) ? "gate" : op,
                          instance(kernel.isa, op + "_" + std::string(to_string(kernel.format)), ""));
 }
 

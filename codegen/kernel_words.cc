@@ -27,6 +27,12 @@ std::string_view formula_of(Op op) {
       return "y[i] = max(gate[i], 0)^2 * up[i]";
     case Op::kSiluGate:
       return "y[i] = gate[i] / (1 + exp(-gate[i])) * up[i]";
+    case Op::kGeluGate:
+      return "y[i] = g(gate[i]) * up[i], g as in gelu";
+    case Op::kGelu:
+      return "y[i] = g(x[i]) = x[i] / (1 + exp(-v)), v = 1.5957691 * (x[i] + 0.044715 * x[i]^3)";
+    case Op::kLayerNorm:
+      return "y[i] = (x[i] - mean) / sqrt(mean of (x - mean)^2 + eps) * gain[i] + bias[i]";
     case Op::kHead:
       return "y[r] = sum over k of W[r][k] * x[k], 16-lane float sum";
     case Op::kHeadScreen:
@@ -35,10 +41,7 @@ std::string_view formula_of(Op op) {
   return {};
 }
 
-std::string arguments_of(Op op) {
-  const bool gate = op == Op::kRelu2Gate || op == Op::kSiluGate;
-  return "bitnet_" + (gate ? "gate" : std::string(to_string(op))) + "_args";
-}
+std::string arguments_of(Op op) { return "bitnet_" + (is_gate(op) ? "gate" : std::string(to_string(op))) + "_args"; }
 
 std::string_view layout_text(Layout layout) {
   switch (layout) {

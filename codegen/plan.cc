@@ -55,7 +55,8 @@ constexpr DenseKernel kDenseKernels[] = {
     {Op::kNormQuantize, Format::kI8}, {Op::kRope, Format::kF32},      {Op::kAttention, Format::kF16},
     {Op::kAttention, Format::kI8},    {Op::kSoftmax, Format::kF32},   {Op::kRelu2Gate, Format::kF32},
     {Op::kSiluGate, Format::kF32},    {Op::kHead, Format::kF16},      {Op::kHead, Format::kBf16},
-    {Op::kHead, Format::kF32},        {Op::kHeadScreen, Format::kI8},
+    {Op::kHead, Format::kF32},        {Op::kHeadScreen, Format::kI8}, {Op::kGeluGate, Format::kF32},
+    {Op::kGelu, Format::kF32},        {Op::kLayerNorm, Format::kF32}, {Op::kHead, Format::kQ8},
 };
 
 bool has_format(const Target& target, Format format) { return has_family(target.isa, format, "gemv"); }
@@ -82,10 +83,13 @@ class FormatRule {
              std::uint64_t model_bytes)
       : selection_(selection), points_(points), options_(options), model_bytes_(model_bytes) {}
 
-  // What the user asked for by name must exist for every target that he asked for, or for a part of it.
-  [[nodiscard]] Status check() const {
-    if (!options_.format) return check_group(Format::kI2s, options_.group);
-    BITNET_RETURN_IF_ERROR(check_group(*options_.format, options_.group));
+  // What the user asked for by name must serve every shape, and exist for every target that he asked for, or for a part
+  // of it.
+  [[nodiscard]] Status check(const ModelShapes& shapes) const {
+    for (const KernelShape& shape : shapes.ternary) {
+      BITNET_RETURN_IF_ERROR(check_group(options_.format.value_or(Format::kI2s), shape.group));
+    }
+    if (!options_.format) return {};
     for (const Target* target : selection_.asked) {
       if (!target->part_of.empty() || serves(*target)) continue;
       return Error{ErrorCode::kUsage, quoted(*options_.format) + " has no kernels for target " +
@@ -98,7 +102,7 @@ class FormatRule {
   [[nodiscard]] std::vector<Format> formats(const Target& target, const KernelShape& shape) const {
     std::vector<Format> list;
     for (const Format format : kTernaryFormats) {
-      if (!has_format(target, format) || !check_group(format, options_.group).ok()) continue;
+      if (!has_format(target, format) || !check_group(format, shape.group).ok()) continue;
       if (options_.every_format || format == wanted(target, shape)) list.push_back(format);
     }
     return list;
@@ -115,7 +119,8 @@ class FormatRule {
   [[nodiscard]] Format wanted(const Target& target, const KernelShape& shape) const {
     if (options_.format && has_format(target, *options_.format)) return *options_.format;
     if (options_.format) return Format::kI2s;
-    return points_.format(target.isa, shape.n, shape.k, model_bytes_).value_or(Format::kI2s);
+    const Format best = points_.format(target.isa, shape.n, shape.k, model_bytes_).value_or(Format::kI2s);
+    return check_group(best, shape.group).ok() ? best : Format::kI2s;
   }
 
   const TargetSelection& selection_;
@@ -140,25 +145,24 @@ void use_halide(KernelSpec& spec) {
 }
 
 Result<KernelSpec> ternary_spec(const Target& target, Format format, Op op, std::int32_t m, const KernelShape& shape,
-                                std::int32_t group, const Points& points, std::string_view technique = {}) {
+                                const Points& points, std::string_view technique = {}) {
   Kernel kernel;
   kernel.format = format;
   kernel.op = op;
   kernel.n = shape.n;
   kernel.k = shape.k;
-  kernel.group = group;
+  kernel.group = shape.group;
   kernel.m = m;
   kernel.isa = target.isa;
   kernel.technique = technique;
   BITNET_ASSIGN_OR_RETURN(const Point point, points.choose(kernel));
-  return ternary_kernel(point, shape, group, point.technique);
+  return ternary_kernel(point, shape, point.technique);
 }
 
 // The Halide variants of i2s that the points have not chosen already.
 Status add_halide(ImagePlan& image, const KernelShape& shape, const Points& points) {
   for (const Op op : {Op::kGemv, Op::kGemm}) {
-    BITNET_ASSIGN_OR_RETURN(KernelSpec spec,
-                            ternary_spec(*image.target, Format::kI2s, op, 0, shape, 0, points, "halide"));
+    BITNET_ASSIGN_OR_RETURN(KernelSpec spec, ternary_spec(*image.target, Format::kI2s, op, 0, shape, points, "halide"));
     const bool known = std::ranges::any_of(
         image.kernels, [name = spec.name()](const KernelSpec& other) { return other.name() == name; });
     if (!known) image.kernels.push_back(std::move(spec));
@@ -166,16 +170,15 @@ Status add_halide(ImagePlan& image, const KernelShape& shape, const Points& poin
   return {};
 }
 
-Status add_ternary(ImagePlan& image, Format format, const KernelShape& shape, std::int32_t group,
-                   const Points& points) {
+Status add_ternary(ImagePlan& image, Format format, const KernelShape& shape, const Points& points) {
   const auto add = [&](Op op, std::int32_t m) -> Status {
-    BITNET_ASSIGN_OR_RETURN(KernelSpec spec, ternary_spec(*image.target, format, op, m, shape, group, points));
+    BITNET_ASSIGN_OR_RETURN(KernelSpec spec, ternary_spec(*image.target, format, op, m, shape, points));
     image.kernels.push_back(std::move(spec));
     return {};
   };
   BITNET_RETURN_IF_ERROR(add(Op::kGemv, 0));
   BITNET_RETURN_IF_ERROR(add(Op::kGemm, 0));
-  if (group != 0 || !has_family(image.target->isa, format, "batch")) return {};
+  if (shape.group != 0 || !has_family(image.target->isa, format, "batch")) return {};
   for (const std::int32_t m : kBatches) BITNET_RETURN_IF_ERROR(add(Op::kGemm, m));
   return {};
 }
@@ -211,14 +214,13 @@ void add_dense(ImagePlan& image, const ModelShapes& shapes, const Points& points
 
 }  // namespace
 
-KernelSpec ternary_kernel(const Point& point, const KernelShape& shape, std::int32_t group,
-                          std::string_view technique) {
+KernelSpec ternary_kernel(const Point& point, const KernelShape& shape, std::string_view technique) {
   KernelSpec spec;
   spec.kernel.format = point.format;
   spec.kernel.op = point.op;
   spec.kernel.n = shape.n;
   spec.kernel.k = shape.k;
-  spec.kernel.group = group;
+  spec.kernel.group = shape.group;
   spec.kernel.m = point.m;
   spec.kernel.isa = point.isa;
   spec.kernel.technique = technique;
@@ -232,7 +234,7 @@ Result<Plan> make_plan(const ModelShapes& shapes, const TargetSelection& selecti
                        const PlanOptions& options) {
   BITNET_RETURN_IF_ERROR(check_shapes(shapes));
   const FormatRule rule(selection, points, options, shapes.ternary_bytes);
-  BITNET_RETURN_IF_ERROR(rule.check());
+  BITNET_RETURN_IF_ERROR(rule.check(shapes));
   Plan plan;
   plan.shapes = shapes;
   plan.target = selection.name;
@@ -242,9 +244,9 @@ Result<Plan> make_plan(const ModelShapes& shapes, const TargetSelection& selecti
     image.target = target;
     for (const KernelShape& shape : shapes.ternary) {
       for (const Format format : rule.formats(*target, shape)) {
-        BITNET_RETURN_IF_ERROR(add_ternary(image, format, shape, options.group, points));
+        BITNET_RETURN_IF_ERROR(add_ternary(image, format, shape, points));
       }
-      if (options.halide && options.group == 0) BITNET_RETURN_IF_ERROR(add_halide(image, shape, points));
+      if (options.halide && shape.group == 0) BITNET_RETURN_IF_ERROR(add_halide(image, shape, points));
     }
     if (options.dense) add_dense(image, shapes, points, options.every_format);
     if (!image.kernels.empty()) plan.images.push_back(std::move(image));

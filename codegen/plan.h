@@ -42,7 +42,6 @@ struct Plan {
 
 struct PlanOptions {
   std::optional<Format> format;  // ternary; nullopt: what the points say for each shape, i2s where they say nothing
-  std::int32_t group = 0;        // K-group of every ternary product: 0, 64, 128 or 256
   bool every_format = false;     // all families and techniques of a target, beside each other: for tests and benches
   bool dense = true;             // the dense operations too
   bool halide = false;           // the Halide variants of i2s gemv and gemm too, beside the kernels chosen
@@ -50,15 +49,15 @@ struct PlanOptions {
 
 // For each image: gemv, gemm and small batches of every ternary shape in the format chosen, the dense operations, and
 // norm_quantize of every width where a Halide pipeline is the chosen technique. A target without a family of the format
-// that it is asked for is refused by name; one that only comes along (implied) then serves i2s. An image without any
-// kernel is left out. Errors (kUsage): a format or K-group that a target has no kernels for, a shape without a point;
-// (kTensorMapping) a shape out of range (1 <= N <= 2^31 - 16, 1 <= K <= 132104), no ternary shape.
+// that it is asked for is refused by name; one that only comes along (implied) then serves i2s. Shapes with K-groups
+// get i2s where the points name a format that cannot serve them. An image without any kernel is left out. Errors
+// (kUsage): a format or K-group that a target has no kernels for, a shape without a point; (kTensorMapping) a shape out
+// of range (1 <= N <= 2^31 - 16, 1 <= K <= 132104), no ternary shape.
 [[nodiscard]] Result<Plan> make_plan(const ModelShapes& shapes, const TargetSelection& selection, const Points& points,
                                      const PlanOptions& options = {});
 
 // The ternary kernel of a shape that `point` describes (its isa, op, format and m included). `technique` becomes part
 // of the name; a point with technique halide names its pipeline.
-[[nodiscard]] KernelSpec ternary_kernel(const Point& point, const KernelShape& shape, std::int32_t group,
-                                        std::string_view technique = {});
+[[nodiscard]] KernelSpec ternary_kernel(const Point& point, const KernelShape& shape, std::string_view technique = {});
 
 }  // namespace bitnet::codegen

@@ -148,7 +148,7 @@ class Tuner {
     for (const Place& place : places_) {
       for (std::size_t i = 0; i < place.space.size(); ++i) {
         const Point& point = place.space[i];
-        variants.push_back(ternary_kernel(point, {shape.n, shape.k}, 0, point.technique + "v" + std::to_string(i)));
+        variants.push_back(ternary_kernel(point, {shape.n, shape.k}, point.technique + "v" + std::to_string(i)));
       }
     }
     BITNET_RETURN_IF_ERROR(bench_.prepare(variants));

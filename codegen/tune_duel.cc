@@ -41,7 +41,7 @@ DuelPlan plan_duels(std::span<const Duel> duels) {
     });
     if (known != made.end()) return static_cast<std::size_t>(known - made.begin());
     plan.variants.push_back(
-        ternary_kernel(point, {shape.n, shape.k}, 0, point.technique + "v" + std::to_string(made.size())));
+        ternary_kernel(point, {shape.n, shape.k}, point.technique + "v" + std::to_string(made.size())));
     made.push_back({shape, point, point, 1, false});
     return made.size() - 1;
   };

@@ -7,9 +7,9 @@
 // keys and values comes from memory once for the whole group: the heads that share it while decoding, several tokens
 // as well in prefill. Inside a group, up to kRowTile rows meet kDotTile / rows keys in registers, and each key is
 // converted once for all of them; values likewise, in slices that stay in the L1 cache. The rows of a group end at
-// different positions: scores beyond a row's end are computed along and never read, values beyond it are left out (0
-// * infinity is NaN). No row's order of operations depends on its neighbours, so that prefill and decode give the
-// same bits.
+// different positions, and with a window begin at different ones: scores outside of a row's own positions are computed
+// along and never read, values outside are left out (0 * infinity is NaN). No row's order of operations depends on its
+// neighbours, so that prefill and decode give the same bits.
 //
 // All products of queries and keys, weights and values are exact (kernel_abi.h says why), so a fused multiply-add gives
 // the bits of a multiplication and an addition. Keys and values of a long context come from memory: while one block of
@@ -46,7 +46,7 @@ template <typename T>
   return {rows, kHasFactors<T> ? reinterpret_cast<const float*>(rows + kChunk * head_dim) : nullptr};
 }
 
-// `rows` query rows, ascending in the positions that they see.
+// `rows` query rows, ascending in the positions from[r] .. seen[r] - 1 that they see.
 struct Group {
   int rows;
   long long head_dim;
@@ -58,6 +58,7 @@ struct Group {
   float* chunk_o;  // [kRows][width] of one chunk
   const float* q[kRows];
   float* y[kRows];
+  long long from[kRows];
   long long seen[kRows];
 };
 
@@ -116,14 +117,14 @@ template <int R, int J, bool kAhead, typename T>
   for (int r = 0; r < R; ++r) put(sums[r], at, s[r]);
 }
 
-// p[first + r][j] = score of row first + r at position j of the page, for R rows and j < count; p beyond, up to a
-// whole block, holds anything. Meanwhile as many rows come nearer at `ahead`.
+// p[first + r][j] = score of row first + r at position j of the page, for R rows and start <= j < count, start a
+// multiple of 16; p beyond, up to a whole block, holds anything. Meanwhile as many rows come nearer at `ahead`.
 template <int R, bool kAhead, typename T>
-inline void scores(const Group& g, int first, const Page<T>& key, const T* ahead, long long count) {
+inline void scores(const Group& g, int first, const Page<T>& key, const T* ahead, long long start, long long count) {
   constexpr int J = kDotTile / R < 4 ? kDotTile / R : 4;
   static_assert(kLanes % J == 0, "16 keys are whole groups of J");
   const float* const* q = g.q + first;
-  for (long long begin = 0; begin < count; begin += kLanes) {
+  for (long long begin = start; begin < count; begin += kLanes) {
     const int keys = static_cast<int>(count - begin < kLanes ? count - begin : kLanes);
     const T* rows = key.rows + begin * g.head_dim;
     KeySums sums[R];
@@ -149,28 +150,59 @@ inline void scores(const Group& g, int first, const Page<T>& key, const T* ahead
 
 // Rows first .. last - 1, at most R at a time; the first of these times brings memory nearer.
 template <int R, bool kAhead, typename T>
-inline void all_scores(const Group& g, int first, int last, const Page<T>& key, const T* ahead, long long count) {
+inline void all_scores(const Group& g, int first, int last, const Page<T>& key, const T* ahead, long long start,
+                       long long count) {
   if (first + R <= last) {
-    scores<R, kAhead>(g, first, key, ahead, count);
-    for (first += R; first + R <= last; first += R) scores<R, false>(g, first, key, ahead, count);
+    scores<R, kAhead>(g, first, key, ahead, start, count);
+    for (first += R; first + R <= last; first += R) scores<R, false>(g, first, key, ahead, start, count);
     if constexpr (R > 1) {
-      if (first < last) all_scores<R / 2, false>(g, first, last, key, ahead, count);
+      if (first < last) all_scores<R / 2, false>(g, first, last, key, ahead, start, count);
     }
   } else if constexpr (R > 1) {
-    all_scores<R / 2, kAhead>(g, first, last, key, ahead, count);
+    all_scores<R / 2, kAhead>(g, first, last, key, ahead, start, count);
   }
 }
 
-// p[j] = exp(p[j] - top), rounded, for j < count, and with `factors` p[j] * factors[j], rounded, in its place; returns
-// the 16-lane sum of p before the factors.
+// The weights of the scores at p[0 .. 15].
+template <typename Extent>
+[[gnu::always_inline]] inline Lanes weights_of(const float* p, float top, Extent extent) {
+  const Lanes x = load(p, extent) - broadcast(top);
+  return thirteen_bits(exponential(maximum(x, broadcast(BITNET_ATTENTION_LEAST_EXPONENT))));
+}
+
+// The weights of a block in which the row sees positions begin .. count - 1 alone; zeros for the others. Not inlined:
+// a row has one such block, if any. The scores before begin may be of anything, NaN as well: they are replaced.
+[[gnu::noinline]] inline Lanes first_weights(const float* p, long long begin, long long count, float top) {
+  alignas(64) float block[kLanes];
+  for (long long j = 0; j < kLanes; ++j) block[j] = j < begin || j >= count ? top : p[j];
+  store(block, weights_of(static_cast<const float*>(block), top, Full{}), Full{});
+  for (long long j = 0; j < kLanes; ++j) {
+    if (j < begin || j >= count) block[j] = 0.0F;
+  }
+  return load(static_cast<const float*>(block), Full{});
+}
+
+// p[j] = exp(p[j] - top), rounded, for begin <= j < count, and with `factors` p[j] * factors[j], rounded, in its place;
+// returns the 16-lane sum of p before the factors.
 template <bool kFactors>
-inline float weights(float* p, const float* factors, long long count, float top) {
-  const Lanes subtrahend = broadcast(top);
-  const Lanes least = broadcast(BITNET_ATTENTION_LEAST_EXPONENT);
+inline float weights(float* p, const float* factors, long long begin, long long count, float top) {
   Lanes sums = broadcast(0.0F);
-  for_blocks(count, [&](long long j, auto extent) {
-    const Lanes x = load(static_cast<const float*>(p + j), extent) - subtrahend;
-    Lanes weight = thirteen_bits(exponential(maximum(x, least)));
+  if (begin % kLanes != 0) [[unlikely]] {
+    const long long start = begin - begin % kLanes;
+    const long long end = count - start < kLanes ? count : start + kLanes;
+    sums = first_weights(p + start, begin - start, end - start, top);
+    store(p + start, sums, Full{});
+    if constexpr (kFactors) {
+      alignas(64) float block[kLanes] = {};
+      for (long long j = begin; j < end; ++j) block[j - start] = factors[j];
+      store(p + start, thirteen_bits(sums * load(static_cast<const float*>(block), Full{})), Full{});
+    }
+    begin = start + kLanes;
+  }
+  p += begin;
+  if constexpr (kFactors) factors += begin;
+  for_blocks(count - begin, [&](long long j, auto extent) {
+    Lanes weight = weights_of(static_cast<const float*>(p + j), top, extent);
     sums = sums + only(weight, extent);
     if constexpr (kFactors) weight = thirteen_bits(weight * load(factors + j, extent));
     store(p + j, weight, extent);
@@ -256,64 +288,91 @@ inline void weigh_all(const Group& g, int first, int last, const T* value, const
   }
 }
 
+// The positions of a chunk that a row sees: begin_in_chunk() <= j < positions_in_chunk().
 [[gnu::always_inline]] inline long long positions_in_chunk(const Group& g, int row, long long chunk) {
   const long long count = g.seen[row] - chunk * kChunk;
   return count < kChunk ? count : kChunk;
 }
+[[gnu::always_inline]] inline long long begin_in_chunk(const Group& g, int row, long long chunk) {
+  const long long begin = g.from[row] - chunk * kChunk;
+  return begin > 0 ? begin : 0;
+}
+
+// Rows that begin within a chunk add to what o holds.
+[[gnu::noinline]] inline void clear_rows(const Group& g, int first, int last, float* o) {
+  for (long long i = first * g.width; i < last * g.width; i += kLanes) store(o + i, broadcast(0.0F), Full{});
+}
 
 template <typename T>
 inline void attend(const Group& g, const void* const* key_pages, const void* const* value_pages) {
-  const int last = g.rows;
   alignas(64) float m[kRows];
   alignas(64) float l[kRows];
   int first = 0;
+  int last = 0;
   const T* next = static_cast<const T*>(g.next);
-  for (long long chunk = 0; chunk * kChunk < g.seen[last - 1]; ++chunk) {
-    // Rows that end before this chunk are done.
-    for (; first < last && g.seen[first] <= chunk * kChunk; ++first) {
+  for (long long chunk = g.from[0] / kChunk; chunk * kChunk < g.seen[g.rows - 1]; ++chunk) {
+    // Rows that end before this chunk are done; those from `fresh` on begin in it.
+    for (; first < g.rows && g.seen[first] <= chunk * kChunk; ++first) {
+    }
+    const int fresh = last < first ? first : last;
+    for (last = fresh; last < g.rows && g.from[last] < (chunk + 1) * kChunk; ++last) {
     }
     const Page<T> key = page_of<T>(key_pages[chunk], g.head_dim);
     const Page<T> value = page_of<T>(value_pages[chunk], g.head_dim);
-    all_scores<kRowTile, true>(g, first, last, key, value.rows, positions_in_chunk(g, last - 1, chunk));
+    const long long start = begin_in_chunk(g, first, chunk) / kLanes * kLanes;
+    all_scores<kRowTile, true>(g, first, last, key, value.rows, start, positions_in_chunk(g, last - 1, chunk));
 
     alignas(64) float chunk_m[kRows];
     alignas(64) float chunk_l[kRows];
     for (int r = first; r < last; ++r) {
       float* p = g.p + r * kChunk;
+      const long long begin = begin_in_chunk(g, r, chunk);
       const long long count = positions_in_chunk(g, r, chunk);
-      chunk_m[r] = largest(p, count);
-      chunk_l[r] = weights<kHasFactors<T>>(p, value.factors, count, chunk_m[r]);
+      chunk_m[r] = largest(p + begin, count - begin);
+      chunk_l[r] = weights<kHasFactors<T>>(p, value.factors, begin, count, chunk_m[r]);
     }
 
-    // The positions that all rows see, then each row's own rest.
-    float* o = chunk == 0 ? g.o : g.chunk_o;
+    // What each row sees before the others, the positions that all rows see, then each row's own rest.
+    float* o = fresh == first ? g.o : g.chunk_o;
     const long long common = positions_in_chunk(g, first, chunk);
+    long long weighed = begin_in_chunk(g, last - 1, chunk);
+    const bool some_common = weighed < common;
+    if (weighed > 0) [[unlikely]] {
+      clear_rows(g, first, last, o);
+      for (int r = first; r < last; ++r) {
+        const long long end = some_common ? weighed : positions_in_chunk(g, r, chunk);
+        weigh<1, false>(g, r, value.rows, value.rows, begin_in_chunk(g, r, chunk), end, o);
+      }
+    }
     // Meanwhile the keys of the chunk behind this one come nearer, then what is read after this call.
-    long long weighed = 0;
-    if ((chunk + 1) * kChunk < g.seen[last - 1]) {
-      const long long keys = positions_in_chunk(g, last - 1, chunk + 1);
-      weighed = keys < common ? keys : common;
+    if (some_common && (chunk + 1) * kChunk < g.seen[last - 1]) {
+      const long long keys = weighed + positions_in_chunk(g, last - 1, chunk + 1);
+      const long long end = keys < common ? keys : common;
       const Page<T> coming = page_of<T>(key_pages[chunk + 1], g.head_dim);
-      weigh_all<kRowTile, true>(g, first, last, value.rows, coming.rows, 0, weighed, o);
+      weigh_all<kRowTile, true>(g, first, last, value.rows, coming.rows, weighed, end, o);
+      weighed = end;
     }
     if (weighed < common) {
       weigh_all<kRowTile, true>(g, first, last, value.rows, next, weighed, common, o);
       next += (common - weighed) * g.head_dim;
     }
-    for (int r = first; r < last; ++r) {
-      weigh<1, false>(g, r, value.rows, value.rows, common, positions_in_chunk(g, r, chunk), o);
+    if (some_common) {
+      for (int r = first; r < last; ++r) {
+        weigh<1, false>(g, r, value.rows, value.rows, common, positions_in_chunk(g, r, chunk), o);
+      }
     }
 
-    if (chunk == 0) {
-      for (int r = 0; r < last; ++r) {
-        m[r] = chunk_m[r];
-        l[r] = chunk_l[r];
-      }
-      continue;
+    for (int r = fresh; r < last; ++r) {
+      m[r] = chunk_m[r];
+      l[r] = chunk_l[r];
+      if (o == g.o) continue;
+      const float* row = o + r * g.width;
+      for (long long d = 0; d < g.width; d += kLanes) store(g.o + r * g.width + d, load(row + d, Full{}), Full{});
     }
+    if (fresh == first) continue;
     alignas(64) float old_share[kRows] = {};
     alignas(64) float new_share[kRows] = {};
-    for (int r = first; r < last; ++r) {
+    for (int r = first; r < fresh; ++r) {
       const float top = chunk_m[r] > m[r] ? chunk_m[r] : m[r];
       old_share[r] = m[r] - top;
       new_share[r] = chunk_m[r] - top;
@@ -321,19 +380,19 @@ inline void attend(const Group& g, const void* const* key_pages, const void* con
     }
     store(old_share, exponential(load(static_cast<const float*>(old_share), Full{})), Full{});
     store(new_share, exponential(load(static_cast<const float*>(new_share), Full{})), Full{});
-    for (int r = first; r < last; ++r) {
+    for (int r = first; r < fresh; ++r) {
       l[r] = l[r] * old_share[r] + chunk_l[r] * new_share[r];
       const Lanes keep = broadcast(old_share[r]);
       const Lanes add = broadcast(new_share[r]);
       float* merged = g.o + r * g.width;
-      const float* fresh = g.chunk_o + r * g.width;
+      const float* added = g.chunk_o + r * g.width;
       for (long long d = 0; d < g.width; d += kLanes) {
         const Lanes old = load(static_cast<const float*>(merged + d), Full{});
-        store(merged + d, old * keep + load(fresh + d, Full{}) * add, Full{});
+        store(merged + d, old * keep + load(added + d, Full{}) * add, Full{});
       }
     }
   }
-  for (int r = 0; r < last; ++r) {
+  for (int r = 0; r < g.rows; ++r) {
     const Lanes divisor = broadcast(l[r]);
     const float* o = g.o + r * g.width;
     float* y = g.y[r];
@@ -361,6 +420,7 @@ inline void attention(const bitnet_attention_args* a) {
       g.q[r] = a->q + token * a->q_stride + head * a->head_dim;
       g.y[r] = a->y + token * a->y_stride + head * a->head_dim;
       g.seen[r] = a->past + token + 1;
+      g.from[r] = a->window == 0 || g.seen[r] < a->window ? 0 : g.seen[r] - a->window;
       if (++head == a->heads) {
         head = 0;
         ++token;

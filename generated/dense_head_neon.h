@@ -1,5 +1,5 @@
-// The output head over Lanes: rows of float16, bfloat16, float32 (exact products) or int8 (screening) times one
-// vector.
+// The output head and other dense matrices over Lanes: rows of float16, bfloat16, float32, blocks of int8 with a factor
+// (elements converted exactly) or int8 (screening) times one vector.
 //
 // GENERATED from templates/dense_head.h.j2 and templates/dict/neon/dense.j2
 // by templates/render.py. DO NOT EDIT: change the templates and run templates/render.py again.
@@ -52,6 +52,54 @@ template <int Streams, typename T>
   }
   for (; i + kLanes <= k; i += kLanes) add(i, Full{});
   if (i < k) add(i, Tail{k - i});
+#pragma GCC unroll 8
+  for (int s = 0; s < Streams; ++s) y[row + s * step] = tree(sums[s]);
+}
+
+constexpr long long kQ8Elements = 32;
+static_assert(sizeof(Q8Block) == 34 && kQ8Elements == 2 * kLanes, "a block is two Lanes behind a float16");
+
+[[gnu::always_inline]] inline Lanes factor_of(const Q8Block& block) {
+  const int bits = block.factor[0] | block.factor[1] << 8;
+  return broadcast_half({static_cast<uint16_t>(bits)});
+}
+
+// As above, for rows of blocks.
+template <int Streams>
+[[gnu::always_inline]] inline void head_rows(const Q8Block* weights, const float* x, float* y, long long row,
+                                             long long step, long long k) {
+  const long long blocks = k / kQ8Elements;
+  const long long rest = k % kQ8Elements;
+  const Q8Block* w[Streams];
+  Lanes sums[Streams];
+#pragma GCC unroll 8
+  for (int s = 0; s < Streams; ++s) {
+    w[s] = weights + (row + s * step) * (blocks + (rest != 0 ? 1 : 0));
+    sums[s] = broadcast(0.0F);
+  }
+  for (long long b = 0; b < blocks; ++b) {
+#pragma GCC unroll 8
+    for (int s = 0; s < Streams; ++s) prefetch_ahead<kAheadBytes>(w[s] + b);
+    const Lanes low = load(x + b * kQ8Elements, Full{});
+    const Lanes high = load(x + b * kQ8Elements + kLanes, Full{});
+#pragma GCC unroll 8
+    for (int s = 0; s < Streams; ++s) {
+      const Q8Block& block = w[s][b];
+      const Lanes factor = factor_of(block);
+      sums[s] = sums[s] + (load(block.values, Full{}) * factor) * low;
+      sums[s] = sums[s] + (load(block.values + kLanes, Full{}) * factor) * high;
+    }
+  }
+  if (rest != 0) [[unlikely]] {
+    for (int s = 0; s < Streams; ++s) {
+      const Q8Block& block = w[s][blocks];
+      const Lanes factor = factor_of(block);
+      const float* tail = x + blocks * kQ8Elements;
+      for_blocks(rest, [&](long long i, auto extent) {
+        sums[s] = sums[s] + (load(block.values + i, extent) * factor) * load(tail + i, extent);
+      });
+    }
+  }
 #pragma GCC unroll 8
   for (int s = 0; s < Streams; ++s) y[row + s * step] = tree(sums[s]);
 }
@@ -158,6 +206,7 @@ constexpr long long kScreenBlock = 64;
 inline void head_f16(const bitnet_head_args* a) noexcept { dense_detail::head<dense_detail::Half>(a); }
 inline void head_bf16(const bitnet_head_args* a) noexcept { dense_detail::head<dense_detail::Bfloat>(a); }
 inline void head_f32(const bitnet_head_args* a) noexcept { dense_detail::head<float>(a); }
+inline void head_q8(const bitnet_head_args* a) noexcept { dense_detail::head<dense_detail::Q8Block>(a); }
 
 inline void head_screen_i8(const bitnet_head_screen_args* a) noexcept {
   using namespace dense_detail;

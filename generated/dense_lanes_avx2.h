@@ -33,6 +33,12 @@ struct Bfloat {
   uint16_t bits;
 };
 
+// 32 int8 behind the bits of a float16 factor.
+struct Q8Block {
+  uint8_t factor[2];
+  int8_t values[32];
+};
+
 // How much of a block of 16 exists: all of it, or the first `count` elements.
 struct Full {};
 struct Tail {
@@ -105,6 +111,10 @@ constexpr int kScreenSums = 8;
 [[gnu::always_inline]] inline __m128i load16(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 [[gnu::always_inline]] inline Lanes load(const Half* p, Full) {
   return {_mm256_cvtph_ps(load16(p)), _mm256_cvtph_ps(load16(p + 8))};
+}
+[[gnu::always_inline]] inline Lanes broadcast_half(Half h) {
+  const __m256 factor = _mm256_cvtph_ps(_mm_set1_epi16(static_cast<short>(h.bits)));
+  return {factor, factor};
 }
 [[gnu::always_inline]] inline __m256 from_bfloat(__m128i bits) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
@@ -268,6 +278,13 @@ template <typename Body>
   const Lanes y = ((p * (r * r)) + r) + broadcast(1.0F);
   const IntLanes first = halved(power);
   return (y * power_of_two(first)) * power_of_two(power - first);
+}
+
+// g of op gelu in kernel_abi.h.
+[[gnu::always_inline]] inline Lanes gelu(const Lanes& x) {
+  const Lanes cube = ((broadcast(0.044715F) * x) * x) * x;
+  const Lanes v = broadcast(1.5957691216057308F) * (x + cube);
+  return x / (broadcast(1.0F) + exponential(negative(v)));
 }
 
 // The largest of x[0 .. k-1], k >= 1, finite.

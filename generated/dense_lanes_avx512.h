@@ -33,6 +33,12 @@ struct Bfloat {
   uint16_t bits;
 };
 
+// 32 int8 behind the bits of a float16 factor.
+struct Q8Block {
+  uint8_t factor[2];
+  int8_t values[32];
+};
+
 // How much of a block of 16 exists: all of it, or the first `count` elements.
 struct Full {};
 struct Tail {
@@ -101,6 +107,9 @@ constexpr int kScreenSums = 24;
 template <typename Extent>
 [[gnu::always_inline]] inline Lanes load(const Half* p, Extent extent) {
   return from_half(bits_of(p, extent));
+}
+[[gnu::always_inline]] inline Lanes broadcast_half(Half h) {
+  return from_half(_mm256_set1_epi16(static_cast<short>(h.bits)));
 }
 template <typename Extent>
 [[gnu::always_inline]] inline Lanes load(const Bfloat* p, Extent extent) {
@@ -215,6 +224,13 @@ template <typename Body>
   const Lanes y = ((p * (r * r)) + r) + broadcast(1.0F);
   const IntLanes first = halved(power);
   return (y * power_of_two(first)) * power_of_two(power - first);
+}
+
+// g of op gelu in kernel_abi.h.
+[[gnu::always_inline]] inline Lanes gelu(const Lanes& x) {
+  const Lanes cube = ((broadcast(0.044715F) * x) * x) * x;
+  const Lanes v = broadcast(1.5957691216057308F) * (x + cube);
+  return x / (broadcast(1.0F) + exponential(negative(v)));
 }
 
 // The largest of x[0 .. k-1], k >= 1, finite.

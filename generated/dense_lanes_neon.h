@@ -33,6 +33,12 @@ struct Bfloat {
   uint16_t bits;
 };
 
+// 32 int8 behind the bits of a float16 factor.
+struct Q8Block {
+  uint8_t factor[2];
+  int8_t values[32];
+};
+
 // How much of a block of 16 exists: all of it, or the first `count` elements.
 struct Full {};
 struct Tail {
@@ -124,6 +130,9 @@ template <typename Fn>
 }
 [[gnu::always_inline]] inline Lanes load(const Half* p, Full) {
   return each([=](int r) { return vcvt_f32_f16(vreinterpret_f16_u16(load4(p, r))); });
+}
+[[gnu::always_inline]] inline Lanes broadcast_half(Half h) {
+  return each([=](int) { return vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(h.bits))); });
 }
 [[gnu::always_inline]] inline Lanes load(const Bfloat* p, Full) {
   return each([=](int r) { return vreinterpretq_f32_u32(vshll_n_u16(load4(p, r), 16)); });
@@ -292,6 +301,13 @@ template <typename Body>
   const Lanes y = ((p * (r * r)) + r) + broadcast(1.0F);
   const IntLanes first = halved(power);
   return (y * power_of_two(first)) * power_of_two(power - first);
+}
+
+// g of op gelu in kernel_abi.h.
+[[gnu::always_inline]] inline Lanes gelu(const Lanes& x) {
+  const Lanes cube = ((broadcast(0.044715F) * x) * x) * x;
+  const Lanes v = broadcast(1.5957691216057308F) * (x + cube);
+  return x / (broadcast(1.0F) + exponential(negative(v)));
 }
 
 // The largest of x[0 .. k-1], k >= 1, finite.

@@ -32,6 +32,12 @@ struct Bfloat {
   uint16_t bits;
 };
 
+// 32 int8 behind the bits of a float16 factor.
+struct Q8Block {
+  uint8_t factor[2];
+  int8_t values[32];
+};
+
 // How much of a block of 16 exists: all of it, or the first `count` elements.
 struct Full {};
 struct Tail {
@@ -102,6 +108,14 @@ constexpr int kScreenSums = 4;
   const Ints special = (magnitude_bits > 0x0F7FFFFF) & 0x7F800000;
   const Lanes scaled = {floats_of({magnitude_bits}).v * 0x1p112F};
   return floats_of({bits_of(scaled).v | special | ((bits & 0x8000) << 16)});
+}
+// The same value in all lanes: integer arithmetic, as for 16 of them.
+[[gnu::always_inline]] inline Lanes broadcast_half(Half h) {
+  const uint32_t magnitude_bits = (h.bits & 0x7FFFU) << 13;
+  const uint32_t special = magnitude_bits > 0x0F7FFFFFU ? 0x7F800000U : 0U;
+  const float scaled = __builtin_bit_cast(float, magnitude_bits) * 0x1p112F;
+  const uint32_t sign = (h.bits & 0x8000U) << 16;
+  return broadcast(__builtin_bit_cast(float, __builtin_bit_cast(uint32_t, scaled) | special | sign));
 }
 [[gnu::always_inline]] inline Lanes load(const Bfloat* p, Full) { return floats_of({bits_at(p).v << 16}); }
 
@@ -238,6 +252,13 @@ template <typename Body>
   const Lanes y = ((p * (r * r)) + r) + broadcast(1.0F);
   const IntLanes first = halved(power);
   return (y * power_of_two(first)) * power_of_two(power - first);
+}
+
+// g of op gelu in kernel_abi.h.
+[[gnu::always_inline]] inline Lanes gelu(const Lanes& x) {
+  const Lanes cube = ((broadcast(0.044715F) * x) * x) * x;
+  const Lanes v = broadcast(1.5957691216057308F) * (x + cube);
+  return x / (broadcast(1.0F) + exponential(negative(v)));
 }
 
 // The largest of x[0 .. k-1], k >= 1, finite.

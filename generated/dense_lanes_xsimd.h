@@ -36,6 +36,12 @@ struct Bfloat {
   uint16_t bits;
 };
 
+// 32 int8 behind the bits of a float16 factor.
+struct Q8Block {
+  uint8_t factor[2];
+  int8_t values[32];
+};
+
 // How much of a block of 16 exists: all of it, or the first `count` elements.
 struct Full {};
 struct Tail {
@@ -180,6 +186,24 @@ template <typename Fn>
 [[gnu::always_inline]] inline Lanes load(const Half* p, Full) {
   return each([=](int r) { return from_halves(p + r * kWidth); });
 }
+#if defined(__F16C__)
+[[gnu::always_inline]] inline Lanes broadcast_half(Half h) {
+  return each([=](int) { return Reg(_mm256_cvtph_ps(_mm_set1_epi16(static_cast<short>(h.bits)))); });
+}
+#elif defined(__aarch64__)
+[[gnu::always_inline]] inline Lanes broadcast_half(Half h) {
+  return each([=](int) { return Reg(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(h.bits)))); });
+}
+#else
+// The same value in all lanes: integer arithmetic, as for 16 of them.
+[[gnu::always_inline]] inline Lanes broadcast_half(Half h) {
+  const uint32_t magnitude_bits = (h.bits & 0x7FFFU) << 13;
+  const uint32_t special = magnitude_bits > 0x0F7FFFFFU ? 0x7F800000U : 0U;
+  const float scaled = __builtin_bit_cast(float, magnitude_bits) * 0x1p112F;
+  const uint32_t sign = (h.bits & 0x8000U) << 16;
+  return broadcast(__builtin_bit_cast(float, __builtin_bit_cast(uint32_t, scaled) | special | sign));
+}
+#endif
 [[gnu::always_inline]] inline Lanes load(const Bfloat* p, Full) {
   return each([=](int r) { return xsimd::bitwise_cast<Reg>(widen_bits(p + r * kWidth) << 16); });
 }
@@ -388,6 +412,13 @@ template <typename Body>
   const Lanes y = ((p * (r * r)) + r) + broadcast(1.0F);
   const IntLanes first = halved(power);
   return (y * power_of_two(first)) * power_of_two(power - first);
+}
+
+// g of op gelu in kernel_abi.h.
+[[gnu::always_inline]] inline Lanes gelu(const Lanes& x) {
+  const Lanes cube = ((broadcast(0.044715F) * x) * x) * x;
+  const Lanes v = broadcast(1.5957691216057308F) * (x + cube);
+  return x / (broadcast(1.0F) + exponential(negative(v)));
 }
 
 // The largest of x[0 .. k-1], k >= 1, finite.

@@ -1,4 +1,4 @@
-// Dense operations on rows of floats, over Lanes: norm, quantize, RoPE, softmax, gates, epilogue.
+// Dense operations on rows of floats, over Lanes: norms, quantize, RoPE, softmax, activations, gates, epilogue.
 //
 // GENERATED from templates/dense_rows.h.j2 and templates/dict/avx2/dense.j2
 // by templates/render.py. DO NOT EDIT: change the templates and run templates/render.py again.
@@ -72,6 +72,24 @@ inline void norm_f32(const bitnet_norm_args* a) noexcept {
   });
 }
 
+inline void layer_norm_f32(const bitnet_layer_norm_args* a) noexcept {
+  using namespace dense_detail;
+  const float* x = a->x;
+  Lanes sums = broadcast(0.0F);
+  for_blocks(a->k, [&](long long i, auto extent) { sums = sums + load(x + i, extent); });
+  const Lanes mean = broadcast(tree(sums) / static_cast<float>(a->k));
+  Lanes squares = broadcast(0.0F);
+  for_blocks(a->k, [&](long long i, auto extent) {
+    const Lanes centred = only(load(x + i, extent) - mean, extent);
+    squares = squares + centred * centred;
+  });
+  const Lanes inv = broadcast(1.0F / square_root(tree(squares) / static_cast<float>(a->k) + a->eps));
+  for_blocks(a->k, [&](long long i, auto extent) {
+    const Lanes scaled = ((load(x + i, extent) - mean) * inv) * load(a->gain + i, extent);
+    store(a->y + i, scaled + load(a->bias + i, extent), extent);
+  });
+}
+
 inline void norm_quantize_i8(const bitnet_norm_quantize_args* a) noexcept {
   using namespace dense_detail;
   const Lanes inv = broadcast(inverse_norm(a->x, a->k, a->eps));
@@ -132,6 +150,18 @@ inline void silu_gate_f32(const bitnet_gate_args* a) noexcept {
     const Lanes divisor = broadcast(1.0F) + exponential(negative(gate));
     store(a->y + i, (gate / divisor) * load(a->up + i, extent), extent);
   });
+}
+
+inline void gelu_gate_f32(const bitnet_gate_args* a) noexcept {
+  using namespace dense_detail;
+  for_blocks(a->k, [a](long long i, auto extent) {
+    store(a->y + i, gelu(load(a->gate + i, extent)) * load(a->up + i, extent), extent);
+  });
+}
+
+inline void gelu_f32(const bitnet_gelu_args* a) noexcept {
+  using namespace dense_detail;
+  for_blocks(a->k, [a](long long i, auto extent) { store(a->y + i, gelu(load(a->x + i, extent)), extent); });
 }
 
 inline void epilogue_f32(const bitnet_epilogue_args* a) noexcept {

@@ -133,13 +133,11 @@ TEST_CASE("points: the first technique of a place is used, never Halide for K-gr
   // Chosen and asked for beside: once.
   CHECK(names(plan_of(shapes, {"scalar"}, kHalide + kTemplates, with_halide())) == halide);
 
-  options.group = 64;
-  const auto groups = names(plan_of(shapes, {"scalar"}, kHalide + kTemplates, options));
+  const auto groups = names(plan_of({{{16, 64, 64}}, {}}, {"scalar"}, kHalide + kTemplates, options));
   CHECK(contains(groups, "i2s_gemv_n16k64g64_scalar"));
   CHECK_FALSE(contains(groups, "i2s_gemv_n16k64g64_scalar_halide"));
 
   // A point for the shape goes before a general one of any technique.
-  options.group = 0;
   const std::string exact = point("gemv", "n = 16\nk = 64\ntechnique = \"halide\"\nstreams = 2");
   CHECK(contains(names(plan_of(shapes, {"scalar"}, kTemplates + exact, options)), "i2s_gemv_n16k64_scalar_halide"));
 }

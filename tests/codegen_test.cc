@@ -161,11 +161,10 @@ ModelShapes few_rows(ModelShapes shapes) {
 }
 
 // Every family that a target has, beside each other.
-void expect_exact(const ModelShapes& shapes, std::int32_t group = 0, bool dense = false) {
+void expect_exact(const ModelShapes& shapes, bool dense = false) {
   PlanOptions options;
   options.every_format = true;
   options.dense = dense;
-  options.group = group;
   const auto bundle = compile(plan_of(shapes, kAllTargets, nullptr, options));
   REQUIRE_MESSAGE(bundle.ok(), bundle.error().message);
   for (const std::string& failure : test_bundle(*bundle)) FAIL_CHECK(failure);
@@ -193,12 +192,14 @@ TEST_CASE("bundle kernels of 2b-4t equal the scalar reference") { expect_exact(f
 TEST_CASE("bundle kernels of large equal the scalar reference") { expect_exact(few_rows(kLarge)); }
 TEST_CASE("bundle kernels of tiny equal the scalar reference") { expect_exact(few_rows(kTiny)); }
 TEST_CASE("bundle kernels of synth's tiny equal the scalar reference") { expect_exact(few_rows(kSynthTiny)); }
-TEST_CASE("bundle kernels with every tail equal the scalar reference") { expect_exact(kTails, 0, true); }
+TEST_CASE("bundle kernels with every tail equal the scalar reference") { expect_exact(kTails, true); }
 TEST_CASE("bundle kernels of other models equal the scalar reference") { expect_exact(other_models()); }
 TEST_CASE("bundle kernels of random shapes equal the scalar reference") { expect_exact(random_shapes()); }
 TEST_CASE("bundle kernels with K-groups equal the scalar reference") {
+  // One matrix with several sizes of groups, and without, in one bundle.
   for (const std::int32_t group : {64, 128, 256}) {
-    expect_exact({{{88, 256}, {17, 100}, {33, 640}, {160, 1040}, {40, 8640}}, {}}, group);
+    expect_exact(
+        {{{88, 256, group}, {17, 100, group}, {17, 100}, {33, 640, group}, {160, 1040, group}, {40, 8640, group}}, {}});
   }
 }
 
@@ -238,28 +239,43 @@ TEST_CASE("K-groups: t5 and tl2 are never chosen, and the reason is given") {
   const auto selection = select_targets(std::vector<std::string>{"scalar", "avx512"});
   const auto points = default_points();
   REQUIRE((selection.ok() && points.ok()));
+  const ModelShapes grouped = {{{16, 256, 128}, {48, 128}}, {}};
   for (const Format format : {Format::kT5, Format::kTl2}) {
     PlanOptions options;
     options.format = format;
-    options.group = 128;
-    const auto refused = make_plan(kSmall, *selection, *points, options);
+    const auto refused = make_plan(grouped, *selection, *points, options);
     REQUIRE_FALSE(refused.ok());
     CHECK(refused.error().message.find("cannot serve K-groups of 128: a line of") != std::string::npos);
   }
   PlanOptions options;
   options.every_format = true;
-  options.group = 128;
-  const auto plan = make_plan(kSmall, *selection, *points, options);
+  const auto plan = make_plan(grouped, *selection, *points, options);
   REQUIRE_MESSAGE(plan.ok(), plan.error().message);
   for (const ImagePlan& image : plan->images) {
     for (const KernelSpec& spec : image.kernels) {
       if (!is_ternary(spec.kernel.op)) continue;
-      CHECK((spec.kernel.format == Format::kI2s || spec.kernel.format == Format::kTl1));
-      CHECK(spec.kernel.group == 128);
+      if (spec.kernel.k == 256) CHECK((spec.kernel.format == Format::kI2s || spec.kernel.format == Format::kTl1));
+      CHECK(spec.kernel.group == (spec.kernel.k == 256 ? 128 : 0));
     }
   }
-  options.group = 96;
-  CHECK_FALSE(make_plan(kSmall, *selection, *points, options).ok());
+  // Points that name t5 for every shape leave the shapes with groups to i2s.
+  const auto vbmi = select_targets(std::vector<std::string>{"avx512"});
+  REQUIRE(vbmi.ok());
+  const auto chosen = make_plan({{{16, 80}, {16, 256, 64}}, {}, std::uint64_t{1} << 40}, *vbmi, *points, {});
+  REQUIRE_MESSAGE(chosen.ok(), chosen.error().message);
+  bool t5 = false;
+  bool groups = false;
+  for (const ImagePlan& image : chosen->images) {
+    for (const KernelSpec& spec : image.kernels) {
+      if (!is_ternary(spec.kernel.op)) continue;
+      if (spec.kernel.group != 0) CHECK(spec.kernel.format == Format::kI2s);
+      groups |= spec.name() == "i2s_gemv_n16k256g64_avx512_vbmi" || spec.name() == "i2s_gemv_n16k256g64_avx512";
+      t5 |= spec.kernel.format == Format::kT5;
+    }
+  }
+  CHECK(t5);
+  CHECK(groups);
+  CHECK_FALSE(make_plan({{{16, 80, 96}}, {}}, *selection, *points, options).ok());
 }
 
 TEST_CASE("other points than the defaults are as exact") {

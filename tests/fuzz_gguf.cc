@@ -1,6 +1,8 @@
-// libFuzzer target for the GGUF reader: any bytes are read or refused; whatever is read can be walked to its last byte.
+// libFuzzer target for the GGUF reader and the tensor types: any bytes are read or refused; whatever is read can be
+// walked to its last byte, and what opens as a ternary matrix or decodes to floats does so within its bytes.
 // Built with -DBITNET_FUZZ=ON (clang 19). Before it starts it writes two small valid files into its corpus folder, the
 // first argument that is a folder, so that mutation begins beyond the magic number.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -11,10 +13,13 @@
 #include <string>
 #include <vector>
 
+#include "runtime/formats/dense.h"
+#include "runtime/formats/ternary.h"
 #include "runtime/gguf/gguf.h"
 
 namespace {
 
+namespace formats = bitnet::formats;
 using bitnet::Status;
 using namespace bitnet::gguf;
 
@@ -35,13 +40,48 @@ Status write_seed(const std::string& path, std::uint32_t alignment, bool version
   writer.add_tensor("norm", TensorType::kF32, {4});
   writer.add_tensor("w", TensorType::kI2_S, {128, 1});
   writer.add_tensor("q", TensorType::kQ8_0, {32});
-  const std::size_t sizes[] = {16, 64, 34};
+  writer.add_tensor("t2", TensorType::kTL2OrMXFP4, {256, 32});
+  writer.add_tensor("tq1", TensorType::kTQ1_0, {256, 2});
+  writer.add_tensor("tq2", TensorType::kTQ2_0, {256, 2});
+  writer.add_tensor("q2", TensorType::kQ2_0, {512, 1});
+  writer.add_tensor("pq2", TensorType::kPQ2_0, {128, 1});
+  writer.add_tensor("q6", TensorType::kQ6_K, {256});
+  const std::size_t sizes[] = {16, 64, 34, 2080, 108, 132, 144, 34, 210};
   return writer.write(
       path, [&](std::size_t i, const Writer::Sink& sink) { return sink(std::vector<std::byte>(sizes[i])); },
       [&](std::span<std::byte> header) -> Status {
         if (version_2) header[4] = std::byte{2};
         return {};
       });
+}
+
+// Rows of a ternary matrix and blocks of floats, into memory of exactly their size.
+void check_values(const File& file, const Tensor& tensor) {
+  std::vector<std::string> notes;
+  for (const auto layout : {formats::I2sLayout::kX86, formats::I2sLayout::kArm, formats::I2sLayout::k4Row}) {
+    const auto opened = formats::TernaryMatrix::open(file, tensor, {layout, {}, false}, notes);
+    if (!opened.ok() && opened.error().message.find("tensor ") == std::string::npos)
+      broken("a refusal names no tensor");
+    if (!opened.ok() || !opened->has_value()) continue;
+    const formats::TernaryMatrix& matrix = **opened;
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(matrix.k()));
+    for (const std::int64_t row : {std::int64_t{0}, matrix.n() - 1}) {
+      if (matrix.decode(row, row + 1, codes.data()) > codes.size()) broken("more undefined codes than codes");
+      for (const std::uint8_t code : codes) {
+        if (code > 2) broken("a code that is none");
+      }
+    }
+  }
+  if (!formats::is_dense(tensor.type) || tensor.n_dims == 0) return;
+  std::uint64_t elements = 1;
+  for (std::uint32_t d = 0; d < tensor.n_dims; ++d) elements *= tensor.ne[d];
+  std::vector<float> floats(static_cast<std::size_t>(std::min<std::uint64_t>(elements, 1000)));
+  formats::decode_floats(tensor.type, tensor.data.data(), 0, floats);
+  if (elements == 0) return;
+  const std::uint64_t last =
+      (elements - 1) / formats::block_elements(tensor.type) * formats::block_elements(tensor.type);
+  floats.resize(static_cast<std::size_t>(elements - last));
+  formats::decode_floats(tensor.type, tensor.data.data(), last, floats);
 }
 
 void check_tensor(const File& file, const Tensor& tensor) {
@@ -53,6 +93,7 @@ void check_tensor(const File& file, const Tensor& tensor) {
   if (!tensor.data.empty())
     touched = static_cast<unsigned>(tensor.data.front()) + static_cast<unsigned>(tensor.data.back());
   (void)touched;
+  check_values(file, tensor);
 }
 
 void check_value(const File& file, const KeyValue& entry) {

@@ -214,8 +214,10 @@ TEST_CASE("type 39 is TL2 or MXFP4 by the space that the file gives it") {
   // K = M = 512: TL2 60074 -> 60096 + 32 bytes; MXFP4 512 * 512 / 32 * 17 bytes.
   constexpr std::uint64_t kTl2 = 60128;
   constexpr std::uint64_t kMxfp4 = 139264;
-  const auto file_with = [](std::uint64_t k, std::uint64_t space, bool last, std::uint32_t alignment = 32) {
+  const auto file_with = [](std::uint64_t k, std::uint64_t space, bool last, std::uint32_t alignment = 32,
+                            std::string_view architecture = {}) {
     RawGguf raw(3);
+    if (!architecture.empty()) raw.key("general.architecture", ValueType::kString).text(architecture);
     if (alignment != 32) raw.key("general.alignment", ValueType::kU32).put(alignment);
     raw.tensor("w", {k, 512}, TensorType::kTL2OrMXFP4, 0);
     if (!last) raw.tensor("after", {8}, TensorType::kF32, space);
@@ -239,7 +241,52 @@ TEST_CASE("type 39 is TL2 or MXFP4 by the space that the file gives it") {
     CHECK(contains(type(file_with(520, kTl2, last)), "MXFP4 (impossible in this shape)"));
     // A coarse alignment hides the difference: refused, not guessed.
     CHECK(contains(type(file_with(512, 1 << 20, last, 1 << 20)), "which fits both"));
+    CHECK(contains(type(file_with(512, 1 << 20, last, 1 << 20, "llama")), "which fits both"));
+    // Only bitnet.cpp writes this architecture, and it has no MXFP4.
+    CHECK(type(file_with(512, 1 << 20, last, 1 << 20, "bitnet-b1.58")) == "TL2 60128");
   }
+}
+
+TEST_CASE("type 42 is Q2_0 or PQ2_0 by the space that the file gives it") {
+  struct Row {
+    std::uint64_t k, m, space;
+  };
+  const auto file_with = [](const std::vector<Row>& rows) {
+    RawGguf raw(3);
+    std::uint64_t at = 0;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      raw.tensor("w" + std::to_string(i), {rows[i].k, rows[i].m}, TensorType::kQ2_0, at);
+      at += rows[i].space;
+    }
+    return raw.finish(at);
+  };
+  const auto types = [](const Bytes& bytes) -> std::string {
+    const auto parsed = File::parse(bytes, "memory");
+    if (!parsed.ok()) return parsed.error().message;
+    std::string text;
+    for (const auto& tensor : parsed->tensors()) {
+      text += std::string(type_name(tensor)) + " " + std::to_string(tensor.bytes) + "; ";
+    }
+    return text;
+  };
+  // 256 x 64: 18 bytes for 64 weights are 4608, 34 bytes for 128 are 4352.
+  CHECK(types(file_with({{256, 64, 4608}})) == "Q2_0 4608; ");
+  CHECK(types(file_with({{256, 64, 4352}})) == "PQ2_0 4352; ");
+  CHECK(types(file_with({{256, 64, 4352}, {128, 64, 2176}})) == "PQ2_0 4352; PQ2_0 2176; ");
+  // KV cache blocks of a third program, 10 bytes for 32 weights: no model's.
+  const std::string neither = types(file_with({{256, 64, 5120}}));
+  for (const char* part :
+       {"'w0'", "id 42", "[256, 64]", "Q2_0 (4608 bytes)", "PQ2_0 (4352 bytes)", "5120 bytes", "which fits neither"}) {
+    CHECK_MESSAGE(contains(neither, part), neither);
+  }
+  // 64 columns are no group of 128.
+  CHECK(types(file_with({{64, 64, 1152}})) == "Q2_0 1152; ");
+  CHECK(contains(types(file_with({{64, 64, 1088}})), "PQ2_0 (impossible in this shape)"));
+  // 128 x 1: 36 and 34 bytes are the same space. The other tensors tell, and without them nothing does.
+  CHECK(contains(types(file_with({{128, 1, 64}, {128, 1, 64}})), "which fits both"));
+  CHECK(types(file_with({{128, 1, 64}, {256, 64, 4352}})) == "PQ2_0 34; PQ2_0 4352; ");
+  CHECK(types(file_with({{256, 64, 4608}, {128, 1, 64}})) == "Q2_0 4608; Q2_0 36; ");
+  CHECK(contains(types(file_with({{128, 1, 64}, {256, 64, 4608}, {256, 64, 4352}})), "which fits both"));
 }
 
 // expected.tsv lists ggml's verdicts; these are the files where this reader differs on purpose, and why.
@@ -338,7 +385,7 @@ TEST_CASE("the Writer refuses what the reader would") {
   CHECK(contains(with_tensor("w", TensorType::kF32, {1, 1, 1, 1, 1}), "1 to 4 dimensions"));
   CHECK(contains(with_tensor("w", TensorType::kQ4_0, {33}), "whole blocks"));
   CHECK(contains(with_tensor("w", static_cast<TensorType>(37), {32}), "id 37"));
-  CHECK(contains(with_tensor("w", TensorType::kTL2OrMXFP4, {512, 512}), "id 39"));
+  CHECK(contains(with_tensor("w", TensorType::kTL2OrMXFP4, {224, 512}), "id 39"));  // TL2 begins at 256
   CHECK(contains(refusal([](Writer& w) {
                    w.add_tensor("w", TensorType::kF32, {1});
                    w.add_tensor("w", TensorType::kF32, {2});

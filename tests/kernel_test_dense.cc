@@ -64,10 +64,12 @@ void fused_attention(const bitnet_attention_args* a) {
     const float* q = a->q + token * a->q_stride + row % a->heads * a->head_dim;
     float* y = a->y + token * a->y_stride + row % a->heads * a->head_dim;
     const std::int64_t seen = a->past + token + 1;
+    const std::int64_t first = a->window == 0 ? 0 : std::max<std::int64_t>(0, seen - a->window);
     float m = 0.0F;
     float l = 0.0F;
-    for (std::int64_t begin = 0; begin < seen; begin += BITNET_ATTENTION_CHUNK) {
-      const std::int64_t end = std::min<std::int64_t>(begin + BITNET_ATTENTION_CHUNK, seen);
+    std::int64_t end = 0;
+    for (std::int64_t begin = first; begin < seen; begin = end) {
+      end = std::min<std::int64_t>((begin / BITNET_ATTENTION_CHUNK + 1) * BITNET_ATTENTION_CHUNK, seen);
       std::vector<float> p;
       for (std::int64_t j = begin; j < end; ++j) {
         std::vector<float> lanes(16, 0.0F);
@@ -82,18 +84,20 @@ void fused_attention(const bitnet_attention_args* a) {
         s = reference::exp(std::max(s - top, BITNET_ATTENTION_LEAST_EXPONENT));
         if (Rounded) s = std::bit_cast<float>((std::bit_cast<std::uint32_t>(s) + 0x400U) & ~0x7FFU);
       }
-      const float old_share = begin == 0 ? 0.0F : reference::exp(m - std::max(m, top));
-      const float new_share = begin == 0 ? 1.0F : reference::exp(top - std::max(m, top));
+      const float old_share = begin == first ? 0.0F : reference::exp(m - std::max(m, top));
+      const float new_share = begin == first ? 1.0F : reference::exp(top - std::max(m, top));
       for (std::int64_t d = 0; d < a->head_dim; ++d) {
         float o = 0.0F;
         for (std::int64_t j = begin; j < end; ++j) {
           o = std::fma(p[static_cast<std::size_t>(j - begin)], element(a->value_pages, j, d), o);
         }
-        y[d] = begin == 0 ? o : y[d] * old_share + o * new_share;
+        y[d] = begin == first ? o : y[d] * old_share + o * new_share;
       }
-      const float sum = reference::sum(p.data(), end - begin);
-      l = begin == 0 ? sum : l * old_share + sum * new_share;
-      m = begin == 0 ? top : std::max(m, top);
+      // Position j counts in lane j mod 16.
+      p.insert(p.begin(), static_cast<std::size_t>(begin % 16), 0.0F);
+      const float sum = reference::sum(p.data(), static_cast<std::int64_t>(p.size()));
+      l = begin == first ? sum : l * old_share + sum * new_share;
+      m = begin == first ? top : std::max(m, top);
     }
     for (std::int64_t d = 0; d < a->head_dim; ++d) y[d] /= l;
   }
@@ -175,6 +179,31 @@ TEST_CASE("the tester objects to wrong pages, positions and tokens of attention"
                     },
                     Format::kF16),
                 "outside");
+  // A window that begins one position early, or with the first token's position for all tokens.
+  expect_caught(broken<bitnet_attention_args>(
+                    Op::kAttention,
+                    [](const bitnet_attention_args* a) {
+                      bitnet_attention_args wide = *a;
+                      if (a->window != 0) ++wide.window;
+                      builtin(Op::kAttention)(wide);
+                    },
+                    Format::kF16),
+                "window 1,");
+  expect_caught(broken<bitnet_attention_args>(
+                    Op::kAttention,
+                    [](const bitnet_attention_args* a) {
+                      for (std::int64_t t = 0; t < a->tokens; ++t) {
+                        bitnet_attention_args one = *a;
+                        one.q += t * a->q_stride;
+                        one.y += t * a->y_stride;
+                        one.tokens = 1;
+                        one.past = a->past + t;
+                        if (a->window != 0) one.window = a->window + t;
+                        builtin(Op::kAttention)(one);
+                      }
+                    },
+                    Format::kF16),
+                "window 1,");
   // A position that no token sees is read.
   expect_caught(broken<bitnet_attention_args>(
                     Op::kAttention,
@@ -225,6 +254,92 @@ TEST_CASE("the tester objects to screening that takes another token's scale, or 
                                                   builtin(Op::kHeadScreen)(less);
                                                 }),
                 "9 tokens");
+}
+
+TEST_CASE("the tester objects to another order of operations in gelu, and to what layer_norm leaves out") {
+  expect_caught(broken<bitnet_gelu_args>(Op::kGelu,
+                                         [](const bitnet_gelu_args* a) {
+                                           for (std::int64_t i = 0; i < a->k; ++i) {
+                                             const float x = a->x[i];
+                                             const float v = 1.5957691216057308F * (x + 0.044715F * (x * x * x));
+                                             a->y[i] = x / (1.0F + reference::exp(-v));
+                                           }
+                                         }),
+                "expected");
+  expect_caught(broken<bitnet_gate_args>(Op::kGeluGate,
+                                         [](const bitnet_gate_args* a) {
+                                           const std::vector<float> gate(a->gate, a->gate + a->k);
+                                           bitnet_gate_args turned = *a;
+                                           turned.gate = a->up;
+                                           turned.up = gate.data();
+                                           builtin(Op::kGeluGate)(turned);
+                                         }),
+                "expected");
+  // Squares of x, less that of the mean: cancels.
+  expect_caught(broken<bitnet_layer_norm_args>(
+                    Op::kLayerNorm,
+                    [](const bitnet_layer_norm_args* a) {
+                      const auto k = static_cast<float>(a->k);
+                      const float mean = reference::sum(a->x, a->k) / k;
+                      const float inv = 1.0F / std::sqrt(reference::dot(a->x, a->x, a->k) / k - mean * mean + a->eps);
+                      for (std::int64_t i = 0; i < a->k; ++i) {
+                        a->y[i] = ((a->x[i] - mean) * inv) * a->gain[i] + a->bias[i];
+                      }
+                    }),
+                "expected");
+  // The zeros of the last block, less the mean, count as elements.
+  expect_caught(broken<bitnet_layer_norm_args>(
+                    Op::kLayerNorm,
+                    [](const bitnet_layer_norm_args* a) {
+                      const float mean = reference::sum(a->x, a->k) / static_cast<float>(a->k);
+                      std::vector<float> centred(static_cast<std::size_t>((a->k + 15) / 16 * 16), -mean);
+                      for (std::int64_t i = 0; i < a->k; ++i) centred[static_cast<std::size_t>(i)] = a->x[i] - mean;
+                      const float squares =
+                          reference::dot(centred.data(), centred.data(), static_cast<std::int64_t>(centred.size()));
+                      const float inv = 1.0F / std::sqrt(squares / static_cast<float>(a->k) + a->eps);
+                      for (std::int64_t i = 0; i < a->k; ++i) {
+                        a->y[i] = (centred[static_cast<std::size_t>(i)] * inv) * a->gain[i] + a->bias[i];
+                      }
+                    }),
+                "expected");
+}
+
+TEST_CASE("the tester objects to rows of blocks that count values beyond k, or whose factor comes last") {
+  expect_caught(broken<bitnet_head_args>(
+                    Op::kHead,
+                    [](const bitnet_head_args* a) {
+                      std::vector<float> x(a->x, a->x + a->k);
+                      x.resize(static_cast<std::size_t>((a->k + 31) / 32 * 32), 1e-6F);
+                      bitnet_head_args whole = *a;
+                      whole.x = x.data();
+                      whole.k = static_cast<std::int64_t>(x.size());
+                      builtin(Op::kHead, Isa::kScalar, Format::kQ8)(whole);
+                    },
+                    Format::kQ8),
+                "expected");
+  // Integer products of a block, then its factor: other roundings.
+  expect_caught(broken<bitnet_head_args>(
+                    Op::kHead,
+                    [](const bitnet_head_args* a) {
+                      const auto* blocks = static_cast<const std::uint8_t*>(a->weights);
+                      const std::int64_t width = (a->k + 31) / 32;
+                      for (std::int64_t r = a->row_begin; r < a->row_end; ++r) {
+                        float y = 0.0F;
+                        for (std::int64_t b = 0; b < width; ++b) {
+                          const std::uint8_t* block = blocks + (r * width + b) * 34;
+                          std::uint16_t factor = 0;
+                          std::memcpy(&factor, block, sizeof factor);
+                          float sum = 0.0F;
+                          for (std::int64_t i = 0; i < 32 && 32 * b + i < a->k; ++i) {
+                            sum += static_cast<float>(static_cast<std::int8_t>(block[2 + i])) * a->x[32 * b + i];
+                          }
+                          y += half_to_float(factor) * sum;
+                        }
+                        a->y[r] = y;
+                      }
+                    },
+                    Format::kQ8),
+                "expected");
 }
 
 TEST_CASE("the tester objects to an epilogue that forgets a group or adds them first") {

@@ -19,14 +19,18 @@ struct Shape {
   std::int64_t head_dim;
   std::int64_t tokens;
   std::int64_t past;
+  std::int64_t window = 0;
 
   [[nodiscard]] std::string name() const {
     return "heads " + std::to_string(heads) + ", head_dim " + std::to_string(head_dim) + ", tokens " +
-           std::to_string(tokens) + ", past " + std::to_string(past);
+           std::to_string(tokens) + ", past " + std::to_string(past) + ", window " + std::to_string(window);
   }
+  // The first position that a token sees.
+  [[nodiscard]] std::int64_t first() const { return window == 0 ? 0 : std::max<std::int64_t>(0, past + 1 - window); }
 };
 
-// The pages of the keys or of the values, and their table.
+// The pages of the keys or of the values, and their table. Pages before the first position that is seen do not exist;
+// what lies before it in its own page is NaN.
 class Pages {
  public:
   Pages(Format format, const Shape& shape, FloatKind kind, std::mt19937& random) : shape_(shape) {
@@ -38,6 +42,7 @@ class Pages {
     std::iota(order.begin(), order.end(), 0);
     std::shuffle(order.begin(), order.end(), random);
     for (const std::int64_t page : order) {
+      if (page < shape.first() / kPage) continue;
       const std::int64_t seen = std::min(kPage, positions - page * kPage);
       table[index(page)] =
           format == Format::kI8 ? int8_page(page, seen, kind, random) : half_page(page, seen, kind, random);
@@ -49,16 +54,25 @@ class Pages {
   [[nodiscard]] const void* const* table() const { return table_; }
   [[nodiscard]] bool intact() const {
     return table_region_->intact() &&
-           std::all_of(regions_.begin(), regions_.end(), [](const auto& region) { return region->intact(); });
+           std::all_of(regions_.begin(), regions_.end(),
+                       [](const auto& region) { return region == nullptr || region->intact(); });
   }
 
  private:
+  static constexpr std::uint16_t kNanHalf = 0x7E00;
+
+  // Positions of a page before the first one that is seen.
+  [[nodiscard]] std::int64_t unseen(std::int64_t page) const {
+    return std::max<std::int64_t>(0, shape_.first() - page * kPage);
+  }
+
   // Ends behind the last position that is seen.
   const void* half_page(std::int64_t page, std::int64_t seen, FloatKind kind, std::mt19937& random) {
     const std::int64_t count = seen * shape_.head_dim;
     regions_[index(page)] = std::make_unique<Region>(index(count) * sizeof(std::uint16_t));
     auto* data = regions_[index(page)]->place<std::uint16_t>(count);
     fill_halves(kind, random, data, count);
+    std::fill_n(data, unseen(page) * shape_.head_dim, kNanHalf);
     return data;
   }
 
@@ -76,6 +90,7 @@ class Pages {
     std::vector<float> factors(index(seen));
     fill_floats(kind == FloatKind::kHuge ? FloatKind::kNormal : kind, random, factors.data(), seen);
     for (float& factor : factors) factor = std::bit_cast<float>(std::bit_cast<std::uint32_t>(factor) & 0x7FFFFFFFU);
+    std::fill_n(factors.begin(), unseen(page), std::numeric_limits<float>::quiet_NaN());
     std::memcpy(values + kPage * shape_.head_dim, factors.data(), factors.size() * sizeof(float));
     return values;
   }
@@ -87,9 +102,9 @@ class Pages {
 };
 
 void test_shape(const Kernel& kernel, const Shape& shape, std::int64_t gap, FloatKind kind, Failures& failures) {
-  const auto& [heads, head_dim, tokens, past] = shape;
+  const auto& [heads, head_dim, tokens, past, window] = shape;
   const std::string where = shape.name() + ", strides + " + std::to_string(gap) + ", values " + to_string(kind);
-  std::mt19937 random(static_cast<unsigned>(heads * 1000003 + head_dim * 1009 + past * 31 + tokens));
+  std::mt19937 random(static_cast<unsigned>(heads * 1000003 + head_dim * 1009 + past * 31 + tokens + window * 7919));
   const std::int64_t row = heads * head_dim;
   const std::int64_t stride = row + gap;
   const std::int64_t count = (tokens - 1) * stride + row;
@@ -114,6 +129,7 @@ void test_shape(const Kernel& kernel, const Shape& shape, std::int64_t gap, Floa
   args.head_dim = head_dim;
   args.tokens = tokens;
   args.past = past;
+  args.window = window;
   args.q_stride = stride;
   args.y_stride = stride;
   args.scale = kind == FloatKind::kConstant ? 1.0F : 0.08838834764F;
@@ -129,6 +145,28 @@ void test_shape(const Kernel& kernel, const Shape& shape, std::int64_t gap, Floa
   if (!same_floats(expected.data(), args.y, count, where, failures)) return;
   check_intact({&q_region, &y_region, &scratch_region}, where, failures);
   if (!keys.intact() || !values.intact()) failures.add(where, "guard bytes of the pages were overwritten");
+}
+
+}  // namespace
+
+namespace {
+
+// Windows of one position, of less and more than a chunk, of whole chunks and beyond the context; the groups of 16 rows
+// begin and end side by side, on both sides of a page's border, or see nothing in common.
+void test_windows(const Kernel& kernel, Failures& failures) {
+  constexpr Shape shapes[] = {
+      {1, 16, 1, 0, 1},       {2, 16, 1, 300, 1},    {1, 20, 40, 240, 1},    {1, 16, 40, 490, 7},
+      {3, 16, 40, 500, 16},   {1, 24, 17, 255, 17},  {5, 16, 9, 300, 33},    {1, 16, 33, 250, 100},
+      {4, 128, 1, 700, 255},  {4, 16, 20, 500, 256}, {1, 16, 37, 1000, 257}, {2, 32, 5, 767, 512},
+      {1, 16, 33, 1010, 500}, {17, 16, 3, 510, 250}, {1, 16, 30, 10, 25},    {2, 16, 16, 300, 5000},
+  };
+  constexpr FloatKind kinds[] = {FloatKind::kNormal, FloatKind::kMixed, FloatKind::kHuge};
+  std::size_t turn = 0;
+  for (const Shape& shape : shapes) {
+    if (failures.full()) return;
+    test_shape(kernel, shape, static_cast<std::int64_t>(turn % 2 * 5), kinds[turn % std::size(kinds)], failures);
+    ++turn;
+  }
 }
 
 }  // namespace
@@ -157,6 +195,7 @@ void test_attention(const Kernel& kernel, const TestPlan& plan, Failures& failur
     if (failures.full()) return;
     test_shape(kernel, {heads, 16, 270, 0}, 0, FloatKind::kNormal, failures);
   }
+  test_windows(kernel, failures);
 }
 
 }  // namespace bitnet::test

@@ -90,28 +90,43 @@ void test_quantize(const Kernel& kernel, std::int64_t k, FloatKind kind, Failure
   if (with_norm) check_intact({&gain_region, &scratch_region}, where, failures);
 }
 
+// norm and layer_norm.
 void test_norm(const Kernel& kernel, std::int64_t k, FloatKind kind, Failures& failures) {
+  const bool layer_norm = kernel.op == Op::kLayerNorm;
   std::mt19937 random(static_cast<unsigned>(k));
   std::vector<float> x(index(k));
   fill_floats(kind, random, x.data(), k);
   const std::vector<float> gain = gains(random, k);
+  const std::vector<float> bias = gains(random, k);
   std::vector<float> expected(index(k));
-  reference::norm(x.data(), gain.data(), k, kEps, expected.data());
+  if (layer_norm) {
+    reference::layer_norm(x.data(), gain.data(), bias.data(), k, kEps, expected.data());
+  } else {
+    reference::norm(x.data(), gain.data(), k, kEps, expected.data());
+  }
   Region x_region(index(k) * sizeof(float));
   Region gain_region(index(k) * sizeof(float));
+  Region bias_region(index(k) * sizeof(float));
   Region y_region(index(k) * sizeof(float));
   for (const bool in_place : {false, true}) {
     const std::string where = at(k, kind) + (in_place ? ", y = x" : "");
-    auto args = poisoned_args<bitnet_norm_args>();
-    float* x_data = place_copy(x_region, x);
-    args.x = x_data;
-    args.gain = place_copy(gain_region, gain);
-    args.y = in_place ? x_data : y_region.place<float>(k);
-    if (kernel.k == 0) args.k = k;
-    args.eps = kEps;
-    if (!call(kernel, args)) return failures.add(where, kFault);
-    if (!same_floats(expected.data(), args.y, k, where, failures)) return;
+    float* const x_data = place_copy(x_region, x);
+    float* const y = in_place ? x_data : y_region.place<float>(k);
+    const auto run = [&](auto args) {
+      args.x = x_data;
+      args.gain = place_copy(gain_region, gain);
+      if constexpr (requires { args.bias; }) args.bias = place_copy(bias_region, bias);
+      args.y = y;
+      if (kernel.k == 0) args.k = k;
+      args.eps = kEps;
+      return call(kernel, args);
+    };
+    const bool fine =
+        layer_norm ? run(poisoned_args<bitnet_layer_norm_args>()) : run(poisoned_args<bitnet_norm_args>());
+    if (!fine) return failures.add(where, kFault);
+    if (!same_floats(expected.data(), y, k, where, failures)) return;
     check_intact({&x_region, &gain_region}, where, failures);
+    if (layer_norm) check_intact({&bias_region}, where, failures);
     if (!in_place) check_intact({&y_region}, where, failures);
   }
 }
@@ -123,8 +138,10 @@ void test_gate(const Kernel& kernel, std::int64_t k, FloatKind kind, Failures& f
   fill_floats(kind, random, gate.data(), k);
   fill_floats(kind == FloatKind::kHuge ? FloatKind::kNormal : kind, random, up.data(), k);
   std::vector<float> expected(index(k));
-  (kernel.op == Op::kRelu2Gate ? reference::relu2_gate : reference::silu_gate)(gate.data(), up.data(), k,
-                                                                               expected.data());
+  const auto gate_reference = kernel.op == Op::kRelu2Gate  ? reference::relu2_gate
+                              : kernel.op == Op::kSiluGate ? reference::silu_gate
+                                                           : reference::gelu_gate;
+  gate_reference(gate.data(), up.data(), k, expected.data());
   Region gate_region(index(k) * sizeof(float));
   Region up_region(index(k) * sizeof(float));
   Region y_region(index(k) * sizeof(float));
@@ -144,21 +161,24 @@ void test_gate(const Kernel& kernel, std::int64_t k, FloatKind kind, Failures& f
   }
 }
 
-void test_softmax(const Kernel& kernel, std::int64_t k, FloatKind kind, Failures& failures) {
+// softmax and gelu: one row to another.
+template <typename Args>
+void test_row(const Kernel& kernel, std::int64_t k, FloatKind kind,
+              void (*row_reference)(const float*, std::int64_t, float*), Failures& failures) {
   std::mt19937 random(static_cast<unsigned>(k));
   std::vector<float> x(index(k));
   fill_floats(kind, random, x.data(), k);
   std::vector<float> expected(index(k));
-  reference::softmax(x.data(), k, expected.data());
+  row_reference(x.data(), k, expected.data());
   Region x_region(index(k) * sizeof(float));
   Region y_region(index(k) * sizeof(float));
   for (const bool in_place : {false, true}) {
     const std::string where = at(k, kind) + (in_place ? ", y = x" : "");
-    auto args = poisoned_args<bitnet_softmax_args>();
+    auto args = poisoned_args<Args>();
     float* x_data = place_copy(x_region, x);
     args.x = x_data;
     args.y = in_place ? x_data : y_region.place<float>(k);
-    args.k = k;
+    if (kernel.k == 0) args.k = k;
     if (!call(kernel, args)) return failures.add(where, kFault);
     if (!same_floats(expected.data(), args.y, k, where, failures)) return;
     check_intact({&x_region}, where, failures);
@@ -270,14 +290,19 @@ void test_dense(const Kernel& kernel, const TestPlan& plan, Failures& failures) 
           test_quantize(kernel, k, kind, failures);
           break;
         case Op::kNorm:
+        case Op::kLayerNorm:
           test_norm(kernel, k, kind, failures);
           break;
         case Op::kRelu2Gate:
         case Op::kSiluGate:
+        case Op::kGeluGate:
           test_gate(kernel, k, kind, failures);
           break;
         case Op::kSoftmax:
-          test_softmax(kernel, k, kind, failures);
+          test_row<bitnet_softmax_args>(kernel, k, kind, reference::softmax, failures);
+          break;
+        case Op::kGelu:
+          test_row<bitnet_gelu_args>(kernel, k, kind, reference::gelu, failures);
           break;
         case Op::kEpilogue:
           test_epilogue(kernel, k, kind, failures);

@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "runtime/base/half.h"
+#include "runtime/base/math.h"
 #include "runtime/reference/reference.h"
 #include "tests/kernel_tester_dense.h"
 
@@ -38,10 +39,30 @@ void test_row_ranges(const Kernel& kernel, const Args& args, std::int64_t n, con
 
 std::uint16_t to_bfloat(float value) { return static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(value) >> 16); }
 
+constexpr std::int64_t kQ8Block = 32;
+constexpr std::int64_t kQ8Bytes = 34;
+
+std::int64_t row_bytes(Format format, std::int64_t k) {
+  if (format == Format::kQ8) return ceil_div(k, kQ8Block) * kQ8Bytes;
+  return k * (format == Format::kF32 ? 4 : 2);
+}
+
 void reference_head(Format format, const void* weights, const float* x, std::int64_t n, std::int64_t k, float* y) {
+  if (format == Format::kQ8) return reference::head_q8(static_cast<const std::uint8_t*>(weights), x, n, k, y);
   if (format == Format::kF32) return reference::head_f32(static_cast<const float*>(weights), x, n, k, y);
   const auto* bits = static_cast<const std::uint16_t*>(weights);
   (format == Format::kBf16 ? reference::head_bf16 : reference::head_f16)(bits, x, n, k, y);
+}
+
+// Factors of the kind, all int8; what lies beyond k is a wrong value, not zero.
+void fill_blocks(FloatKind kind, std::mt19937& random, std::uint8_t* blocks, std::int64_t count) {
+  std::vector<std::uint16_t> factors(index(count));
+  fill_halves(kind, random, factors.data(), count);
+  for (std::int64_t b = 0; b < count; ++b) {
+    std::uint8_t* block = blocks + b * kQ8Bytes;
+    std::memcpy(block, &factors[index(b)], 2);
+    for (std::int64_t i = 2; i < kQ8Bytes; ++i) block[i] = static_cast<std::uint8_t>(random());
+  }
 }
 
 void fill_weights(Format format, FloatKind kind, std::mt19937& random, void* weights, std::int64_t count) {
@@ -55,11 +76,15 @@ void fill_weights(Format format, FloatKind kind, std::mt19937& random, void* wei
 
 void test_float_rows(const Kernel& kernel, std::int64_t n, std::int64_t k, FloatKind kind, Failures& failures) {
   std::mt19937 random(static_cast<unsigned>(n * 1009 + k));
-  const std::int64_t bytes = n * k * (kernel.format == Format::kF32 ? 4 : 2);
+  const std::int64_t bytes = n * row_bytes(kernel.format, k);
   Region weight_region(index(bytes));
   Region x_region(index(k) * sizeof(float));
   void* weights = weight_region.place<std::byte>(bytes);
-  fill_weights(kernel.format, kind, random, weights, n * k);
+  if (kernel.format == Format::kQ8) {
+    fill_blocks(kind, random, static_cast<std::uint8_t*>(weights), bytes / kQ8Bytes);
+  } else {
+    fill_weights(kernel.format, kind, random, weights, n * k);
+  }
   std::vector<float> x(index(k));
   fill_floats(kind == FloatKind::kHuge ? FloatKind::kNormal : kind, random, x.data(), k);
   auto args = poisoned_args<bitnet_head_args>();
@@ -73,12 +98,18 @@ void test_float_rows(const Kernel& kernel, std::int64_t n, std::int64_t k, Float
   check_intact({&weight_region, &x_region}, what, failures);
 }
 
-// Every pattern of 16 bits, converted exactly: k = 1, x = 1. And a matrix large enough for streams.
+// Every pattern of 16 bits, as element or as (finite) factor of the element 1, converted exactly: k = 1, x = 1. And a
+// matrix large enough for streams.
 void test_all_patterns(const Kernel& kernel, Failures& failures) {
   constexpr std::int64_t kCount = 65536;
-  std::vector<std::uint16_t> patterns(kCount);
-  for (std::size_t i = 0; i < patterns.size(); ++i) patterns[i] = static_cast<std::uint16_t>(i);
-  Region weight_region(kCount * sizeof(std::uint16_t));
+  const auto bytes = index(row_bytes(kernel.format, 1));
+  std::vector<std::uint8_t> patterns(kCount * bytes, 1);
+  for (std::size_t i = 0; i < kCount; ++i) {
+    const bool finite = (i & 0x7C00) != 0x7C00;
+    const auto bits = static_cast<std::uint16_t>(kernel.format == Format::kQ8 && !finite ? 0 : i);
+    std::memcpy(&patterns[i * bytes], &bits, sizeof bits);
+  }
+  Region weight_region(patterns.size());
   const float one = 1.0F;
   auto args = poisoned_args<bitnet_head_args>();
   args.weights = place_copy(weight_region, patterns);

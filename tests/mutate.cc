@@ -91,8 +91,11 @@ std::vector<std::pair<const EmbeddedFile*, const Target*>> runnable_headers(cons
 
 // Shapes that meet every path of a family: tails in N and K and none, whole K-groups, several tiles for every count of
 // streams, many lines.
-const ModelShapes kShapes = {{{5, 1}, {17, 70}, {16, 97}, {48, 256}, {160, 400}, {33, 8640}, {96, 1040}, {17, 66000}},
-                             {}};
+ModelShapes shapes_of(std::int32_t group) {
+  ModelShapes shapes = {{{5, 1}, {17, 70}, {16, 97}, {48, 256}, {160, 400}, {33, 8640}, {96, 1040}, {17, 66000}}, {}};
+  for (KernelShape& shape : shapes.ternary) shape.group = group;
+  return shapes;
+}
 
 // With `other_points` streams and row tiles that the defaults do not take, so that what remains of a row range behind
 // the last whole group of them is code that runs.
@@ -109,8 +112,7 @@ Result<codegen::Plan> plan_of(const Mutant& mutant, std::int32_t group, bool oth
   selection.name = mutant.target->name;
   codegen::PlanOptions options;
   options.every_format = true;
-  options.group = group;
-  BITNET_ASSIGN_OR_RETURN(codegen::Plan plan, codegen::make_plan(kShapes, selection, points, options));
+  BITNET_ASSIGN_OR_RETURN(codegen::Plan plan, codegen::make_plan(shapes_of(group), selection, points, options));
   // Only what comes from the mutated header.
   for (codegen::ImagePlan& image : plan.images) {
     std::erase_if(image.kernels, [&](const codegen::KernelSpec& spec) {
@@ -142,7 +144,7 @@ bool native_kernels_pass(const CompiledBundle& bundle) {
 Result<bool> emulated_kernels_pass(const CompiledBundle& bundle, const Mutant& mutant, const Options& options) {
   BITNET_ASSIGN_OR_RETURN(const codegen::TempDir folder, codegen::TempDir::create());
   BundleInput input;
-  input.shape_hash = kShapes.hash();
+  input.shape_hash = shapes_of(0).hash();
   input.model_sha256 = std::string(64, '0');
   input.target = mutant.target->name;
   input.tools = bundle.tools;

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstring>
 #include <limits>
+#include <numbers>
 #include <random>
 #include <vector>
 
@@ -130,6 +131,66 @@ TEST_CASE("norm and gates against double precision") {
   }
 }
 
+TEST_CASE("gelu against double precision; where v overflows") {
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  const std::int64_t k = 4096;
+  std::vector<float> x(k);
+  std::vector<float> up(k);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    x[i] = 2.0F * normal(random);
+    up[i] = normal(random);
+  }
+  std::vector<float> y(k);
+  std::vector<float> gated(k);
+  reference::gelu(x.data(), k, y.data());
+  reference::gelu_gate(x.data(), up.data(), k, gated.data());
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const auto v = static_cast<double>(x[i]);
+    const double half = std::sqrt(2.0 / std::numbers::pi) * (v + 0.044715 * v * v * v);
+    const double truth = v / (1.0 + std::exp(-2.0 * half));
+    REQUIRE(std::fabs(0.5 * v * (1.0 + std::tanh(half)) - truth) <= 1e-14);
+    // v = 2 half has six roundings (constants included), which exp turns into as many of |v| times their size; exp
+    // itself has 2e-7, the sum and the quotient one each.
+    const double bound = (6.0 * std::fabs(2.0 * half) + 8.0) * 0x1p-24 * std::fabs(truth);
+    REQUIRE(std::fabs(static_cast<double>(y[i]) - truth) <= bound);
+    REQUIRE(gated[i] == y[i] * up[i]);
+  }
+  const std::vector<float> far = {0.0F, 1e30F, -1e4F, 3e38F};
+  reference::gelu(far.data(), 4, y.data());
+  CHECK(y[0] == 0.0F);
+  CHECK(y[1] == 1e30F);
+  CHECK(std::fabs(y[2]) < 1e-30F);
+  CHECK(y[3] == 3e38F);
+}
+
+TEST_CASE("layer_norm against double precision") {
+  std::mt19937 random(6);
+  std::normal_distribution<float> normal;
+  const std::int64_t k = 2560;
+  std::vector<float> x(k);
+  std::vector<float> gain(k);
+  std::vector<float> bias(k);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    x[i] = 3.0F + normal(random);
+    gain[i] = normal(random);
+    bias[i] = normal(random);
+  }
+  std::vector<float> y(k);
+  reference::layer_norm(x.data(), gain.data(), bias.data(), k, 1e-5F, y.data());
+  double mean = 0.0;
+  for (const float v : x) mean += static_cast<double>(v) / static_cast<double>(k);
+  double square = 0.0;
+  for (const float v : x) square += (static_cast<double>(v) - mean) * (static_cast<double>(v) - mean);
+  const double inv = 1.0 / std::sqrt(square / static_cast<double>(k) + 1e-5);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const auto g = static_cast<double>(gain[i]);
+    const double truth = (static_cast<double>(x[i]) - mean) * inv * g + static_cast<double>(bias[i]);
+    // Sums of 160 values a lane: at most 164 roundings of 2^-24, 1e-5, of the mean of |x|, 3; the rest is as in norm.
+    REQUIRE(std::fabs(static_cast<double>(y[i]) - truth) <= 4e-5 * std::fabs(g) + 1e-6 * (1.0 + std::fabs(truth)));
+  }
+}
+
 namespace {
 
 // One head's keys or values for `positions` positions, both as a page table has them and as double.
@@ -165,7 +226,7 @@ struct Cache {
   std::vector<const void*> table;
 };
 
-void test_attention(bool int8) {
+void test_attention(bool int8, std::int64_t window) {
   std::mt19937 random(3);
   std::normal_distribution<float> normal;
   const std::int64_t heads = 2;
@@ -187,6 +248,7 @@ void test_attention(bool int8) {
                                       .head_dim = dim,
                                       .tokens = tokens,
                                       .past = past,
+                                      .window = window,
                                       .q_stride = stride,
                                       .y_stride = stride,
                                       .next = nullptr,
@@ -197,7 +259,8 @@ void test_attention(bool int8) {
       const std::int64_t row = t * stride + h * dim;
       std::vector<double> weights;
       double total = 0.0;
-      for (std::int64_t j = 0; j <= past + t; ++j) {
+      const std::int64_t first = window == 0 ? 0 : std::max<std::int64_t>(0, past + t - window + 1);
+      for (std::int64_t j = first; j <= past + t; ++j) {
         double s = 0.0;
         for (std::int64_t d = 0; d < dim; ++d) {
           s += static_cast<double>(q[static_cast<std::size_t>(row + d)]) *
@@ -208,7 +271,8 @@ void test_attention(bool int8) {
       }
       for (std::int64_t d = 0; d < dim; ++d) {
         const auto value = [&](std::size_t j) {
-          return values.values[j * static_cast<std::size_t>(dim) + static_cast<std::size_t>(d)];
+          return values.values[(static_cast<std::size_t>(first) + j) * static_cast<std::size_t>(dim) +
+                               static_cast<std::size_t>(d)];
         };
         double truth = 0.0;
         for (std::size_t j = 0; j < weights.size(); ++j) truth += weights[j] / total * value(j);
@@ -228,8 +292,14 @@ void test_attention(bool int8) {
 }  // namespace
 
 TEST_CASE("attention against double precision, across chunks and for several tokens") {
-  SUBCASE("float16") { test_attention(false); }
-  SUBCASE("int8 with factors") { test_attention(true); }
+  SUBCASE("float16") { test_attention(false, 0); }
+  SUBCASE("int8 with factors") { test_attention(true, 0); }
+  // A window within a chunk, over the border of two, and of one position.
+  for (const std::int64_t window : {37, 300, 1}) {
+    CAPTURE(window);
+    test_attention(false, window);
+    test_attention(true, window);
+  }
 }
 
 TEST_CASE("softmax: sums to 1, order of the inputs, equal to double precision") {
@@ -341,6 +411,20 @@ TEST_CASE("ternary_dot and head") {
   CHECK(y[0] == -1.0F);
   CHECK(y[1] == 0x1.FEp127F);
   const float rows[] = {1.5F, 2.0F, -1.0F, 4.0F};
+  // Two rows of two blocks, k = 33: what lies beyond does not count.
+  std::vector<std::uint8_t> blocks(4 * 34, 0x7F);
+  for (std::size_t b = 0; b < 4; ++b) {
+    const std::uint16_t factor = float_to_half(b % 2 == 0 ? 0.5F : -2.0F);
+    std::memcpy(&blocks[b * 34], &factor, 2);
+    for (std::size_t i = 0; i < 32 && (b % 2 == 0 || i == 0); ++i) {
+      blocks[b * 34 + 2 + i] = static_cast<std::uint8_t>(b < 2 ? 1 : -128);
+    }
+  }
+  const std::vector<float> ones(33, 1.0F);
+  reference::head_q8(blocks.data(), ones.data(), 2, 33, y);
+  CHECK(y[0] == 0.5F * 32 - 2.0F);
+  CHECK(y[1] == -128.0F * (0.5F * 32 - 2.0F));
+
   reference::head_f32(rows, v, 2, 2, y);
   CHECK(y[0] == 3.5F);
   CHECK(y[1] == 3.0F);

@@ -262,9 +262,29 @@ void silu_gate(const bitnet_gate_args* a) {
   if (kOff == 1) a->y[0] += 1;
 }
 template <int kOff>
+void gelu_gate(const bitnet_gate_args* a) {
+  reference::gelu_gate(a->gate, a->up, a->k, a->y);
+  if (kOff == 1) a->y[1] *= 1.0000002F;
+}
+template <int kOff>
+void gelu(const bitnet_gelu_args* a) {
+  reference::gelu(a->x, a->k, a->y);
+  if (kOff == 1) a->y[a->k] = 0;
+}
+template <int kOff>
+void layer_norm(const bitnet_layer_norm_args* a) {
+  std::vector<float> y(static_cast<std::size_t>(a->k));
+  reference::layer_norm(a->x, a->gain, a->bias, a->k, a->eps, y.data());
+  if (kOff == 1) y[3] -= a->bias[3];
+  std::copy(y.begin(), y.end(), a->y);
+}
+template <int kOff>
 void attention(const bitnet_attention_args* a) {
   reference::attention_f16(*a);
   if (kOff == 1 && a->past >= 256) a->y[a->heads * a->head_dim - 1] += 1;
+  bitnet_attention_args all = *a;
+  all.window = 0;
+  if (kOff == 2) reference::attention_f16(all);
 }
 template <int kOff>
 void attention_i8(const bitnet_attention_args* a) {
@@ -286,6 +306,12 @@ void head_f16(const bitnet_head_args* a) {
   const auto* rows = static_cast<const std::uint16_t*>(a->weights) + a->row_begin * a->k;
   reference::head_f16(rows, a->x, a->row_end - a->row_begin, a->k, a->y + a->row_begin);
   if (kOff == 1) a->y[a->row_begin - 1] = 0;
+}
+
+template <int kOff>
+void head_q8(const bitnet_head_args* a) {
+  const auto* rows = static_cast<const std::uint8_t*>(a->weights) + a->row_begin * ((a->k + 31) / 32) * 34;
+  reference::head_q8(rows, a->x, a->row_end - a->row_begin, kOff == 1 ? a->k - 1 : a->k, a->y + a->row_begin);
 }
 
 Kernel dense(Op op, Format format, void* function, std::int64_t k) {
@@ -314,11 +340,16 @@ TEST_CASE("dense kernels pass exactly and are caught otherwise") {
   check_pair(Op::kNorm, Format::kF32, norm<0>, norm<1>, ": y[7]");
   check_pair(Op::kRelu2Gate, Format::kF32, relu2_gate<0>, relu2_gate<1>, "behind its end");
   check_pair(Op::kSiluGate, Format::kF32, silu_gate<0>, silu_gate<1>, ": y[0]");
+  check_pair(Op::kGeluGate, Format::kF32, gelu_gate<0>, gelu_gate<1>, ": y[1]");
+  check_pair(Op::kGelu, Format::kF32, gelu<0>, gelu<1>, "behind its end");
+  check_pair(Op::kLayerNorm, Format::kF32, layer_norm<0>, layer_norm<1>, ": y[3]");
   check_pair(Op::kAttention, Format::kF16, attention<0>, attention<1>, "input of 2 tokens after 511");
+  check_pair(Op::kAttention, Format::kF16, attention<0>, attention<2>, ", window ");
   check_pair(Op::kAttention, Format::kI8, attention_i8<0>, attention_i8<1>, ": y[0]");
   check_pair(Op::kEpilogue, Format::kF32, epilogue<0>, epilogue<1>, ": y[");
   check_pair(Op::kRope, Format::kF32, rope<0>, rope<1>, ": x[0]");
   check_pair(Op::kHead, Format::kF16, head_f16<0>, head_f16<1>, ": y[2] of 21");
+  check_pair(Op::kHead, Format::kQ8, head_q8<0>, head_q8<1>, ": y[3] of 21");
   CHECK(!self_test(std::array{dense(Op::kHead, Format::kI8, reinterpret_cast<void*>(head_f16<0>), 64)}).ok());
   CHECK(!self_test(std::array{dense(Op::kNorm, Format::kI2s, reinterpret_cast<void*>(norm<0>), 64)}).ok());
 }

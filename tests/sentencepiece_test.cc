@@ -1,6 +1,6 @@
 // SentencePiece's tokenizer.model: what was written is read, what is wrong is refused with field and byte, damage never
 // does worse; and a real model gives what llama.cpp's converter made of it.
-#include "runtime/convert/sentencepiece.h"
+#include "runtime/tokenizer/sentencepiece.h"
 
 #include <doctest/doctest.h>
 
@@ -15,7 +15,7 @@
 #include "tests/assets.h"
 #include "tests/hf_files.h"
 
-namespace bitnet::convert {
+namespace bitnet::tokenizer {
 namespace {
 
 using test::bytes_field;
@@ -71,7 +71,7 @@ TEST_CASE("pieces, scores, types and flags are what was written") {
   CHECK(model.bos_piece == "<s>");
   CHECK(model.eos_piece == "</s>");
   CHECK(model.normalizer == "identity");
-  CHECK(!model.normalizes);
+  CHECK(model.charsmap.empty());
   CHECK(!model.denormalizes);
   CHECK(model.add_dummy_prefix);
   CHECK(!model.remove_extra_whitespaces);
@@ -89,7 +89,7 @@ TEST_CASE("what is not stated has SentencePiece's defaults") {
   spm.more = bytes_field(5, bytes_field(2, "map"));
   const SentencePieceModel other = parsed(spm);
   CHECK(!other.add_dummy_prefix);
-  CHECK(other.normalizes);
+  CHECK(other.charsmap == "map");
   CHECK(other.denormalizes);
   CHECK(other.normalizer == "nmt_nfkc");
   CHECK(other.bos_piece == "<bos>");
@@ -104,12 +104,21 @@ TEST_CASE("fields that do not matter are skipped, whatever their type") {
   CHECK(parsed(spm).pieces.size() == 259);
 }
 
+TEST_CASE("unigram models, with and without bytes") {
+  SpmModel spm;
+  spm.trainer = number_field(35, 1);  // unigram is the default
+  CHECK(parsed(spm).kind == SentencePieceModel::Kind::kUnigram);
+  CHECK(parsed(spm).byte_fallback);
+  spm.trainer = number_field(3, 1);
+  CHECK(!parsed(spm).byte_fallback);
+  CHECK(vocabulary_of(parsed(spm)).model == "t5");
+  CHECK(vocabulary_of(parsed(SpmModel())).model == "llama");
+}
+
 TEST_CASE("models of another kind are refused") {
   SpmModel spm;
-  spm.trainer = number_field(3, 1) + number_field(35, 1);
-  refused(spm.bytes(), {"trainer_spec.model_type", "2 (BPE)", "1 (unigram)", "byte fall-back"});
-  spm.trainer = number_field(35, 1);
-  refused(spm.bytes(), {"trainer_spec.model_type", "1 (unigram)"});
+  spm.trainer = number_field(3, 3) + number_field(35, 1);
+  refused(spm.bytes(), {"trainer_spec.model_type", "1 (unigram) or 2 (BPE)", "found 3", "byte fall-back"});
   spm.trainer = number_field(3, 2);
   refused(spm.bytes(), {"trainer_spec.byte_fallback", "expected 1, found 0"});
   spm.trainer = number_field(3, 2) + number_field(35, 0);
@@ -215,8 +224,8 @@ TEST_CASE("a real model: the tokens, scores and types that llama.cpp wrote") {
   CHECK(types->values<std::int32_t>() == model->types);
   CHECK(model->unknown == 0);
   CHECK(model->add_dummy_prefix);
-  CHECK(!model->normalizes);
+  CHECK(model->charsmap.empty());
 }
 
 }  // namespace
-}  // namespace bitnet::convert
+}  // namespace bitnet::tokenizer

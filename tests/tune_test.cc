@@ -101,7 +101,7 @@ RaceResult raced(FakeBench& bench, const std::vector<double>& costs, std::size_t
   std::vector<KernelSpec> specs;
   std::vector<Contestant> contestants;
   for (std::size_t i = 0; i < costs.size(); ++i) {
-    specs.push_back(ternary_kernel({}, {16, 64}, 0, "v" + std::to_string(i)));
+    specs.push_back(ternary_kernel({}, {16, 64}, "v" + std::to_string(i)));
     contestants.push_back({{i, 1, false}});
   }
   REQUIRE(bench.prepare(specs).ok());
@@ -144,7 +144,7 @@ TEST_CASE("race: who promises more than the standard goes on, the simplest of eq
 
 TEST_CASE("race: interrupted between rounds") {
   FakeBench bench;
-  REQUIRE(bench.prepare({ternary_kernel({}, {16, 64}, 0, "v0")}).ok());
+  REQUIRE(bench.prepare({ternary_kernel({}, {16, 64}, "v0")}).ok());
   REQUIRE(bench.check(0).ok());
   int asked = 0;
   const Contestant contestants[] = {{{0, 1, false}}};
@@ -159,7 +159,7 @@ TEST_CASE("race: interrupted between rounds") {
 TEST_CASE("time_ratio: of paired rounds, in either order") {
   FakeBench bench;
   bench.noise = 0.3;
-  REQUIRE(bench.prepare({ternary_kernel({}, {16, 64}, 0, "v0"), ternary_kernel({}, {16, 64}, 0, "v1")}).ok());
+  REQUIRE(bench.prepare({ternary_kernel({}, {16, 64}, "v0"), ternary_kernel({}, {16, 64}, "v1")}).ok());
   REQUIRE((bench.check(0).ok() && bench.check(1).ok()));
   bench.cost = [](const KernelSpec&, const Trial& trial) { return trial.variant == 0 ? 2.0 : 1.0; };
   const auto ratio = time_ratio(bench, {0, 1, false}, {1, 1, false}, 21, {});
@@ -168,7 +168,7 @@ TEST_CASE("time_ratio: of paired rounds, in either order") {
 
   // A machine that slows down from sample to sample favours neither.
   FakeBench tiring;
-  REQUIRE(tiring.prepare({ternary_kernel({}, {16, 64}, 0, "v0"), ternary_kernel({}, {16, 64}, 0, "v1")}).ok());
+  REQUIRE(tiring.prepare({ternary_kernel({}, {16, 64}, "v0"), ternary_kernel({}, {16, 64}, "v1")}).ok());
   REQUIRE((tiring.check(0).ok() && tiring.check(1).ok()));
   double tired = 1;
   tiring.cost = [&](const KernelSpec&, const Trial& trial) {
@@ -708,7 +708,7 @@ TEST_CASE("real variants are compiled, checked and timed; a wrong one that is fa
     for (const Point& point : tune_space(place, {}, false, false)) {
       if (op == Op::kGemm && m == 0 && point.token_tile > 6) continue;  // compile time
       space.push_back(point);
-      specs.push_back(ternary_kernel(point, shape, 0, "v" + std::to_string(specs.size())));
+      specs.push_back(ternary_kernel(point, shape, "v" + std::to_string(specs.size())));
     }
   }
   const Status prepared = (*bench)->prepare(specs);

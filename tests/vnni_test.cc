@@ -34,17 +34,15 @@ const std::vector<KernelShape> kShapes = {{1, 16},   {15, 1},    {17, 64},    {4
 const std::vector<KernelShape> kGroupShapes = {{88, 256}, {17, 100}, {33, 640}, {160, 1040}};
 
 // avx2-vnni's own image, without that of avx2 that comes along, compiled for `target`.
-CompiledBundle compile_for(const Target& target, const std::vector<KernelShape>& shapes, std::int32_t group = 0,
+CompiledBundle compile_for(const Target& target, const std::vector<KernelShape>& shapes,
                            const char* points_text = nullptr, const CompileOptions& options = {}) {
   const auto points = points_text != nullptr ? parse_points(points_text, "test.toml") : default_points();
   REQUIRE_MESSAGE(points.ok(), points.error().message);
   const auto selection = select_targets(std::vector<std::string>{"avx2-vnni"});
   REQUIRE(selection.ok());
-  PlanOptions plan_options;
-  plan_options.group = group;
   TargetSelection alone = *selection;
   std::erase_if(alone.images, [](const Target* image) { return image->isa != Isa::kAvx2Vnni; });
-  auto plan = make_plan({shapes, {}}, alone, *points, plan_options);
+  auto plan = make_plan({shapes, {}}, alone, *points);
   REQUIRE_MESSAGE(plan.ok(), plan.error().message);
   REQUIRE(plan->images.size() == 1);
   plan->images[0].target = &target;
@@ -128,7 +126,9 @@ TEST_CASE("avx2-vnni in its EVEX form equals the scalar reference") {
   if (!runs_evex_form("avx2-vnni in its EVEX form")) return;
   for (const std::string& failure : test_image(compile_for(evex_form(), kShapes))) FAIL_CHECK(failure);
   for (const std::int32_t group : {64, 128, 256}) {
-    for (const std::string& failure : test_image(compile_for(evex_form(), kGroupShapes, group))) FAIL_CHECK(failure);
+    std::vector<KernelShape> shapes = kGroupShapes;
+    for (KernelShape& shape : shapes) shape.group = group;
+    for (const std::string& failure : test_image(compile_for(evex_form(), shapes))) FAIL_CHECK(failure);
   }
 }
 
@@ -140,7 +140,7 @@ TEST_CASE("avx2-vnni with other points than the defaults is as exact") {
   for (const char* m : {"2", "4", "8"}) {
     points += std::string("[[point]]\nisa = \"avx2-vnni\"\nop = \"gemm\"\nm = ") + m + "\nstreams = 3\nprefetch = 64\n";
   }
-  const auto bundle = compile_for(evex_form(), {{17, 64}, {40, 100}, {160, 1040}}, 0, points.c_str());
+  const auto bundle = compile_for(evex_form(), {{17, 64}, {40, 100}, {160, 1040}}, points.c_str());
   for (const std::string& failure : test_image(bundle)) FAIL_CHECK(failure);
 }
 
@@ -163,7 +163,7 @@ TEST_CASE("a broken kernel of avx2-vnni is caught") {
     CompileOptions options;
     options.overrides = planted(defect.header, defect.from, defect.to);
     options.self_test = false;
-    CHECK_FALSE(test_image(compile_for(evex_form(), {{40, 100}, {64, 256}}, 0, nullptr, options)).empty());
+    CHECK_FALSE(test_image(compile_for(evex_form(), {{40, 100}, {64, 256}}, nullptr, options)).empty());
   }
 }
 

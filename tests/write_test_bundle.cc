@@ -17,7 +17,7 @@ namespace bitnet::codegen {
 namespace {
 
 // N within a tile, K within a line; the last K longer than any chain of int16 sums.
-const ModelShapes kShapes = {{{200, 148}, {40, 1040}}, {148}};
+ModelShapes shapes_of(std::int32_t group) { return {{{200, 148, group}, {40, 1040, group}}, {148}}; }
 
 std::string replaced(std::string text, const std::string& from, const std::string& to) {
   for (std::size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) {
@@ -43,10 +43,10 @@ Status write(const std::vector<std::string>& arguments) {
   BITNET_ASSIGN_OR_RETURN(const TargetSelection selection, select_targets(std::span(&arguments[1], 1)));
   BITNET_ASSIGN_OR_RETURN(const Points points, default_points());
   PlanOptions plan_options;
-  plan_options.group = std::atoi(arguments[2].c_str());
   plan_options.every_format = true;
   plan_options.halide = true;
-  BITNET_ASSIGN_OR_RETURN(Plan plan, make_plan(kShapes, selection, points, plan_options));
+  BITNET_ASSIGN_OR_RETURN(Plan plan,
+                          make_plan(shapes_of(std::atoi(arguments[2].c_str())), selection, points, plan_options));
   CompileOptions options;
   Target wrong;
   if (arguments.size() == 5) {

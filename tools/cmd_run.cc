@@ -1,4 +1,5 @@
 // bitnet run: text (or token ids) in, generated text out.
+#include <charconv>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -27,6 +28,22 @@
 
 namespace bitnet::tools {
 namespace {
+
+// "all" (nullopt) or "0,3,7".
+Result<std::optional<std::vector<std::int64_t>>> layers_to_dump(std::string_view text) {
+  if (text == "all") return std::optional<std::vector<std::int64_t>>();
+  std::vector<std::int64_t> layers;
+  for (const char* next = text.data(); next != text.data() + text.size() + 1; ++next) {
+    const char* const end = text.data() + text.size();
+    const auto [after, error] = std::from_chars(next, end, layers.emplace_back());
+    if (error != std::errc() || layers.back() < 0 || (after != end && *after != ',')) {
+      return Error{ErrorCode::kUsage, "--dump-layers: expected all or numbers of layers with commas between, found \"" +
+                                          std::string(text) + "\""};
+    }
+    next = after;
+  }
+  return std::optional(std::move(layers));
+}
 
 enum class Draft : std::uint8_t { kNone, kNgram };
 
@@ -63,6 +80,7 @@ struct Options {
   std::vector<std::int32_t> stop_ids;
   std::string dump_logits;
   std::string dump_nodes;
+  std::string dump_layers = "0";
   bool no_bos = false;
   bool ignore_eos = false;
   bool json = false;
@@ -132,7 +150,8 @@ Status Run::prepare() {
   const std::string inputs[] = {options_.model, options_.load.bundle, options_.prompt_file};
   BITNET_RETURN_IF_ERROR(logits_file_.open(options_.dump_logits, inputs));
   if (!options_.dump_nodes.empty()) {
-    BITNET_ASSIGN_OR_RETURN(NodeDump dump, NodeDump::create(options_.dump_nodes));
+    BITNET_ASSIGN_OR_RETURN(std::optional<std::vector<std::int64_t>> layers, layers_to_dump(options_.dump_layers));
+    BITNET_ASSIGN_OR_RETURN(NodeDump dump, NodeDump::create(options_.dump_nodes, std::move(layers)));
     node_dump_.emplace(std::move(dump));
   }
   return {};
@@ -419,6 +438,8 @@ void add_run_command(CLI::App& app, int& exit_code) {
   command->add_flag("--metrics", o.metrics, "Times, memory and kernel calls on standard error");
   command->add_option("--dump-logits", o.dump_logits, "Writes float32 [positions][vocabulary]");
   command->add_option("--dump-nodes", o.dump_nodes, "Writes the graph's nodes of the prompt into this folder");
+  command->add_option("--dump-layers", o.dump_layers, "Layers that --dump-nodes shows whole: N,N,... or all")
+      ->capture_default_str();
   command->add_flag("-v,--verbose", o.verbose, "Also names every kernel, on standard error");
   command->add_flag("-q,--quiet", o.quiet, "Only the text, and warnings");
   command->callback([options, &exit_code] { exit_code = run(*options); });

@@ -12,9 +12,11 @@ namespace bitnet::tools {
 void add_bench_command(CLI::App& app, int& exit_code);
 void add_convert_command(CLI::App& app, int& exit_code);
 void add_inspect_command(CLI::App& app, int& exit_code);
+void add_list_commands(CLI::App& app, int& exit_code);  // list-architectures, list-templates
 void add_synth_command(CLI::App& app, int& exit_code);
 void add_run_command(CLI::App& app, int& exit_code);
 void add_score_command(CLI::App& app, int& exit_code);
+void add_tokenize_command(CLI::App& app, int& exit_code);
 
 // Prints "bitnet: MESSAGE" to standard error and returns the exit code of the error.
 int report(const Error& error);

@@ -10,7 +10,7 @@ if [ ! -f "$build/build.ninja" ]; then
     -DCMAKE_C_COMPILER=clang-19 -DCMAKE_CXX_COMPILER=clang++-19 -DBITNET_FUZZ=ON -DBITNET_SANITIZE=ON \
     -DBITNET_CODEGEN=OFF -DBITNET_BENCH=OFF >/dev/null
 fi
-targets=(fuzz_gguf fuzz_bundle fuzz_safetensors)
+targets=(fuzz_gguf fuzz_bundle fuzz_safetensors fuzz_tokenizer_json fuzz_sentencepiece fuzz_tiktoken)
 echo "build: fuzz targets into $build" >&2
 cmake --build "$build" --target "${targets[@]}" >"$build/build.log" 2>&1 || {
   tail -n 60 "$build/build.log" >&2
@@ -19,6 +19,8 @@ cmake --build "$build" --target "${targets[@]}" >"$build/build.log" 2>&1 || {
 for target in "${targets[@]}"; do
   corpus="$build/corpus/$target"
   mkdir -p "$corpus"
+  # Seeds that the repository keeps; what the fuzzer finds stays in the build folder.
+  if [ -d "tests/corpus/$target" ]; then cp "tests/corpus/$target"/* "$corpus/"; fi
   echo "fuzz: $target for $seconds s" >&2
   "$build/bin/$target" -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=10 -print_final_stats=1 "$corpus" \
     >"$build/$target.log" 2>&1 || {

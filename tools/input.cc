@@ -98,12 +98,19 @@ Status LogitsFile::check() const {
   return {};
 }
 
-void catch_interrupt() {
+namespace {
+
+void catch_signal(int signal) {
   struct sigaction action = {};
   action.sa_handler = [](int) { interrupt_seen = 1; };
   action.sa_flags = static_cast<int>(SA_RESETHAND);
-  sigaction(SIGINT, &action, nullptr);
+  sigaction(signal, &action, nullptr);
 }
+
+}  // namespace
+
+void catch_interrupt() { catch_signal(SIGINT); }
+void catch_termination() { catch_signal(SIGTERM); }
 
 bool interrupted() { return interrupt_seen != 0; }
 

@@ -58,6 +58,8 @@ class LogitsFile {
 
 // From now on Ctrl-C sets interrupted() instead of ending the program; a second one ends it at once.
 void catch_interrupt();
+// The same for a request to terminate (SIGTERM), of which the first is taken.
+void catch_termination();
 [[nodiscard]] bool interrupted();
 
 }  // namespace bitnet::tools

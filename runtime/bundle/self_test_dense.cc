@@ -134,6 +134,25 @@ Status test_norm(const Kernel& kernel, std::int64_t k) {
   return {};
 }
 
+Status test_layer_norm(const Kernel& kernel, std::int64_t k) {
+  BITNET_ASSIGN_OR_RETURN(const Row<float> x, Row<float>::create(k));
+  BITNET_ASSIGN_OR_RETURN(const Row<float> gain, Row<float>::create(k));
+  BITNET_ASSIGN_OR_RETURN(const Row<float> bias, Row<float>::create(k));
+  fill_gain(k, gain.data());
+  fill(0, k, bias.data());
+  for (std::size_t pattern = 0; pattern < kPatterns.size(); ++pattern) {
+    fill(pattern, k, x.data());
+    BITNET_ASSIGN_OR_RETURN(const Row<float> y, Row<float>::create(k));
+    std::vector<float> expected(static_cast<std::size_t>(k));
+    reference::layer_norm(x.data(), gain.data(), bias.data(), k, kEps, expected.data());
+    kernel(bitnet_layer_norm_args{x.data(), gain.data(), bias.data(), y.data(), k, kEps});
+    BITNET_RETURN_IF_ERROR(y.compare(kernel, "y", kPatterns[pattern], expected));
+    kernel(bitnet_layer_norm_args{x.data(), gain.data(), bias.data(), x.data(), k, kEps});
+    BITNET_RETURN_IF_ERROR(x.compare(kernel, "y in place of x", kPatterns[pattern], expected));
+  }
+  return {};
+}
+
 Status test_gate(const Kernel& kernel, std::int64_t k) {
   BITNET_ASSIGN_OR_RETURN(const Row<float> gate, Row<float>::create(k));
   BITNET_ASSIGN_OR_RETURN(const Row<float> up, Row<float>::create(k));
@@ -142,11 +161,10 @@ Status test_gate(const Kernel& kernel, std::int64_t k) {
     fill(pattern, k, gate.data());
     BITNET_ASSIGN_OR_RETURN(const Row<float> y, Row<float>::create(k));
     std::vector<float> expected(static_cast<std::size_t>(k));
-    if (kernel.op == Op::kRelu2Gate) {
-      reference::relu2_gate(gate.data(), up.data(), k, expected.data());
-    } else {
-      reference::silu_gate(gate.data(), up.data(), k, expected.data());
-    }
+    const auto gate_reference = kernel.op == Op::kRelu2Gate  ? reference::relu2_gate
+                                : kernel.op == Op::kSiluGate ? reference::silu_gate
+                                                             : reference::gelu_gate;
+    gate_reference(gate.data(), up.data(), k, expected.data());
     kernel(bitnet_gate_args{gate.data(), up.data(), y.data(), k});
     BITNET_RETURN_IF_ERROR(y.compare(kernel, "y", kPatterns[pattern], expected));
   }
@@ -214,14 +232,16 @@ Status test_rope(const Kernel& kernel, std::int64_t half) {
   return {};
 }
 
-Status test_softmax(const Kernel& kernel, std::int64_t k) {
+// softmax and gelu: one row to another.
+template <typename Args>
+Status test_row(const Kernel& kernel, std::int64_t k, void (*row_reference)(const float*, std::int64_t, float*)) {
   BITNET_ASSIGN_OR_RETURN(const Row<float> x, Row<float>::create(k));
   for (std::size_t pattern = 0; pattern < kPatterns.size(); ++pattern) {
     fill(pattern, k, x.data());
     BITNET_ASSIGN_OR_RETURN(const Row<float> y, Row<float>::create(k));
     std::vector<float> expected(static_cast<std::size_t>(k));
-    reference::softmax(x.data(), k, expected.data());
-    kernel(bitnet_softmax_args{x.data(), y.data(), k});
+    row_reference(x.data(), k, expected.data());
+    kernel(Args{x.data(), y.data(), k});
     BITNET_RETURN_IF_ERROR(y.compare(kernel, "y", kPatterns[pattern], expected));
   }
   return {};
@@ -260,7 +280,8 @@ std::vector<const void*> table_of(const std::vector<Buffer>& pages) {
   return table;
 }
 
-// Two heads over up to three chunks: one token, a whole chunk, and several tokens across the border of a page.
+// Two heads over up to three chunks: one token, a whole chunk, several tokens across the border of a page, and windows
+// that begin in the first chunk, behind it, and with the token itself.
 Status test_attention(const Kernel& kernel, std::int64_t head_dim) {
   constexpr std::int64_t kHeads = 2;
   constexpr std::int64_t kTokens = 2;
@@ -277,9 +298,15 @@ Status test_attention(const Kernel& kernel, std::int64_t head_dim) {
   struct Call {
     std::int64_t tokens;
     std::int64_t past;
+    std::int64_t window;
   };
-  for (const auto [tokens, past] :
-       {Call{1, 0}, Call{1, BITNET_ATTENTION_CHUNK - 1}, Call{kTokens, kLongest - kTokens}}) {
+  constexpr Call kCalls[] = {{1, 0, 0},
+                             {1, BITNET_ATTENTION_CHUNK - 1, 0},
+                             {kTokens, kLongest - kTokens, 0},
+                             {kTokens, kLongest - kTokens, kLongest - 5},
+                             {kTokens, kLongest - kTokens, 40},
+                             {kTokens, BITNET_ATTENTION_CHUNK - 1, 1}};
+  for (const auto [tokens, past, window] : kCalls) {
     BITNET_ASSIGN_OR_RETURN(const Row<float> y, Row<float>::create(tokens * stride));
     std::vector<float> expected(y.data(), y.data() + tokens * stride);
     bitnet_attention_args args = {.q = q.data(),
@@ -291,6 +318,7 @@ Status test_attention(const Kernel& kernel, std::int64_t head_dim) {
                                   .head_dim = head_dim,
                                   .tokens = tokens,
                                   .past = past,
+                                  .window = window,
                                   .q_stride = stride,
                                   .y_stride = stride,
                                   .next = nullptr,
@@ -298,7 +326,8 @@ Status test_attention(const Kernel& kernel, std::int64_t head_dim) {
     (kernel.format == Format::kI8 ? reference::attention_i8 : reference::attention_f16)(args);
     args.y = y.data();
     kernel(args);
-    const std::string input = "of " + std::to_string(tokens) + " tokens after " + std::to_string(past);
+    const std::string input =
+        "of " + std::to_string(tokens) + " tokens after " + std::to_string(past) + ", window " + std::to_string(window);
     BITNET_RETURN_IF_ERROR(y.compare(kernel, "y", input.c_str(), expected));
   }
   return {};
@@ -307,6 +336,27 @@ Status test_attention(const Kernel& kernel, std::int64_t head_dim) {
 // A few rows, starting behind row 0.
 constexpr std::int64_t kHeadRows = 21;
 constexpr std::int64_t kFirstHeadRow = 3;
+
+// The last block ends with values that do not count.
+Status test_head_q8(const Kernel& kernel, std::int64_t k) {
+  constexpr std::int64_t kBlock = 32;
+  constexpr std::size_t kBlockBytes = 34;
+  BITNET_ASSIGN_OR_RETURN(const Row<float> x, Row<float>::create(k));
+  BITNET_ASSIGN_OR_RETURN(const Row<float> y, Row<float>::create(kHeadRows));
+  fill(0, k, x.data());
+  Random random(0x4EAD);
+  std::vector<std::uint8_t> weights(static_cast<std::size_t>(kHeadRows * ((k + kBlock - 1) / kBlock)) * kBlockBytes);
+  for (std::size_t i = 0; i < weights.size(); ++i) weights[i] = static_cast<std::uint8_t>(random.next());
+  for (std::size_t i = 0; i < weights.size(); i += kBlockBytes) {
+    const std::uint16_t factor = float_to_half(random.symmetric());
+    std::memcpy(&weights[i], &factor, sizeof factor);
+  }
+  std::vector<float> expected(kHeadRows);
+  reference::head_q8(weights.data(), x.data(), kHeadRows, k, expected.data());
+  std::memcpy(expected.data(), y.data(), kFirstHeadRow * sizeof(float));  // not written
+  kernel(bitnet_head_args{weights.data(), x.data(), y.data(), kFirstHeadRow, kHeadRows, k});
+  return y.compare(kernel, "y", "random", expected);
+}
 
 Status test_head(const Kernel& kernel, std::int64_t k) {
   BITNET_ASSIGN_OR_RETURN(const Row<float> x, Row<float>::create(k));
@@ -394,7 +444,12 @@ Status test_dense(const Kernel& kernel) {
       return test_norm(kernel, k);
     case Op::kRelu2Gate:
     case Op::kSiluGate:
+    case Op::kGeluGate:
       return test_gate(kernel, k);
+    case Op::kGelu:
+      return test_row<bitnet_gelu_args>(kernel, k, reference::gelu);
+    case Op::kLayerNorm:
+      return test_layer_norm(kernel, k);
     case Op::kAttention:
       return test_attention(kernel, kernel.k != 0 ? kernel.k : 64);
     case Op::kEpilogue:
@@ -402,11 +457,11 @@ Status test_dense(const Kernel& kernel) {
     case Op::kRope:
       return test_rope(kernel, k);
     case Op::kSoftmax:
-      return test_softmax(kernel, k);
+      return test_row<bitnet_softmax_args>(kernel, k, reference::softmax);
     case Op::kHeadScreen:
       return test_head_screen(kernel, k);
     case Op::kHead:
-      return test_head(kernel, k);
+      return kernel.format == Format::kQ8 ? test_head_q8(kernel, k) : test_head(kernel, k);
     default:
       break;
   }

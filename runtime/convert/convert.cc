@@ -2,44 +2,46 @@
 // written; what only the weights can tell ends the writer, which leaves nothing behind.
 #include "runtime/convert/convert.h"
 
+#include <algorithm>
+#include <array>
 #include <filesystem>
+#include <memory>
 #include <utility>
 
+#include "runtime/base/new_file.h"
+#include "runtime/convert/checkpoint.h"
 #include "runtime/convert/generation.h"
+#include "runtime/convert/gguf_source.h"
 #include "runtime/convert/hf_config.h"
+#include "runtime/convert/hf_output.h"
+#include "runtime/convert/hf_tensors.h"
+#include "runtime/convert/metadata.h"
 #include "runtime/convert/output.h"
-#include "runtime/convert/tensors.h"
-#include "runtime/convert/vocabulary.h"
-#include "runtime/model/gguf_layout.h"
+#include "runtime/convert/plan.h"
+#include "runtime/convert/stream.h"
+#include "runtime/gguf/types.h"
 #include "runtime/safetensors/safetensors.h"
 #include "runtime/sampling/recommended.h"
+#include "runtime/tokenizer/directory.h"
+#include "runtime/tokenizer/vocabulary_data.h"
 
 namespace bitnet {
 namespace {
 
 namespace fs = std::filesystem;
-
-Result<safetensors::File> open_weights(const std::string& directory) {
-  const std::string path = directory + "/model.safetensors";
-  std::error_code ignored;
-  if (!fs::exists(path, ignored) && fs::exists(path + ".index.json", ignored)) {
-    return Error{ErrorCode::kFailure, path + ": expected one file, found only " + path +
-                                          ".index.json; checkpoints in several files cannot be converted: save this "
-                                          "one as a single file"};
-  }
-  return safetensors::File::open(path);
-}
+using convert::SourceTensor;
+using gguf::TensorType;
 
 std::string model_name(const std::string& directory, const std::string& configured, const std::string& wanted) {
   if (!wanted.empty()) return wanted;
   if (!configured.empty()) return configured;
   std::error_code error;
-  fs::path path = fs::canonical(directory, error);
+  const fs::path path = fs::canonical(directory, error);
   return error ? directory : path.filename().string();
 }
 
-fs::path folder_of(const std::string& output) {
-  const fs::path folder = fs::path(output).parent_path();
+fs::path folder_of(const std::string& path) {
+  const fs::path folder = fs::path(path).parent_path();
   return folder.empty() ? fs::path(".") : folder;
 }
 
@@ -55,11 +57,16 @@ Status check_output(const std::string& output, const std::string& directory) {
                  output + ": expected a folder " + folder.string() + ", found none; make it, or name another file"};
   }
   if (!fs::exists(output, error)) return {};
+  const auto belongs = [&](const fs::path& part) {
+    return Error{ErrorCode::kUsage, output + ": expected a file of its own, found the checkpoint's " +
+                                        part.filename().string() + "; name another file"};
+  };
+  if (!fs::is_directory(directory, error)) {
+    return fs::equivalent(directory, output, error) ? Status(belongs(directory)) : Status();
+  }
   for (const fs::directory_entry& entry : fs::directory_iterator(directory, error)) {
     if (!entry.is_regular_file(error) || entry.path().extension() == ".gguf") continue;
-    if (!fs::equivalent(entry.path(), output, error)) continue;
-    return Error{ErrorCode::kUsage, output + ": expected a file of its own, found the checkpoint's " +
-                                        entry.path().filename().string() + "; name another file"};
+    if (fs::equivalent(entry.path(), output, error)) return belongs(entry.path());
   }
   return {};
 }
@@ -76,52 +83,290 @@ Status check_space(const std::string& output, std::uint64_t bytes) {
 
 }  // namespace convert
 
-Result<ConvertReport> convert_model(const std::string& directory, const std::string& output,
-                                    const ConvertOptions& options) {
-  std::error_code error;
-  if (!fs::is_directory(directory, error)) {
-    return Error{ErrorCode::kUsage, directory +
-                                        ": expected the directory of a checkpoint (config.json, "
-                                        "model.safetensors, tokenizer.model), found " +
-                                        (fs::exists(directory, error) ? "a file" : "nothing") +
-                                        "; name the directory itself"};
-  }
-  BITNET_RETURN_IF_ERROR(convert::check_output(output, directory));
-  BITNET_ASSIGN_OR_RETURN(const convert::HfConfig config, convert::read_hf_config(directory + "/config.json"));
-  BITNET_ASSIGN_OR_RETURN(const safetensors::File file, open_weights(directory));
-  BITNET_ASSIGN_OR_RETURN(const std::vector<convert::SourceTensor> tensors,
-                          convert::map_checkpoint(file, config.model));
-  BITNET_ASSIGN_OR_RETURN(convert::Vocabulary vocabulary, convert::read_vocabulary(directory, config));
-  BITNET_ASSIGN_OR_RETURN(const convert::Generation generation, convert::read_generation(directory));
+namespace {
 
-  ConvertReport report;
-  report.config = config.model;
-  report.name = model_name(directory, config.name, options.name);
-  report.warnings = std::move(vocabulary.warnings);
-  gguf::Writer writer;
-  set_metadata(config.model, report.name, vocabulary.data, writer);
-  if (generation.present) recommend_sampling(generation.sampling, writer);
-  std::uint64_t total = 0;
-  for (const convert::SourceTensor& tensor : tensors) {
-    writer.add_tensor(tensor.plan.name, tensor.plan.type, tensor.plan.ne);
-    total += tensor.plan.bytes();
-  }
-  BITNET_ASSIGN_OR_RETURN(const std::vector<std::byte> header, writer.header());
-  constexpr std::uint64_t kMostPadding = 32;  // behind the header and behind each tensor
-  BITNET_RETURN_IF_ERROR(convert::check_space(output, header.size() + total + (tensors.size() + 1) * kMostPadding));
+// The model to convert, opened and looked through.
+struct Source {
+  std::string directory;  // of a checkpoint; empty for a GGUF file
+  std::optional<convert::Checkpoint> checkpoint;
+  std::optional<gguf::File> file;
+  convert::HfConfig config;  // of a GGUF file: what a checkpoint of it would say
+  std::vector<SourceTensor> tensors;
+};
 
-  std::uint64_t done = 0;
-  const auto source = [&](std::size_t index, const gguf::Writer::Sink& sink) {
-    return convert::stream_tensor(file, tensors[index], [&](std::span<const std::byte> piece) -> Status {
-      BITNET_RETURN_IF_ERROR(sink(piece));
-      done += piece.size();
-      if (options.progress) options.progress(done, total);
+class Conversion {
+ public:
+  Conversion(const std::string& input, const std::string& output, const ConvertOptions& options, ConvertReport& report)
+      : input_(input), output_(output), options_(options), report_(report) {}
+
+  Status run() {
+    format_ = options_.format.value_or(fs::path(output_).extension() == ".safetensors" ? ConvertFormat::kSafetensors
+                                                                                       : ConvertFormat::kGguf);
+    BITNET_RETURN_IF_ERROR(open());
+    report_.config = source_.config.model;
+    BITNET_RETURN_IF_ERROR(format_ == ConvertFormat::kGguf ? write_gguf() : write_safetensors());
+    if (options_.progress && shown_ < total_) options_.progress(total_, total_);
+    std::error_code error;
+    report_.bytes = fs::file_size(output_, error);
+    if (!error) return {};
+    return Error{ErrorCode::kFailure, output_ + ": cannot be found after it was written: " + error.message()};
+  }
+
+ private:
+  Status open() {
+    std::error_code error;
+    if (fs::is_directory(input_, error)) return open_checkpoint(input_, "");
+    if (fs::is_regular_file(input_, error)) {
+      if (fs::path(input_).extension() == ".safetensors") return open_checkpoint(folder_of(input_).string(), input_);
+      const auto mapped = MappedFile::open(input_);
+      constexpr std::string_view kMagic = "GGUF";
+      if (mapped.ok() && mapped->bytes().size() >= kMagic.size() &&
+          std::equal(kMagic.begin(), kMagic.end(), reinterpret_cast<const char*>(mapped->bytes().data()))) {
+        return open_gguf();
+      }
+    }
+    return Error{ErrorCode::kUsage, input_ +
+                                        ": expected the directory of a checkpoint (config.json, model.safetensors, "
+                                        "tokenizer files), a .safetensors file in such a directory, or a GGUF file, "
+                                        "found " +
+                                        (fs::exists(input_, error) ? "a file of another kind" : "nothing")};
+  }
+
+  Status open_checkpoint(const std::string& directory, const std::string& file) {
+    source_.directory = directory;
+    BITNET_RETURN_IF_ERROR(convert::check_output(output_, directory));
+    BITNET_ASSIGN_OR_RETURN(source_.config, convert::read_hf_config(directory));
+    BITNET_ASSIGN_OR_RETURN(source_.checkpoint, file.empty() ? convert::Checkpoint::open_directory(directory)
+                                                             : convert::Checkpoint::open_file(file));
+    BITNET_ASSIGN_OR_RETURN(convert::HfTensors mapped, convert::map_checkpoint(*source_.checkpoint, source_.config));
+    for (convert::Unmapped& tensor : mapped.unmapped) {
+      report_.unmapped.emplace_back(std::move(tensor.name), std::move(tensor.reason));
+    }
+    report_.missing = mapped.missing;
+    report_.unexpected = mapped.unexpected;
+    BITNET_RETURN_IF_ERROR(convert::check_names(*source_.checkpoint, mapped));
+    source_.tensors = std::move(mapped.tensors);
+    report_.name = model_name(directory, source_.config.name, options_.name);
+    report_.warnings = source_.config.warnings;
+    return {};
+  }
+
+  Status open_gguf() {
+    BITNET_RETURN_IF_ERROR(convert::check_output(output_, input_));
+    BITNET_ASSIGN_OR_RETURN(source_.file, gguf::File::open(input_));
+    BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(*source_.file));
+    const bool tied = config.tied_only || source_.file->find_tensor("output.weight") == nullptr;
+    source_.config = convert::hf_config_of(config, tied);
+    for (const auto& [key, id] : {std::pair("tokenizer.ggml.bos_token_id", &source_.config.bos),
+                                  {"tokenizer.ggml.eos_token_id", &source_.config.eos}}) {
+      if (source_.file->find(key) == nullptr) continue;
+      BITNET_ASSIGN_OR_RETURN(const std::uint64_t value, source_.file->get_uint(key));
+      *id = static_cast<std::int64_t>(value);
+    }
+    BITNET_ASSIGN_OR_RETURN(source_.tensors, convert::gguf_tensors(*source_.file, options_.read, report_.warnings));
+    for (const auto& [name, factors] : {std::pair("rope_freqs.weight", &source_.config.rope_factors),
+                                        {"rope_factors_long.weight", &source_.config.rope_long},
+                                        {"rope_factors_short.weight", &source_.config.rope_short}}) {
+      for (const SourceTensor& tensor : source_.tensors) {
+        if (tensor.name != name || !tensor.floats) continue;
+        factors->resize(static_cast<std::size_t>(tensor.elements()));
+        tensor.floats(0, tensor.rows(), factors->data());
+      }
+    }
+    report_.name = options_.name;
+    if (options_.name.empty() && source_.file->find("general.name") != nullptr) {
+      BITNET_ASSIGN_OR_RETURN(const std::string_view name, source_.file->get_string("general.name"));
+      report_.name = std::string(name);
+    }
+    return {};
+  }
+
+  [[nodiscard]] Result<TensorType> projection_type() const {
+    if (options_.type) return *options_.type;
+    if (source_.file) {
+      return Error{ErrorCode::kUsage, "--type: expected the type of the result's matrices, one of " +
+                                          std::string(target_type_names()) + ", found none; a GGUF file needs it"};
+    }
+    return source_.config.storage == convert::Storage::kPlain ? TensorType::kF16 : TensorType::kI2_S;
+  }
+
+  // What each tensor becomes; fills the report's list of tensors.
+  Status plan(bool packed) {
+    BITNET_ASSIGN_OR_RETURN(const TensorType type, projection_type());
+    convert::PlanOptions wanted;
+    wanted.type = type;
+    wanted.embedding = options_.embedding;
+    wanted.head = options_.head;
+    wanted.keep_types = source_.file.has_value() && format_ == ConvertFormat::kGguf;
+    wanted.ternarize = options_.ternarize;
+    wanted.packed = packed;
+    wanted.tile_config = options_.tile_config.empty() ? options_.read.tile_config : options_.tile_config;
+    wanted.strict = options_.read.strict;
+    type_ = type;
+    BITNET_ASSIGN_OR_RETURN(targets_, convert::plan_targets(source_.tensors, wanted, report_.warnings));
+    for (std::size_t i = 0; i < source_.tensors.size(); ++i) {
+      const SourceTensor& tensor = source_.tensors[i];
+      ConvertedTensor converted;
+      converted.from = tensor.from;
+      converted.from_type = tensor.type;
+      converted.to = tensor.name;
+      converted.to_type = convert::is_copied(tensor, targets_[i]) ? tensor.type : convert::type_name(targets_[i]);
+      converted.shape = tensor.ne;
+      report_.tensors.push_back(std::move(converted));
+      elements_ += tensor.elements();
+    }
+    return {};
+  }
+
+  // One tensor to a writer's sink, with progress and a look at the interrupt.
+  Status stream(std::size_t index, const convert::Sink& sink) {
+    const auto step = [this](std::uint64_t elements) -> Status {
+      elements_done_ += elements;
+      if (options_.interrupted && options_.interrupted()) {
+        return Error{ErrorCode::kInterrupted, output_ + ": interrupted; nothing was written"};
+      }
+      const auto bytes = elements_ == 0 ? total_
+                                        : static_cast<std::uint64_t>(static_cast<double>(total_) *
+                                                                     static_cast<double>(elements_done_) /
+                                                                     static_cast<double>(elements_));
+      if (!options_.progress || bytes <= shown_) return {};
+      shown_ = std::min(bytes, total_);
+      options_.progress(shown_, total_);
       return {};
-    });
-  };
-  BITNET_RETURN_IF_ERROR(writer.write(output, source));
-  report.bytes = fs::file_size(output, error);
-  if (error) return Error{ErrorCode::kFailure, output + ": cannot be found after it was written: " + error.message()};
+    };
+    return convert::stream_tensor(source_.tensors[index], targets_[index], sink, step, report_.tensors[index],
+                                  report_.warnings);
+  }
+
+  Status write_gguf() {
+    std::uint32_t alignment = 32;
+    if (source_.file) alignment = static_cast<std::uint32_t>(source_.file->alignment());
+    gguf::Writer writer(alignment);
+    BITNET_RETURN_IF_ERROR(plan(/*packed=*/false));
+    BITNET_RETURN_IF_ERROR(source_.file ? copy_metadata(writer) : make_metadata(writer));
+    for (std::size_t i = 0; i < source_.tensors.size(); ++i) {
+      const SourceTensor& tensor = source_.tensors[i];
+      const bool copied = convert::is_copied(tensor, targets_[i]);
+      writer.add_tensor(tensor.name, targets_[i].type, tensor.ne, copied ? tensor.raw.size() : 0);
+      BITNET_ASSIGN_OR_RETURN(const std::uint64_t bytes, convert::target_bytes(tensor, targets_[i]));
+      total_ += bytes;
+    }
+    BITNET_ASSIGN_OR_RETURN(const std::vector<std::byte> header, writer.header());
+    const std::uint64_t padding = (source_.tensors.size() + 1) * alignment;
+    BITNET_RETURN_IF_ERROR(convert::check_space(output_, header.size() + total_ + padding));
+    return writer.write(output_,
+                        [this](std::size_t index, const gguf::Writer::Sink& sink) { return stream(index, sink); });
+  }
+
+  Status make_metadata(gguf::Writer& writer) {
+    if (options_.weights_only) {
+      convert::set_model_metadata(source_.config.model, report_.name, type_, writer);
+      return {};
+    }
+    BITNET_ASSIGN_OR_RETURN(const VocabularyData vocabulary,
+                            read_tokenizer_directory(source_.directory, source_.config.model.vocab, report_.warnings));
+    BITNET_ASSIGN_OR_RETURN(const convert::Generation generation, convert::read_generation(source_.directory));
+    convert::set_model_metadata(source_.config.model, report_.name, type_, writer);
+    set_vocabulary(vocabulary, writer);
+    writer.set("general.quantization_version", std::uint32_t{2});
+    if (generation.present) recommend_sampling(generation.sampling, writer);
+    return {};
+  }
+
+  Status copy_metadata(gguf::Writer& writer) {
+    for (const gguf::KeyValue& entry : source_.file->metadata()) {
+      if (entry.key == "general.file_type") {
+        writer.set("general.file_type", convert::file_type(type_));
+      } else if (entry.key == "general.name" && !options_.name.empty()) {
+        writer.set("general.name", std::string_view(options_.name));
+      } else {
+        writer.copy(entry);
+      }
+    }
+    if (source_.file->find("general.name") == nullptr && !options_.name.empty()) {
+      writer.set("general.name", std::string_view(options_.name));
+    }
+    return {};
+  }
+
+  Status write_safetensors() {
+    BITNET_ASSIGN_OR_RETURN(const TensorType type, projection_type());
+    const bool packed = type == TensorType::kI2_S;
+    const std::string config_path = (folder_of(output_) / "config.json").string();
+    if (packed) source_.config.storage = convert::Storage::kPacked;
+    source_.config.scale_divides = false;
+    std::string reason;
+    const auto config_text = convert::hf_config_json(source_.config, packed, reason);
+    if (!config_text) report_.warnings.push_back("config.json is not written: " + reason);
+    std::error_code ignored;
+    if (config_text && fs::exists(config_path, ignored)) {
+      return Error{ErrorCode::kUsage, config_path + ": expected no such file, because the result's config.json goes " +
+                                          "there, found one; name a file in a folder of its own"};
+    }
+    std::vector<convert::Unmapped> unmapped;
+    BITNET_ASSIGN_OR_RETURN(source_.tensors, convert::hf_tensors(std::move(source_.tensors), source_.config, unmapped));
+    for (convert::Unmapped& tensor : unmapped) {
+      report_.unmapped.emplace_back(std::move(tensor.name), std::move(tensor.reason));
+    }
+    BITNET_RETURN_IF_ERROR(plan(packed));
+    report_.warnings.emplace_back("the tokenizer is not written: a checkpoint keeps it in files of its own");
+
+    safetensors::Writer writer;
+    writer.set("format", "pt");
+    std::vector<float> scales;
+    for (std::size_t i = 0; i < source_.tensors.size(); ++i) {
+      const SourceTensor& tensor = source_.tensors[i];
+      BITNET_ASSIGN_OR_RETURN(const std::uint64_t bytes, convert::target_bytes(tensor, targets_[i]));
+      total_ += bytes;
+      std::vector<std::uint64_t> shape(tensor.ne.rbegin(), tensor.ne.rend());
+      if (targets_[i].packed) shape.front() = (shape.front() + 3) / 4;
+      BITNET_ASSIGN_OR_RETURN(const safetensors::DType dtype, convert::safetensors_type(targets_[i]));
+      writer.add_tensor(tensor.name, dtype, std::move(shape));
+    }
+    // The scales stand before their matrices in the file.
+    for (std::size_t i = 0; i < source_.tensors.size(); ++i) {
+      if (!targets_[i].packed) continue;
+      BITNET_ASSIGN_OR_RETURN(const float scale, convert::packed_scale(source_.tensors[i], targets_[i]));
+      writer.add_tensor(source_.tensors[i].name + "_scale", safetensors::DType::kF32, {1});
+      scales.push_back(scale);
+    }
+    BITNET_ASSIGN_OR_RETURN(const std::vector<std::byte> header, writer.header());
+    BITNET_RETURN_IF_ERROR(convert::check_space(output_, header.size() + total_ + scales.size() * sizeof(float)));
+    BITNET_RETURN_IF_ERROR(
+        writer.write(output_, [&](std::size_t index, const safetensors::Writer::Sink& sink) -> Status {
+          if (index < source_.tensors.size()) return stream(index, sink);
+          return sink(std::as_bytes(std::span(&scales[index - source_.tensors.size()], 1)));
+        }));
+    if (!config_text) return {};
+    NewFile config(config_path);
+    BITNET_RETURN_IF_ERROR(config.open());
+    BITNET_RETURN_IF_ERROR(config.append(std::as_bytes(std::span(*config_text))));
+    return config.commit();
+  }
+
+  const std::string& input_;
+  const std::string& output_;
+  const ConvertOptions& options_;
+  ConvertReport& report_;
+  ConvertFormat format_ = ConvertFormat::kGguf;
+  Source source_;
+  TensorType type_ = TensorType::kI2_S;
+  std::vector<convert::Target> targets_;  // beside source_.tensors
+  std::uint64_t elements_ = 0, elements_done_ = 0, total_ = 0, shown_ = 0;
+};
+
+}  // namespace
+
+Status convert_model(const std::string& input, const std::string& output, const ConvertOptions& options,
+                     ConvertReport& report) {
+  report = {};
+  return Conversion(input, output, options, report).run();
+}
+
+Result<ConvertReport> convert_model(const std::string& input, const std::string& output,
+                                    const ConvertOptions& options) {
+  ConvertReport report;
+  BITNET_RETURN_IF_ERROR(convert_model(input, output, options, report));
   return report;
 }
 

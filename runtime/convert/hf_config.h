@@ -1,23 +1,50 @@
-// config.json of a packed BitNet b1.58 checkpoint.
+// config.json of a Hugging Face style checkpoint: which graph it describes, and how its weights are stored.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "runtime/base/result.h"
 #include "runtime/model/config.h"
 
 namespace bitnet::convert {
 
-struct HfConfig {
-  ModelConfig model;  // architecture bitnet-b1.58, every number within the bounds of read_config
-  std::int64_t bos = 0;
-  std::int64_t eos = 0;
-  std::string name;  // _name_or_path, or empty
+// What tensors are called and how they lie.
+enum class Family : std::uint8_t {
+  kBitNet,  // sub-norms, nothing permuted
+  kLlama,   // q and k rows permuted to interleaved RoPE: Llama, Mistral, MiniCPM
+  kQwen,    // nothing permuted; biases or QK norms
+  kGemma,   // norms before and after each block, stored less 1
+  kGpt2,    // names of its own, matrices transposed
 };
 
-// kFailure, with file, key, expected and found: keys that are missing, of another type or out of range; and every
-// setting that means another graph or another way of storing weights than those of training/README.md.
-[[nodiscard]] Result<HfConfig> read_hf_config(const std::string& path);
+// How the projections are stored.
+enum class Storage : std::uint8_t {
+  kPlain,    // floats, which may be ternary already
+  kPacked,   // four ternary values in a byte, and a scale
+  kMasters,  // floats that the model's own layers round by their mean magnitude when they run
+};
+
+struct HfConfig {
+  ModelConfig model;  // every number within the bounds of read_config
+  Family family = Family::kBitNet;
+  Storage storage = Storage::kPlain;
+  bool scale_divides = false;            // kPacked: weight = t / weight_scale, else t * weight_scale
+  std::vector<std::string> unquantised;  // modules that are plain whatever `storage` says
+  bool tied = true;                      // the head is the embedding
+  // [rope_dim / 2] each, or empty: what angles are divided by always, beyond and within the original context.
+  std::vector<float> rope_factors, rope_long, rope_short;
+  std::optional<std::int64_t> bos, eos;
+  std::string name;  // _name_or_path, or empty
+  std::vector<std::string> warnings;
+};
+
+// config.json of `directory`, and of its modules.json's pooling where an embedding model has one. kFailure, with file,
+// key, expected and found: keys that are missing, of another type or out of range; a model_type that is not known, with
+// the list of those that are; and every setting that means a graph or a way of storing weights that is not implemented.
+// Keys that this reader has never heard of are warnings.
+[[nodiscard]] Result<HfConfig> read_hf_config(const std::string& directory);
 
 }  // namespace bitnet::convert

@@ -9,7 +9,7 @@
 namespace bitnet::convert {
 
 // kFailure: the folder of `output` is not there. kUsage: `output` is a file of `directory` other than a *.gguf, under
-// any name (links included).
+// any name (links included). `directory` may be one file, which `output` may not be.
 [[nodiscard]] Status check_output(const std::string& output, const std::string& directory);
 
 // kFailure, with both numbers, if the file system of `output` has less than `bytes` for this user. A file system that

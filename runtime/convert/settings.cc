@@ -107,6 +107,73 @@ Result<float> Settings::positive(std::string_view key) const {
   return refuse(key, "a finite number above 0", kExportAgain);
 }
 
+Result<float> Settings::number(std::string_view key) const {
+  const Json* value = find(key);
+  if (value != nullptr && value->is_number()) {
+    const auto number = static_cast<float>(value->get<double>());
+    if (std::isfinite(number)) return number;
+  }
+  return refuse(key, "a finite number", kExportAgain);
+}
+
+Result<std::vector<std::string>> Settings::texts(std::string_view key) const {
+  const Json* value = find(key);
+  std::vector<std::string> texts;
+  bool right = value != nullptr && value->is_array();
+  if (right) {
+    for (const Json& item : *value) {
+      right = right && item.is_string();
+      if (right) texts.push_back(item.get<std::string>());
+    }
+  }
+  if (right) return texts;
+  return refuse(key, "an array of strings", kExportAgain);
+}
+
+Result<std::vector<float>> Settings::positives(std::string_view key) const {
+  const Json* value = find(key);
+  std::vector<float> numbers;
+  bool right = value != nullptr && value->is_array();
+  if (right) {
+    for (const Json& item : *value) {
+      numbers.push_back(item.is_number() ? static_cast<float>(item.get<double>()) : 0.0F);
+      right = right && std::isfinite(numbers.back()) && numbers.back() > 0.0F;
+    }
+  }
+  if (right) return numbers;
+  return refuse(key, "an array of finite numbers above 0", kExportAgain);
+}
+
+Result<std::map<std::string, std::string>> Settings::text_members(std::string_view key) const {
+  const Json* value = find(key);
+  std::map<std::string, std::string> members;
+  bool right = value != nullptr && value->is_object();
+  if (right) {
+    for (const auto& [name, item] : value->items()) {
+      right = right && item.is_string();
+      if (right) members[name] = item.get<std::string>();
+    }
+  }
+  if (right) return members;
+  return refuse(key, "an object of strings", kExportAgain);
+}
+
+bool Settings::is_array(std::string_view key) const {
+  const Json* value = find(key);
+  return value != nullptr && value->is_array();
+}
+
+bool Settings::is_object(std::string_view key) const {
+  const Json* value = find(key);
+  return value != nullptr && value->is_object();
+}
+
+std::vector<std::string> Settings::keys() const {
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : json_->items()) keys.push_back(key);
+  return keys;
+}
+
 Result<bool> Settings::boolean(std::string_view key) const {
   const Json* value = find(key);
   if (value != nullptr && value->is_boolean()) return value->get<bool>();

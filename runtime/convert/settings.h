@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "runtime/base/result.h"
 
@@ -22,8 +24,20 @@ class Settings {
   // 0 <= low <= the number <= high.
   [[nodiscard]] Result<std::int64_t> integer(std::string_view key, std::int64_t low, std::int64_t high) const;
   [[nodiscard]] Result<float> positive(std::string_view key) const;  // finite and above 0 as a float32
+  [[nodiscard]] Result<float> number(std::string_view key) const;    // finite as a float32
   [[nodiscard]] Result<bool> boolean(std::string_view key) const;
   [[nodiscard]] Result<std::string> text(std::string_view key) const;
+  [[nodiscard]] Result<std::vector<std::string>> texts(std::string_view key) const;  // an array of strings
+  // An array of finite numbers above 0, as float32.
+  [[nodiscard]] Result<std::vector<float>> positives(std::string_view key) const;
+  // An object of strings, in the order of its keys.
+  [[nodiscard]] Result<std::map<std::string, std::string>> text_members(std::string_view key) const;
+  [[nodiscard]] bool is_array(std::string_view key) const;
+  [[nodiscard]] bool is_object(std::string_view key) const;
+  // The keys of the outermost object, sorted.
+  [[nodiscard]] std::vector<std::string> keys() const;
+  // The error of a key that has another value than those that are wanted.
+  [[nodiscard]] Error refuse(std::string_view key, std::string_view expected, std::string_view advice) const;
   // The key is there and equals the JSON value `expected`.
   [[nodiscard]] Status require(std::string_view key, const nlohmann::json& expected, std::string_view advice) const;
   // The key is absent or equals the JSON value `neutral`.
@@ -33,7 +47,6 @@ class Settings {
 
  private:
   [[nodiscard]] const nlohmann::json* find(std::string_view key) const;
-  [[nodiscard]] Error refuse(std::string_view key, std::string_view expected, std::string_view advice) const;
 
   std::string path_;
   ErrorCode code_ = ErrorCode::kFailure;

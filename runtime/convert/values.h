@@ -1,4 +1,4 @@
-// Elements of float tensors, and the form of messages about tensors; private to this folder.
+// Elements of SafeTensors tensors, and the form of messages about them; private to this folder.
 #pragma once
 
 #include <cstdint>
@@ -11,10 +11,13 @@
 
 namespace bitnet::convert {
 
+// Whether load_floats() reads this type.
+[[nodiscard]] bool is_float(safetensors::DType type);
+
 // Elements [first, first + out.size()) of an F32, BF16 or F16 tensor, exactly. They lie within the tensor.
 void load_floats(const safetensors::Tensor& tensor, std::uint64_t first, std::span<float> out);
 
-// kTensorMapping: "FILE: tensor 'NAME': WHAT".
-[[nodiscard]] Error tensor_error(const safetensors::File& file, std::string_view tensor, const std::string& what);
+// "FILE: tensor 'NAME'".
+[[nodiscard]] std::string place_of(const safetensors::File& file, std::string_view tensor);
 
 }  // namespace bitnet::convert

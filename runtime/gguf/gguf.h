@@ -41,7 +41,10 @@ enum class ValueType : std::uint32_t {
 };
 [[nodiscard]] std::string_view to_string(ValueType type);
 
-// Tensor element types by GGUF id. Ids not listed are refused by the reader (the message gives the id and the tensor).
+// Tensor element types by GGUF id. Two ids have several meanings, which the reader tells apart by the space that the
+// file gives the tensor: 39 (see type_name), and 42, which is Q2_0 (groups of 64) or, in files older than that type,
+// what is now PQ2_0 (groups of 128): such a tensor is read as kPQ2_0. Ids not listed are refused by the reader (the
+// message gives the id and the tensor).
 enum class TensorType : std::uint32_t {
   kF32 = 0,
   kF16 = 1,
@@ -80,6 +83,7 @@ enum class TensorType : std::uint32_t {
   kNVFP4 = 40,
   kQ1_0 = 41,
   kQ2_0 = 42,
+  kPQ2_0 = 142,
 };
 [[nodiscard]] std::string_view to_string(TensorType type);
 // Bytes of a tensor of this type and shape, or nullopt if the type is unknown, ne[0] is not a multiple of its block, or
@@ -118,6 +122,7 @@ struct Tensor {
 };
 // Like to_string(tensor.type), with id 39 told apart by the size that the reader found: "TL2" or "MXFP4".
 [[nodiscard]] std::string_view type_name(const Tensor& tensor);
+[[nodiscard]] bool is_tl2(const Tensor& tensor);
 
 class File {
  public:
@@ -180,10 +185,13 @@ class Writer {
   void set(std::string key, std::span<const float> values);
   void set(std::string key, std::span<const std::int32_t> values);
   void set(std::string key, std::span<const std::uint8_t> values);
+  // A key of another file with its type and value, whatever they are.
+  void copy(const KeyValue& entry);
 
   // `ne` has 1..4 entries, fastest first. Bytes follow from tensor_bytes(); an unknown type or bad shape is an error
-  // when writing. Tensors are written in the order in which they were added.
-  void add_tensor(std::string name, TensorType type, std::vector<std::uint64_t> ne);
+  // when writing. Tensors are written in the order in which they were added. `bytes` tells what id 39 means, TL2 or
+  // MXFP4; 0: TL2.
+  void add_tensor(std::string name, TensorType type, std::vector<std::uint64_t> ne, std::uint64_t bytes = 0);
 
   // Header, metadata and tensor table, without the padding before the data.
   [[nodiscard]] Result<std::vector<std::byte>> header() const;
@@ -205,7 +213,9 @@ class Writer {
     std::string name;
     TensorType type;
     std::vector<std::uint64_t> ne;
+    std::uint64_t bytes;
   };
+  [[nodiscard]] static Result<std::uint64_t> size_of(const TensorEntry& tensor);
   void put(std::string key, std::vector<std::byte> encoded);
   std::uint32_t alignment_;
   std::vector<Entry> entries_;

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <map>
 #include <numeric>
 #include <utility>
 
@@ -125,7 +126,13 @@ class Parser {
   Status read_tensor(std::uint64_t index);
   Status check_tensor_names();
   Status lay_out_tensors();
-  Status decide_tl2_or_mxfp4(std::size_t index);
+  // Two meanings of one type id.
+  using Readings = std::array<Reading, 2>;
+  // Which of them the tensor's space allows; both if it is as good for the one as for the other.
+  [[nodiscard]] std::uint64_t space_of(std::size_t index) const;
+  [[nodiscard]] std::array<bool, 2> fitting(std::size_t index, const Readings& readings) const;
+  Status decide_reading(std::size_t index);
+  [[nodiscard]] std::optional<std::size_t> settle(TensorType id);
 
   [[nodiscard]] std::string tensor_field(std::uint64_t index, const char* field) const {
     return indexed("tensor", index) + " (" + quoted(file_.tensors_[index].name) + ")" + field;
@@ -143,6 +150,8 @@ class Parser {
 
   File file_;
   std::uint64_t at_ = 0;
+  std::map<TensorType, std::optional<std::size_t>> settled_;  // what settle() found
+  std::vector<std::pair<std::size_t, TensorType>> decided_;   // tensors whose id had two meanings
   std::uint64_t n_tensors_ = 0;
   std::uint64_t n_kv_ = 0;
 };
@@ -359,7 +368,7 @@ Status Parser::read_tensor(std::uint64_t index) {
                   "id " + std::to_string(static_cast<std::uint32_t>(tensor.type)),
                   "the type was removed from GGUF or is newer than this program: convert the model to another type");
   }
-  if (tensor.type != TensorType::kTL2OrMXFP4) {
+  if (!two_readings(tensor)) {
     const auto shape = std::span(tensor.ne).first(tensor.n_dims);
     const std::uint64_t granule = row_granule(tensor.type);
     if ((tensor.n_dims == 0 ? 1 : tensor.ne[0]) % granule != 0) {
@@ -409,7 +418,7 @@ Status Parser::lay_out_tensors() {
                         std::to_string(file_.alignment_) + ")",
                     std::to_string(tensor.offset), kDamaged);
     }
-    if (tensor.type == TensorType::kTL2OrMXFP4) BITNET_RETURN_IF_ERROR(decide_tl2_or_mxfp4(i));
+    if (two_readings(tensor)) BITNET_RETURN_IF_ERROR(decide_reading(i));
     const std::uint64_t begin = file_.data_offset_ + tensor.offset;
     const std::uint64_t available = begin < size() ? size() - begin : 0;
     if (tensor.bytes > available) {
@@ -421,34 +430,72 @@ Status Parser::lay_out_tensors() {
     if (tensor.bytes > 0) tensor.data = file_.bytes_.subspan(begin, tensor.bytes);
     expected = round_up(tensor.offset + tensor.bytes, file_.alignment_);
   }
+  for (const auto& [index, type] : decided_) file_.tensors_[index].type = type;
   return {};
 }
 
 // The space of a tensor reaches to the next one's offset, or to the end of the file (whose padding may be missing).
-Status Parser::decide_tl2_or_mxfp4(std::size_t index) {
-  Tensor& tensor = file_.tensors_[index];
+std::array<bool, 2> Parser::fitting(std::size_t index, const Readings& readings) const {
   const bool last = index + 1 == file_.tensors_.size();
-  const std::uint64_t end = last ? size() - std::min(size(), file_.data_offset_) : file_.tensors_[index + 1].offset;
-  const std::uint64_t space = end > tensor.offset ? end - tensor.offset : 0;
-  const auto fits = [&](const std::optional<std::uint64_t>& bytes) {
-    if (!bytes) return false;
-    const std::uint64_t padded = round_up(*bytes, file_.alignment_);
-    return last ? *bytes <= space && space <= padded : padded == space;
+  const std::uint64_t space = space_of(index);
+  const auto fits = [&](const Reading& reading) {
+    if (!reading.bytes) return false;
+    const std::uint64_t padded = round_up(*reading.bytes, file_.alignment_);
+    return last ? *reading.bytes <= space && space <= padded : padded == space;
   };
-  const auto shape = std::span(tensor.ne).first(tensor.n_dims);
-  const auto tl2 = tl2_bytes(shape);
-  const auto mxfp4 = mxfp4_bytes(shape);
-  if (fits(tl2) != fits(mxfp4)) {
-    tensor.bytes = fits(tl2) ? *tl2 : *mxfp4;
+  return {fits(readings[0]), fits(readings[1])};
+}
+
+std::uint64_t Parser::space_of(std::size_t index) const {
+  const bool last = index + 1 == file_.tensors_.size();
+  const std::uint64_t begin = file_.tensors_[index].offset;
+  const std::uint64_t end = last ? size() - std::min(size(), file_.data_offset_) : file_.tensors_[index + 1].offset;
+  return end > begin ? end - begin : 0;
+}
+
+// A small tensor may leave both readings open. The writer of a file knows one of them: the one that the file's other
+// tensors of this id must have, else the one that belongs to its architecture.
+std::optional<std::size_t> Parser::settle(TensorType id) {
+  const auto known = settled_.find(id);
+  if (known != settled_.end()) return known->second;
+  std::array<bool, 2> seen = {false, false};
+  for (std::size_t i = 0; i < file_.tensors_.size(); ++i) {
+    const auto readings = file_.tensors_[i].type == id ? two_readings(file_.tensors_[i]) : std::nullopt;
+    if (!readings) continue;
+    const auto fits = fitting(i, *readings);
+    if (fits[0] != fits[1]) seen[fits[0] ? 0 : 1] = true;
+  }
+  std::optional<std::size_t> choice;
+  if (seen[0] != seen[1]) choice = seen[0] ? 0 : 1;
+  if (!seen[0] && !seen[1] && id == TensorType::kTL2OrMXFP4) {
+    const KeyValue* entry = file_.find("general.architecture");
+    const auto* architecture = entry == nullptr ? nullptr : std::get_if<std::string_view>(&entry->value);
+    if (architecture != nullptr && architecture->starts_with("bitnet")) choice = 0;
+  }
+  settled_.insert({id, choice});
+  return choice;
+}
+
+Status Parser::decide_reading(std::size_t index) {
+  Tensor& tensor = file_.tensors_[index];
+  const Readings readings = *two_readings(tensor);
+  const auto fits = fitting(index, readings);
+  std::optional<std::size_t> choice;
+  if (fits[0] != fits[1]) choice = fits[0] ? 0 : 1;
+  if (fits[0] && fits[1]) choice = readings[0].bytes == readings[1].bytes ? 0 : settle(tensor.type);
+  if (choice) {
+    tensor.bytes = *readings[*choice].bytes;
+    decided_.push_back({index, readings[*choice].type});
     return {};
   }
-  const auto text = [](const std::optional<std::uint64_t>& bytes) {
-    return bytes ? std::to_string(*bytes) + " bytes" : std::string("impossible in this shape");
+  const auto text = [](const Reading& reading) {
+    return std::string(reading.name) + " (" +
+           (reading.bytes ? std::to_string(*reading.bytes) + " bytes" : "impossible in this shape") + ")";
   };
   return refuse(type_at(tensor), tensor_field(index, ".type"),
-                "for id 39 and " + shape_text(tensor) + " the space of exactly one of TL2 (" + text(tl2) +
-                    ") and MXFP4 (" + text(mxfp4) + ")",
-                std::to_string(space) + " bytes" + (fits(tl2) ? ", which fits both" : ", which fits neither"),
+                "for id " + std::to_string(static_cast<std::uint32_t>(tensor.type)) + " and " + shape_text(tensor) +
+                    " the space of exactly one of " + text(readings[0]) + " and " + text(readings[1]),
+                std::to_string(space_of(index)) + " bytes" + (fits[0] ? ", which fits both" : ", which fits neither"),
                 "convert the model to another type");
 }
 

@@ -63,6 +63,7 @@ constexpr TypeInfo kTypes[] = {
     {TensorType::kNVFP4, "NVFP4", 64, 36},
     {TensorType::kQ1_0, "Q1_0", 128, 18},
     {TensorType::kQ2_0, "Q2_0", 64, 18},
+    {TensorType::kPQ2_0, "PQ2_0", 128, 34},
 };
 
 constexpr std::uint32_t kMxfp4BlockElements = 32;
@@ -181,7 +182,12 @@ std::string_view to_string(TensorType type) {
 
 std::string_view type_name(const Tensor& tensor) {
   if (tensor.type != TensorType::kTL2OrMXFP4) return to_string(tensor.type);
-  return mxfp4_bytes(std::span(tensor.ne).first(tensor.n_dims)) == tensor.bytes ? "MXFP4" : "TL2";
+  return is_tl2(tensor) ? "TL2" : "MXFP4";
+}
+
+bool is_tl2(const Tensor& tensor) {
+  return tensor.type == TensorType::kTL2OrMXFP4 &&
+         mxfp4_bytes(std::span(tensor.ne).first(tensor.n_dims)) != tensor.bytes;
 }
 
 std::optional<std::uint64_t> checked_extent(std::span<const std::uint64_t> ne) {
@@ -199,13 +205,15 @@ std::optional<std::uint64_t> mxfp4_bytes(std::span<const std::uint64_t> ne) {
   return block_format_bytes(ne, kMxfp4BlockElements, kMxfp4BlockBytes);
 }
 
-// F = floor((K-256)*M/3*5/8) + 256*M/2*4/8, each division rounding down; size = round_up(F, 32) + 32.
+// F = floor((K-256)*M/3*5/8) + 256*M/2*4/8, each division rounding down.
+std::uint64_t tl2_code_bytes(std::uint64_t rows, std::uint64_t columns) {
+  return (columns - 256) * rows / 3 * 5 / 8 + 256 * rows / 2 * 4 / 8;
+}
+
 std::optional<std::uint64_t> tl2_bytes(std::span<const std::uint64_t> ne) {
+  // K >= 256 and K*M < 2^63: no product in F overflows.
   if (!checked_extent(ne) || ne.size() != 2 || ne[0] < 256 || ne[1] == 0) return std::nullopt;
-  const std::uint64_t k = ne[0];
-  const std::uint64_t m = ne[1];  // K >= 256 and K*M < 2^63: no product below overflows
-  const std::uint64_t codes = (k - 256) * m / 3 * 5 / 8 + 256 * m / 2 * 4 / 8;
-  return round_up<std::uint64_t>(codes, 32) + kScaleTail;
+  return round_up<std::uint64_t>(tl2_code_bytes(ne[1], ne[0]), 32) + kScaleTail;
 }
 
 std::optional<std::uint64_t> tensor_bytes(TensorType type, std::span<const std::uint64_t> ne) {
@@ -223,6 +231,18 @@ std::optional<std::uint64_t> tensor_bytes(TensorType type, std::span<const std::
     default:
       return block_format_bytes(ne, known->block_elements, known->block_bytes);
   }
+}
+
+std::optional<std::array<Reading, 2>> two_readings(const Tensor& tensor) {
+  const auto shape = std::span(tensor.ne).first(tensor.n_dims);
+  if (tensor.type == TensorType::kTL2OrMXFP4) {
+    return {{Reading{tensor.type, "TL2", tl2_bytes(shape)}, Reading{tensor.type, "MXFP4", mxfp4_bytes(shape)}}};
+  }
+  if (tensor.type == TensorType::kQ2_0) {
+    const auto reading = [&](TensorType type) { return Reading{type, to_string(type), tensor_bytes(type, shape)}; };
+    return {{reading(TensorType::kQ2_0), reading(TensorType::kPQ2_0)}};
+  }
+  return std::nullopt;
 }
 
 std::vector<std::string_view> Array::strings() const {

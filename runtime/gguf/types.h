@@ -1,6 +1,7 @@
 // What parser and writer share: sizes of metadata scalars, limits of names, the two meanings of tensor type 39.
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -36,8 +37,20 @@ inline constexpr std::string_view kAlignmentKey = "general.alignment";
 // dimensions is safe, zero dimensions included.
 [[nodiscard]] std::optional<std::uint64_t> checked_extent(std::span<const std::uint64_t> ne);
 
+// Bytes that the codes of a TL2 matrix may take: F of FORMATS.md section 4. Precondition: tl2_bytes(ne).
+[[nodiscard]] std::uint64_t tl2_code_bytes(std::uint64_t rows, std::uint64_t columns);
+
 // Type id 39 under its two readings; nullopt if the shape is impossible in it.
 [[nodiscard]] std::optional<std::uint64_t> tl2_bytes(std::span<const std::uint64_t> ne);
 [[nodiscard]] std::optional<std::uint64_t> mxfp4_bytes(std::span<const std::uint64_t> ne);
+
+// One meaning of a type id that has two.
+struct Reading {
+  TensorType type;  // what the reader calls it
+  std::string_view name;
+  std::optional<std::uint64_t> bytes;  // nullopt: impossible in the tensor's shape
+};
+// Ids 39 (TL2, MXFP4) and 42 (Q2_0, PQ2_0); nullopt for every other.
+[[nodiscard]] std::optional<std::array<Reading, 2>> two_readings(const Tensor& tensor);
 
 }  // namespace bitnet::gguf

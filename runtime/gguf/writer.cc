@@ -1,27 +1,16 @@
 // Writer: metadata is encoded as it is set; header() checks what the reader would refuse, so that nothing is written
-// that cannot be read back. write() streams into a file without a name, which gets one, "PATH.tmp.PID.N", when it is
-// whole and is then renamed: a reader sees the old file or the whole new one, and neither a failure nor a program that
-// is ended halfway leaves anything behind. File systems that know no files without a name get the temporary name at
-// once.
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
+// that cannot be read back, and write() streams into a NewFile.
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
+#include <type_traits>
 #include <utility>
+#include <variant>
 
 #include "runtime/base/math.h"
+#include "runtime/base/new_file.h"
 #include "runtime/gguf/types.h"
 
 namespace bitnet::gguf {
 namespace {
-
-// Every write is this long and begins at a multiple of it: so Linux keeps the file in 2 MiB pages, and whoever maps it
-// soon gets them, without a fault for each 4 KiB.
-constexpr std::size_t kWriteBuffer = std::size_t{2} << 20;
 
 template <typename T>
 void append(std::vector<std::byte>& out, const T& value) {
@@ -75,130 +64,6 @@ std::string shape_text(const std::vector<std::uint64_t>& ne) {
   return text + "]";
 }
 
-Result<std::uint64_t> sized(const std::string& name, TensorType type, const std::vector<std::uint64_t>& ne) {
-  const auto bytes = ne.empty() ? std::nullopt : tensor_bytes(type, ne);
-  if (bytes) return *bytes;
-  return writer_error("tensor " + quoted(name) +
-                      ": expected 1 to 4 dimensions in whole blocks of a type with a known " + "size, found " +
-                      shape_text(ne) + " of type " + std::string(to_string(type)) + " (id " +
-                      std::to_string(static_cast<std::uint32_t>(type)) + ")");
-}
-
-// The temporary file: closed and removed unless commit() has renamed it.
-class TemporaryFile {
- public:
-  explicit TemporaryFile(std::string target) : target_(std::move(target)) { buffer_.reserve(kWriteBuffer); }
-  TemporaryFile(const TemporaryFile&) = delete;
-  TemporaryFile& operator=(const TemporaryFile&) = delete;
-  ~TemporaryFile() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-    if (!path_.empty()) ::unlink(path_.c_str());
-  }
-
-  Status open() {
-    struct stat status = {};
-    if (target_.empty() || target_.find('\0') != std::string::npos) {
-      return writer_error(quoted(target_) + ": expected a path, found an empty one or one with a NUL byte");
-    }
-    // Renaming over a device or directory would replace or fail late.
-    if (stat(target_.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
-      return Error{ErrorCode::kFailure,
-                   target_ +
-                       ": cannot write: expected a regular file or nothing there, found a directory or device; "
-                       "name a file"};
-    }
-    // Never writable for others, even with an open umask: the bundle reader would refuse it.
-    constexpr mode_t kMode = 0644;
-    const std::size_t slash = target_.rfind('/');
-    const std::string folder = slash == std::string::npos ? "." : target_.substr(0, slash + 1);
-    if (::access("/proc/self/fd", X_OK) == 0) {  // else it could get no name later
-      descriptor_ = ::open(folder.c_str(), O_WRONLY | O_TMPFILE | O_CLOEXEC, kMode);
-      if (descriptor_ >= 0) return {};
-    }
-    return take_name([this](const char* candidate) {
-      descriptor_ = ::open(candidate, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, kMode);
-      return descriptor_ >= 0;
-    });
-  }
-
-  Status append(std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-      const std::size_t taken = std::min(bytes.size(), kWriteBuffer - buffer_.size());
-      buffer_.insert(buffer_.end(), bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(taken));
-      bytes = bytes.subspan(taken);
-      if (buffer_.size() == kWriteBuffer) BITNET_RETURN_IF_ERROR(flush());
-    }
-    return {};
-  }
-
-  Status append_zeros(std::uint64_t count) {
-    constexpr std::byte kZeros[4096] = {};
-    while (count > 0) {
-      const auto piece = static_cast<std::size_t>(std::min<std::uint64_t>(count, sizeof(kZeros)));
-      BITNET_RETURN_IF_ERROR(append({kZeros, piece}));
-      count -= piece;
-    }
-    return {};
-  }
-
-  Status commit() {
-    BITNET_RETURN_IF_ERROR(flush());
-    if (path_.empty()) {
-      const std::string self = "/proc/self/fd/" + std::to_string(descriptor_);
-      BITNET_RETURN_IF_ERROR(take_name([&](const char* candidate) {
-        return ::linkat(AT_FDCWD, self.c_str(), AT_FDCWD, candidate, AT_SYMLINK_FOLLOW) == 0;
-      }));
-    }
-    const int closed = ::close(std::exchange(descriptor_, -1));
-    if (closed != 0) return failed("cannot write");
-    if (::rename(path_.c_str(), target_.c_str()) != 0) return failed("cannot rename the finished file");
-    path_.clear();
-    return {};
-  }
-
- private:
-  // create(name) makes the file of that name, or returns false and sets errno.
-  template <typename Create>
-  Status take_name(const Create& create) {
-    constexpr int kAttempts = 100;
-    for (int i = 0; i < kAttempts; ++i) {
-      std::string candidate = target_ + ".tmp." + std::to_string(::getpid()) + "." + std::to_string(i);
-      if (create(candidate.c_str())) {
-        path_ = std::move(candidate);
-        return {};
-      }
-      if (errno != EEXIST) break;
-    }
-    return failed("cannot create a temporary file beside it");
-  }
-
-  [[nodiscard]] Error failed(const char* what) const {
-    return {ErrorCode::kFailure, target_ + ": " + what + ": " + std::strerror(errno) +
-                                     "; check the folder, its permissions and the free space"};
-  }
-
-  Status flush() {
-    BITNET_RETURN_IF_ERROR(write_all(buffer_));
-    buffer_.clear();
-    return {};
-  }
-
-  Status write_all(std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-      const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) return failed("cannot write");
-      bytes = bytes.subspan(static_cast<std::size_t>(written));
-    }
-    return {};
-  }
-
-  std::string target_;
-  std::string path_;
-  int descriptor_ = -1;
-  std::vector<std::byte> buffer_;
-};
-
 }  // namespace
 
 void Writer::set(std::string key, std::uint8_t value) { put(std::move(key), encode_scalar(ValueType::kU8, value)); }
@@ -230,6 +95,27 @@ void Writer::set(std::string key, std::span<const std::uint8_t> values) {
   put(std::move(key), encode_array(ValueType::kU8, values));
 }
 
+void Writer::copy(const KeyValue& entry) {
+  std::vector<std::byte> out;
+  std::visit(
+      [&](const auto& value) {
+        using T = std::decay_t<decltype(value)>;
+        if constexpr (std::is_same_v<T, Array>) {
+          out = begin_array(value.type, value.count);
+          out.insert(out.end(), value.bytes.begin(), value.bytes.end());
+        } else if constexpr (std::is_same_v<T, std::string_view>) {
+          append(out, ValueType::kString);
+          append_string(out, value);
+        } else if constexpr (std::is_same_v<T, bool>) {
+          out = encode_scalar(ValueType::kBool, static_cast<std::uint8_t>(value ? 1 : 0));
+        } else {
+          out = encode_scalar(entry.type, value);
+        }
+      },
+      entry.value);
+  put(std::string(entry.key), std::move(out));
+}
+
 void Writer::put(std::string key, std::vector<std::byte> encoded) {
   const auto same = std::find_if(entries_.begin(), entries_.end(), [&](const Entry& e) { return e.key == key; });
   if (same != entries_.end()) {
@@ -239,8 +125,23 @@ void Writer::put(std::string key, std::vector<std::byte> encoded) {
   }
 }
 
-void Writer::add_tensor(std::string name, TensorType type, std::vector<std::uint64_t> ne) {
-  tensors_.push_back({std::move(name), type, std::move(ne)});
+void Writer::add_tensor(std::string name, TensorType type, std::vector<std::uint64_t> ne, std::uint64_t bytes) {
+  tensors_.push_back({std::move(name), type, std::move(ne), bytes});
+}
+
+Result<std::uint64_t> Writer::size_of(const TensorEntry& tensor) {
+  const std::span<const std::uint64_t> ne = tensor.ne;
+  if (tensor.type == TensorType::kTL2OrMXFP4) {
+    const auto tl2 = tl2_bytes(ne);
+    if (tl2 && (tensor.bytes == 0 || tensor.bytes == *tl2)) return *tl2;
+    if (tensor.bytes != 0 && mxfp4_bytes(ne) == tensor.bytes) return tensor.bytes;
+  } else if (const auto bytes = ne.empty() ? std::nullopt : tensor_bytes(tensor.type, ne)) {
+    return *bytes;
+  }
+  return writer_error("tensor " + quoted(tensor.name) +
+                      ": expected 1 to 4 dimensions in whole blocks of a type with a known size, found " +
+                      shape_text(tensor.ne) + " of type " + std::string(to_string(tensor.type)) + " (id " +
+                      std::to_string(static_cast<std::uint32_t>(tensor.type)) + ")");
 }
 
 Result<std::vector<std::byte>> Writer::header() const {
@@ -278,7 +179,7 @@ Result<std::vector<std::byte>> Writer::header() const {
   std::uint64_t offset = 0;
   for (const TensorEntry& tensor : tensors_) {
     BITNET_RETURN_IF_ERROR(check_name("tensor", tensor.name, kMaxTensorNameBytes));
-    BITNET_ASSIGN_OR_RETURN(const std::uint64_t bytes, sized(tensor.name, tensor.type, tensor.ne));
+    BITNET_ASSIGN_OR_RETURN(const std::uint64_t bytes, size_of(tensor));
     names.push_back(tensor.name);
     append_string(out, tensor.name);
     append(out, static_cast<std::uint32_t>(tensor.ne.size()));
@@ -304,7 +205,7 @@ Status Writer::write(const std::string& path, const Source& source,
   BITNET_ASSIGN_OR_RETURN(std::vector<std::byte> head, header());
   if (patch_header) BITNET_RETURN_IF_ERROR(patch_header(head));
 
-  TemporaryFile file(path);
+  NewFile file(path);
   BITNET_RETURN_IF_ERROR(file.open());
   BITNET_RETURN_IF_ERROR(file.append(head));
   const auto pad = [&](std::uint64_t bytes) {
@@ -314,7 +215,7 @@ Status Writer::write(const std::string& path, const Source& source,
 
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     const TensorEntry& tensor = tensors_[i];
-    BITNET_ASSIGN_OR_RETURN(const std::uint64_t expected, sized(tensor.name, tensor.type, tensor.ne));
+    BITNET_ASSIGN_OR_RETURN(const std::uint64_t expected, size_of(tensor));
     std::uint64_t received = 0;
     const auto wrong_size = [&](std::uint64_t found) {
       return writer_error(path + ": tensor " + quoted(tensor.name) + ": expected " + std::to_string(expected) +

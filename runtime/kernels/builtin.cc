@@ -7,8 +7,9 @@ namespace bitnet {
 namespace {
 
 void append(const builtin::Family& family, Isa isa, std::vector<Kernel>& list) {
-  const auto add = [&](Format format, Op op, auto function, int token_tile = 1) {
+  const auto add = [&](Format format, Op op, auto function, int token_tile = 1, int group = 0) {
     Kernel kernel;
+    kernel.group = group;
     kernel.format = format;
     kernel.op = op;
     kernel.token_tile = token_tile;
@@ -19,6 +20,10 @@ void append(const builtin::Family& family, Isa isa, std::vector<Kernel>& list) {
   };
   add(Format::kI2s, Op::kGemv, family.gemv);
   add(Format::kI2s, Op::kGemm, family.gemm, family.gemm_token_tile);
+  for (std::size_t i = 0; i < std::size(builtin::kGroups); ++i) {
+    add(Format::kI2s, Op::kGemv, family.gemv_groups[i], 1, builtin::kGroups[i]);
+    add(Format::kI2s, Op::kGemm, family.gemm_groups[i], family.gemm_token_tile, builtin::kGroups[i]);
+  }
   add(Format::kF32, Op::kEpilogue, family.epilogue);
   add(Format::kI8, Op::kQuantize, family.quantize);
   add(Format::kF32, Op::kNorm, family.norm);
@@ -29,9 +34,13 @@ void append(const builtin::Family& family, Isa isa, std::vector<Kernel>& list) {
   add(Format::kF32, Op::kSoftmax, family.softmax);
   add(Format::kF32, Op::kRelu2Gate, family.relu2_gate);
   add(Format::kF32, Op::kSiluGate, family.silu_gate);
+  add(Format::kF32, Op::kGeluGate, family.gelu_gate);
+  add(Format::kF32, Op::kGelu, family.gelu);
+  add(Format::kF32, Op::kLayerNorm, family.layer_norm);
   add(Format::kF16, Op::kHead, family.head_f16);
   add(Format::kBf16, Op::kHead, family.head_bf16);
   add(Format::kF32, Op::kHead, family.head_f32);
+  add(Format::kQ8, Op::kHead, family.head_q8);
   add(Format::kI8, Op::kHeadScreen, family.head_screen);
 }
 

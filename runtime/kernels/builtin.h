@@ -28,10 +28,14 @@ struct PackRow {
 // 16 rows of k weights, a multiple of 64 -> a tile. Code 3 becomes 1; returns how many there were. Moves the rows on.
 using PackTile = unsigned long long (*)(PackRow* rows, long long k, uint8_t* out) noexcept;
 
+constexpr int kGroups[3] = {64, 128, 256};
+
 struct Family {
   void (*gemv)(const bitnet_gemv_args*) noexcept;
   void (*gemm)(const bitnet_gemm_args*) noexcept;
-  int gemm_token_tile;  // MR of the packed activations; the GEMM needs no scratch
+  void (*gemv_groups[3])(const bitnet_gemv_args*) noexcept;  // K-groups of kGroups
+  void (*gemm_groups[3])(const bitnet_gemm_args*) noexcept;
+  int gemm_token_tile;  // MR of the packed activations; the GEMMs need no scratch
   void (*epilogue)(const bitnet_epilogue_args*) noexcept;
   void (*quantize)(const bitnet_quantize_args*) noexcept;
   void (*norm)(const bitnet_norm_args*) noexcept;
@@ -42,9 +46,13 @@ struct Family {
   void (*softmax)(const bitnet_softmax_args*) noexcept;
   void (*relu2_gate)(const bitnet_gate_args*) noexcept;
   void (*silu_gate)(const bitnet_gate_args*) noexcept;
+  void (*gelu_gate)(const bitnet_gate_args*) noexcept;
+  void (*gelu)(const bitnet_gelu_args*) noexcept;
+  void (*layer_norm)(const bitnet_layer_norm_args*) noexcept;
   void (*head_f16)(const bitnet_head_args*) noexcept;
   void (*head_bf16)(const bitnet_head_args*) noexcept;
   void (*head_f32)(const bitnet_head_args*) noexcept;
+  void (*head_q8)(const bitnet_head_args*) noexcept;
   void (*head_screen)(const bitnet_head_screen_args*) noexcept;
   ScreenRow screen_row_f16;
   ScreenRow screen_row_bf16;

@@ -19,11 +19,13 @@
 namespace bitnet::builtin {
 namespace {
 
+template <int Group>
 void gemv(const bitnet_gemv_args* a) noexcept {
-  bitnet_kernels::xsimd_family::i2s_gemv<0, 0, 0, BITNET_GEMV_STREAMS, 1024>(a);
+  bitnet_kernels::xsimd_family::i2s_gemv<0, 0, Group, BITNET_GEMV_STREAMS, 1024>(a);
 }
+template <int Group>
 void gemm(const bitnet_gemm_args* a) noexcept {
-  bitnet_kernels::xsimd_family::i2s_gemm<0, 0, 0, BITNET_GEMM_TOKENS, BITNET_GEMM_TILES>(a);
+  bitnet_kernels::xsimd_family::i2s_gemm<0, 0, Group, BITNET_GEMM_TOKENS, BITNET_GEMM_TILES>(a);
 }
 static_assert(bitnet_kernels::xsimd_family::i2s_gemm_scratch_bytes_for<BITNET_GEMM_TOKENS, BITNET_GEMM_TILES>(1
                                                                                                               << 20) ==
@@ -33,8 +35,10 @@ static_assert(bitnet_kernels::xsimd_family::i2s_gemm_scratch_bytes_for<BITNET_GE
 }  // namespace
 
 constinit const Family BITNET_BUILTIN_FAMILY = {
-    .gemv = gemv,
-    .gemm = gemm,
+    .gemv = gemv<0>,
+    .gemm = gemm<0>,
+    .gemv_groups = {gemv<kGroups[0]>, gemv<kGroups[1]>, gemv<kGroups[2]>},
+    .gemm_groups = {gemm<kGroups[0]>, gemm<kGroups[1]>, gemm<kGroups[2]>},
     .gemm_token_tile = BITNET_GEMM_TOKENS,
     .epilogue = bitnet_kernels::xsimd_family::epilogue_f32,
     .quantize = bitnet_kernels::xsimd_family::quantize_i8,
@@ -46,9 +50,13 @@ constinit const Family BITNET_BUILTIN_FAMILY = {
     .softmax = bitnet_kernels::xsimd_family::softmax_f32,
     .relu2_gate = bitnet_kernels::xsimd_family::relu2_gate_f32,
     .silu_gate = bitnet_kernels::xsimd_family::silu_gate_f32,
+    .gelu_gate = bitnet_kernels::xsimd_family::gelu_gate_f32,
+    .gelu = bitnet_kernels::xsimd_family::gelu_f32,
+    .layer_norm = bitnet_kernels::xsimd_family::layer_norm_f32,
     .head_f16 = bitnet_kernels::xsimd_family::head_f16,
     .head_bf16 = bitnet_kernels::xsimd_family::head_bf16,
     .head_f32 = bitnet_kernels::xsimd_family::head_f32,
+    .head_q8 = bitnet_kernels::xsimd_family::head_q8,
     .head_screen = bitnet_kernels::xsimd_family::head_screen_i8,
     .screen_row_f16 = screen_row<lanes::Half>,
     .screen_row_bf16 = screen_row<lanes::Bfloat>,

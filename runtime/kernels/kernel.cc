@@ -25,11 +25,12 @@ constexpr auto kAllIsas = [] {
 }();
 
 // In the order of the enumerators.
-constexpr std::string_view kOps[] = {"gemv",      "gemm",    "epilogue",   "quantize",  "norm", "norm_quantize", "rope",
-                                     "attention", "softmax", "relu2_gate", "silu_gate", "head", "head_screen"};
-constexpr std::string_view kFormats[] = {"i2s", "t5", "tl1", "tl2", "i8", "f16", "bf16", "f32"};
+constexpr std::string_view kOps[] = {"gemv", "gemm",       "epilogue", "quantize",   "norm",      "norm_quantize",
+                                     "rope", "attention",  "softmax",  "relu2_gate", "silu_gate", "gelu_gate",
+                                     "gelu", "layer_norm", "head",     "head_screen"};
+constexpr std::string_view kFormats[] = {"i2s", "t5", "tl1", "tl2", "i8", "f16", "bf16", "f32", "q8"};
 static_assert(std::size(kOps) == static_cast<std::size_t>(Op::kHeadScreen) + 1);
-static_assert(std::size(kFormats) == static_cast<std::size_t>(Format::kF32) + 1);
+static_assert(std::size(kFormats) == static_cast<std::size_t>(Format::kQ8) + 1);
 
 template <typename Enum>
 std::optional<Enum> parse(std::span<const std::string_view> names, std::string_view name) {
@@ -71,13 +72,16 @@ bool is_valid(Op op, Format format) {
     case Op::kAttention:
       return format == Format::kF16 || format == Format::kI8;
     case Op::kHead:
-      return format == Format::kF16 || format == Format::kBf16 || format == Format::kF32;
+      return format == Format::kF16 || format == Format::kBf16 || format == Format::kF32 || format == Format::kQ8;
     case Op::kEpilogue:
     case Op::kNorm:
     case Op::kRope:
     case Op::kSoftmax:
     case Op::kRelu2Gate:
     case Op::kSiluGate:
+    case Op::kGeluGate:
+    case Op::kGelu:
+    case Op::kLayerNorm:
       return format == Format::kF32;
   }
   return false;

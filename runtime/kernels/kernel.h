@@ -31,6 +31,9 @@ enum class Op : std::uint8_t {
   kSoftmax,
   kRelu2Gate,
   kSiluGate,
+  kGeluGate,
+  kGelu,
+  kLayerNorm,
   kHead,
   kHeadScreen,
 };
@@ -38,12 +41,16 @@ enum class Op : std::uint8_t {
 // Format of the operand that gives a kernel its prefix: packed ternary weights, int8 output, float rows.
 //   gemv, gemm                                          i2s (layout t2), t5, tl1, tl2
 //   quantize, norm_quantize (output), head_screen (rows)  i8
-//   norm, rope, softmax, relu2_gate, silu_gate, epilogue  f32
+//   norm, layer_norm, rope, softmax, gelu, relu2_gate, silu_gate, gelu_gate, epilogue  f32
 //   attention (keys and values)                         f16, i8
-//   head (weight rows)                                  f16, bf16, f32
-enum class Format : std::uint8_t { kI2s, kT5, kTl1, kTl2, kI8, kF16, kBf16, kF32 };
+//   head (weight rows)                                  f16, bf16, f32, q8 (blocks of 32 int8 with a float16 factor)
+enum class Format : std::uint8_t { kI2s, kT5, kTl1, kTl2, kI8, kF16, kBf16, kF32, kQ8 };
 
 [[nodiscard]] constexpr bool is_ternary(Op op) { return op == Op::kGemv || op == Op::kGemm; }
+// y = act(gate) * up, by bitnet_gate_args.
+[[nodiscard]] constexpr bool is_gate(Op op) {
+  return op == Op::kRelu2Gate || op == Op::kSiluGate || op == Op::kGeluGate;
+}
 [[nodiscard]] constexpr bool is_ternary(Format format) { return format <= Format::kTl2; }
 // Whether kernels of `op` on `format` can exist: the table above.
 [[nodiscard]] bool is_valid(Op op, Format format);

@@ -1,4 +1,4 @@
-// The binary contract between the runtime and every kernel, ABI version 4.
+// The binary contract between the runtime and every kernel, ABI version 5.
 //
 //   void NAME(const bitnet_<op>_args*)    noexcept, no allocation, no locks, no errors, no globals
 //
@@ -22,7 +22,7 @@
 
 #include <stdint.h>
 
-#define BITNET_KERNEL_ABI_VERSION 4
+#define BITNET_KERNEL_ABI_VERSION 5
 
 // Rows of a tile, in every layout; row ranges begin at multiples of it.
 #define BITNET_TILE_ROWS 16
@@ -143,8 +143,28 @@ typedef struct bitnet_norm_quantize_args {
   float eps;
 } bitnet_norm_quantize_args;
 
+// op layer_norm: y[i] = ((x[i] - mean) * inv) * gain[i] + bias[i], mean = S / k, inv = 1 / sqrt(D / k + eps), S the
+// 16-lane sum of x[i], D that of (x[i] - mean) * (x[i] - mean). y may be x.
+typedef struct bitnet_layer_norm_args {
+  const float* x;     // [k]
+  const float* gain;  // [k]
+  const float* bias;  // [k]
+  float* y;           // [k]
+  int64_t k;
+  float eps;
+} bitnet_layer_norm_args;
+
+// op gelu: y[i] = g(x[i]), g(x) = x / (1 + exp(-v)), v = 1.5957691216057308f * (x + ((0.044715f * x) * x) * x), exp by
+// the polynomial of reference.h: x * (1 + tanh(v / 2)) / 2. x finite; v may overflow. y may be x.
+typedef struct bitnet_gelu_args {
+  const float* x;  // [k]
+  float* y;        // [k]
+  int64_t k;
+} bitnet_gelu_args;
+
 // op relu2_gate: y[i] = (r * r) * up[i], r = max(gate[i], 0).
 // op silu_gate:  y[i] = (gate[i] / (1 + exp(-gate[i]))) * up[i], exp by the polynomial of reference.h.
+// op gelu_gate:  y[i] = g(gate[i]) * up[i], g as in op gelu.
 typedef struct bitnet_gate_args {
   const float* gate;  // [k]
   const float* up;    // [k]
@@ -175,17 +195,18 @@ typedef struct bitnet_rope_args {
 #define BITNET_ROPE_NORM 1
 
 // op attention: one key/value head, the `heads` query heads that share it, `tokens` query positions; token t sees
-// positions 0 .. past + t.
+// positions max(0, past + t - window + 1) .. past + t, all from 0 on if window is 0.
 //   q    float at q[t * q_stride + h * head_dim + d], already rounded to float16 values
 //   key_pages, value_pages  [ceil((past + tokens) / 256)] pages; page c holds positions 256 c .. 256 c + 255 of this
 //   head:
 //        format f16: [256][head_dim] float16 (IEEE bits)
 //        format i8:  [256][head_dim] int8, behind them [256] float factors: value = int8 * factor; 64-byte aligned
-//        nothing is read of positions that no token sees
+//        nothing is read of positions behind the last one that a token sees, nor of pages before the first one; what
+//        lies before it in its page may be read, without effect, be it what it may
 //        factors are finite and at least 0, those of the values below 2^119
 //   y    float at y[t * y_stride + h * head_dim + d]
 //   next memory that the caller reads next, a page's rows (NULL: unknown); a kernel may bring it nearer, never read it
-// For each chunk c of 256 absolute positions (the last one ends with the last position seen):
+// For each chunk c of 256 absolute positions with a position that the token sees, over these positions alone:
 // s_j = (q . k_j, 16-lane sum over d) * scale, finite; m_c = max_j s_j; p_j = r(exp(max(s_j - m_c, -69))); l_c =
 // 16-lane sum of p_j over j mod 16; o_c[d] = sum_j p_j * v_j[d] in position order from +0. Format i8: s_j = (q . k8_j *
 // factor_j) * scale and o_c[d] = sum_j r(p_j * factor_j) * v8_j[d], int8 converted exactly.
@@ -209,6 +230,7 @@ typedef struct bitnet_attention_args {
   int64_t head_dim;
   int64_t tokens;
   int64_t past;
+  int64_t window;  // positions that a token sees at most, its own included; 0: all
   int64_t q_stride;
   int64_t y_stride;
   const void* next;
@@ -220,10 +242,12 @@ typedef struct bitnet_attention_args {
   (((heads) > BITNET_ATTENTION_ROWS ? (heads) : BITNET_ATTENTION_ROWS) * \
    (BITNET_ATTENTION_CHUNK + 2 * (((head_dim) + 15) / 16 * 16) + 32))
 
-// op head: y[r] = sum_k W[r][k] * x[k] (16-lane sum) for rows row_begin <= r < row_end; float16, bfloat16 or float32
-// rows, converted exactly.
+// op head: y[r] = sum_k W[r][k] * x[k] (16-lane sum) for rows row_begin <= r < row_end, any matrix that is not ternary;
+// float16, bfloat16, float32 or q8 rows, converted exactly. Format q8: a row is ceil(k/32) blocks of 34 bytes, a
+// float16 factor and 32 int8; element = factor * int8. Values beyond k are not read. Factors are finite.
 typedef struct bitnet_head_args {
-  const void* weights;  // [n][k] float16 or bfloat16 (bits) or float32, row-major; the kernel's format says which
+  const void* weights;  // [n][k] float16 or bfloat16 (bits), float32 or blocks (no alignment), row-major; the kernel's
+                        // format says which
   const float* x;       // [k]
   float* y;             // [n]
   int64_t row_begin;

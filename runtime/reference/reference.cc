@@ -117,6 +117,32 @@ void silu_gate(const float* gate, const float* up, std::int64_t k, float* y) {
   for (std::int64_t i = 0; i < k; ++i) y[i] = (gate[i] / (1.0F + exp(-gate[i]))) * up[i];
 }
 
+namespace {
+
+float gelu(float x) {
+  const float cube = ((0.044715F * x) * x) * x;
+  const float v = 1.5957691216057308F * (x + cube);
+  return x / (1.0F + exp(-v));
+}
+
+}  // namespace
+
+void gelu_gate(const float* gate, const float* up, std::int64_t k, float* y) {
+  for (std::int64_t i = 0; i < k; ++i) y[i] = gelu(gate[i]) * up[i];
+}
+
+void gelu(const float* x, std::int64_t k, float* y) {
+  for (std::int64_t i = 0; i < k; ++i) y[i] = gelu(x[i]);
+}
+
+void layer_norm(const float* x, const float* gain, const float* bias, std::int64_t k, float eps, float* y) {
+  const float mean = sum(x, k) / static_cast<float>(k);
+  std::vector<float> centred(static_cast<std::size_t>(k));
+  std::transform(x, x + k, centred.begin(), [mean](float v) { return v - mean; });
+  const float inv = 1.0F / std::sqrt(dot(centred.data(), centred.data(), k) / static_cast<float>(k) + eps);
+  for (std::int64_t i = 0; i < k; ++i) y[i] = (centred[static_cast<std::size_t>(i)] * inv) * gain[i] + bias[i];
+}
+
 void softmax(const float* x, std::int64_t k, float* y) {
   const float m = *std::max_element(x, x + k);
   std::vector<float> p;
@@ -158,16 +184,18 @@ namespace {
 // r of op attention in kernel_abi.h.
 float thirteen_bits(float x) { return std::bit_cast<float>((std::bit_cast<std::uint32_t>(x) + 0x400U) & ~0x7FFU); }
 
-// One query row over the positions 0 .. seen-1. key(j), value(j): the row of position j as floats; the factors apply
-// after the dot product and before the product with the value.
+// One query row over the positions first .. seen-1. key(j), value(j): the row of position j as floats; the factors
+// apply after the dot product and before the product with the value.
 template <typename Row, typename Factor>
-void attend(const float* q, std::int64_t head_dim, std::int64_t seen, float scale, Row key, Row value,
-            Factor key_factor, Factor value_factor, bool factors, float* y) {
+void attend(const float* q, std::int64_t head_dim, std::int64_t first, std::int64_t seen, float scale, Row key,
+            Row value, Factor key_factor, Factor value_factor, bool factors, float* y) {
   float m = 0.0F;
   float l = 0.0F;
   std::vector<float> o;
-  for (std::int64_t begin = 0; begin < seen; begin += BITNET_ATTENTION_CHUNK) {
-    const std::int64_t end = std::min<std::int64_t>(begin + BITNET_ATTENTION_CHUNK, seen);
+  const std::int64_t first_chunk = first / BITNET_ATTENTION_CHUNK;
+  for (std::int64_t chunk = first_chunk; chunk * BITNET_ATTENTION_CHUNK < seen; ++chunk) {
+    const std::int64_t begin = std::max<std::int64_t>(chunk * BITNET_ATTENTION_CHUNK, first);
+    const std::int64_t end = std::min<std::int64_t>((chunk + 1) * BITNET_ATTENTION_CHUNK, seen);
     std::vector<float> p;
     for (std::int64_t j = begin; j < end; ++j) {
       const float product = dot(q, key(j).data(), head_dim);
@@ -175,7 +203,11 @@ void attend(const float* q, std::int64_t head_dim, std::int64_t seen, float scal
     }
     const float m_c = *std::max_element(p.begin(), p.end());
     for (float& s : p) s = thirteen_bits(exp(std::max(s - m_c, BITNET_ATTENTION_LEAST_EXPONENT)));
-    const float l_c = sum(p.data(), end - begin);
+    Lanes l_lanes{};
+    for (std::int64_t j = begin; j < end; ++j) {
+      l_lanes[static_cast<std::size_t>(j % kLanes)] += p[static_cast<std::size_t>(j - begin)];
+    }
+    const float l_c = tree(l_lanes);
     std::vector<float> o_c(static_cast<std::size_t>(head_dim), 0.0F);
     for (std::int64_t j = begin; j < end; ++j) {
       const std::vector<float> v = value(j);
@@ -183,7 +215,7 @@ void attend(const float* q, std::int64_t head_dim, std::int64_t seen, float scal
       const float scaled = factors ? thirteen_bits(weight * value_factor(j)) : weight;
       for (std::size_t d = 0; d < v.size(); ++d) o_c[d] += scaled * v[d];
     }
-    if (begin == 0) {
+    if (chunk == first_chunk) {
       m = m_c;
       l = l_c;
       o = o_c;
@@ -217,7 +249,9 @@ void attention(const bitnet_attention_args& a, Convert convert, bool factors) {
   };
   for (std::int64_t t = 0; t < a.tokens; ++t) {
     for (std::int64_t h = 0; h < a.heads; ++h) {
-      attend(a.q + t * a.q_stride + h * a.head_dim, a.head_dim, a.past + t + 1, a.scale, row(a.key_pages),
+      const std::int64_t seen = a.past + t + 1;
+      const std::int64_t first = a.window == 0 ? 0 : std::max<std::int64_t>(0, seen - a.window);
+      attend(a.q + t * a.q_stride + h * a.head_dim, a.head_dim, first, seen, a.scale, row(a.key_pages),
              row(a.value_pages), factor(a.key_pages), factor(a.value_pages), factors,
              a.y + t * a.y_stride + h * a.head_dim);
     }
@@ -242,6 +276,20 @@ void head_bf16(const std::uint16_t* w, const float* x, std::int64_t n, std::int6
 
 void head_f32(const float* w, const float* x, std::int64_t n, std::int64_t k, float* y) {
   for (std::int64_t r = 0; r < n; ++r) y[r] = dot(w + r * k, x, k);
+}
+
+void head_q8(const std::uint8_t* w, const float* x, std::int64_t n, std::int64_t k, float* y) {
+  constexpr std::int64_t kBlock = 32;
+  constexpr std::int64_t kBlockBytes = 34;
+  for (std::int64_t r = 0; r < n; ++r) {
+    std::vector<float> row(static_cast<std::size_t>(k));
+    for (std::int64_t i = 0; i < k; ++i) {
+      const std::uint8_t* block = w + (r * ((k + kBlock - 1) / kBlock) + i / kBlock) * kBlockBytes;
+      const float factor = half(static_cast<std::uint16_t>(block[0] | block[1] << 8));
+      row[static_cast<std::size_t>(i)] = factor * static_cast<float>(static_cast<std::int8_t>(block[2 + i % kBlock]));
+    }
+    y[r] = dot(row.data(), x, k);
+  }
 }
 
 void head_screen(const bitnet_head_screen_args& a) {

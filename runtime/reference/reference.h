@@ -30,6 +30,9 @@ void norm_quantize(const float* x, const float* gain, std::int64_t k, float eps,
                    std::int32_t* q_sum);
 void relu2_gate(const float* gate, const float* up, std::int64_t k, float* y);
 void silu_gate(const float* gate, const float* up, std::int64_t k, float* y);
+void gelu_gate(const float* gate, const float* up, std::int64_t k, float* y);
+void gelu(const float* x, std::int64_t k, float* y);
+void layer_norm(const float* x, const float* gain, const float* bias, std::int64_t k, float eps, float* y);
 void softmax(const float* x, std::int64_t k, float* y);
 // The others take the arguments of the kernels; scratch is not used.
 void epilogue(const bitnet_epilogue_args& args);
@@ -40,6 +43,7 @@ void attention_i8(const bitnet_attention_args& args);
 void head_f16(const std::uint16_t* w, const float* x, std::int64_t n, std::int64_t k, float* y);
 void head_bf16(const std::uint16_t* w, const float* x, std::int64_t n, std::int64_t k, float* y);
 void head_f32(const float* w, const float* x, std::int64_t n, std::int64_t k, float* y);
+void head_q8(const std::uint8_t* w, const float* x, std::int64_t n, std::int64_t k, float* y);
 void head_screen(const bitnet_head_screen_args& args);
 
 }  // namespace bitnet::reference

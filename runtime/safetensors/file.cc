@@ -57,17 +57,6 @@ static_assert([] {
   return true;
 }());
 
-// Bytes of a tensor, multiplied in the order of the shape; nullopt if a product overflows or ends within a byte.
-std::optional<std::uint64_t> tensor_bytes(DType type, std::span<const std::uint64_t> shape) {
-  std::uint64_t bits = 1;
-  for (const std::uint64_t n : shape) {
-    if (__builtin_mul_overflow(bits, n, &bits)) return std::nullopt;
-  }
-  if (__builtin_mul_overflow(bits, std::uint64_t{element_bits(type)}, &bits)) return std::nullopt;
-  if (bits % 8 != 0) return std::nullopt;
-  return bits / 8;
-}
-
 // The first byte that is NUL or belongs to no character, or the end.
 std::size_t first_bad_byte(std::string_view text) {
   for (std::size_t at = 0; at < text.size();) {
@@ -203,6 +192,17 @@ std::optional<DType> parse_dtype(std::string_view name) {
 }
 
 unsigned element_bits(DType type) { return kTypes[static_cast<std::size_t>(type)].bits; }
+
+// Multiplied in the order of the shape.
+std::optional<std::uint64_t> tensor_bytes(DType type, std::span<const std::uint64_t> shape) {
+  std::uint64_t bits = 1;
+  for (const std::uint64_t n : shape) {
+    if (__builtin_mul_overflow(bits, n, &bits)) return std::nullopt;
+  }
+  if (__builtin_mul_overflow(bits, std::uint64_t{element_bits(type)}, &bits)) return std::nullopt;
+  if (bits % 8 != 0) return std::nullopt;
+  return bits / 8;
+}
 
 std::uint64_t Tensor::elements() const {
   std::uint64_t product = 1;

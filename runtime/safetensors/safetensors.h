@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -53,6 +54,8 @@ enum class DType : std::uint8_t {
 [[nodiscard]] std::string_view to_string(DType type);  // as in the file: "BF16"
 [[nodiscard]] std::optional<DType> parse_dtype(std::string_view name);
 [[nodiscard]] unsigned element_bits(DType type);
+// Bytes of a tensor; nullopt if a product overflows or the last element ends within a byte.
+[[nodiscard]] std::optional<std::uint64_t> tensor_bytes(DType type, std::span<const std::uint64_t> shape);
 
 struct Tensor {
   std::string name;
@@ -89,6 +92,37 @@ class File {
   std::uint64_t data_offset_ = 0;
   std::vector<Tensor> tensors_;
   std::vector<std::uint32_t> order_;  // indices of tensors_ sorted by name
+  std::map<std::string, std::string, std::less<>> metadata_;
+};
+
+// Writer: collects a table of tensors, then streams their data to a file that appears under its name when it is
+// complete. The header is sorted: wide element types first, names within them, so that every tensor is aligned to its
+// element; the data section begins at a multiple of 8.
+class Writer {
+ public:
+  // A string of "__metadata__"; a key that is set again replaces its value.
+  void set(std::string key, std::string value) { metadata_[std::move(key)] = std::move(value); }
+  // `shape`: slowest first. Names, dimensions and sizes are checked when writing, by the reader's rules.
+  void add_tensor(std::string name, DType dtype, std::vector<std::uint64_t> shape);
+
+  // Length and header. kFailure: a name twice, or anything that File would refuse.
+  [[nodiscard]] Result<std::vector<std::byte>> header() const;
+
+  // Receives one tensor's bytes in pieces of any size, in order.
+  using Sink = std::function<Status(std::span<const std::byte>)>;
+  // Called once per tensor, with its place in the order of add_tensor(), in the order of the data; must hand exactly the
+  // tensor's bytes to the sink.
+  using Source = std::function<Status(std::size_t tensor_index, const Sink& sink)>;
+  [[nodiscard]] Status write(const std::string& path, const Source& source) const;
+
+ private:
+  struct Entry {
+    std::string name;
+    DType dtype;
+    std::vector<std::uint64_t> shape;
+  };
+  [[nodiscard]] std::vector<std::size_t> data_order() const;
+  std::vector<Entry> tensors_;
   std::map<std::string, std::string, std::less<>> metadata_;
 };
 

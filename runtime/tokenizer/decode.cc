@@ -21,7 +21,7 @@ void append_with_spaces(std::string_view piece, std::string& text) {
 }  // namespace
 
 Tokenizer::Decoder::Decoder(const Tokenizer& tokenizer, bool at_text_start)
-    : vocabulary_(tokenizer.vocabulary_), strip_space_(at_text_start && tokenizer.vocabulary_->add_space_prefix) {}
+    : vocabulary_(tokenizer.vocabulary_), strip_space_(at_text_start && tokenizer.vocabulary_->pipeline.strips_space) {}
 
 std::string Tokenizer::Decoder::push(std::int32_t id) {
   using tokenizer::TokenType;
@@ -32,16 +32,21 @@ std::string Tokenizer::Decoder::push(std::int32_t id) {
     return take_valid(false);
   }
   if (v.type(id) == TokenType::kControl) return {};
-  std::string_view piece = v.piece(id);
+  std::string_view piece = v.text(id);
   const bool strip = std::exchange(strip_space_, false);
   switch (v.type(id)) {
     case TokenType::kByte:
-      pending_ += static_cast<char>(tokenizer::byte_token_value(piece));
+      pending_ += static_cast<char>(tokenizer::byte_token_value(v.piece(id)));
       break;
     case TokenType::kUnknown:
       pending_ += tokenizer::kUnknownText;
       break;
     default:
+      if (!v.pipeline.marks_spaces) {
+        if (strip && piece.starts_with(' ')) piece.remove_prefix(1);
+        pending_ += piece;
+        break;
+      }
       if (strip && piece.starts_with(tokenizer::kSpaceMark)) piece.remove_prefix(tokenizer::kSpaceMark.size());
       append_with_spaces(piece, pending_);
   }

@@ -1,121 +1,243 @@
-// Reading and checking a vocabulary: after this, encoder and decoder index without further checks.
+// Checking a vocabulary and making its tables: after this, encoder and decoder index without further checks.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
-#include <memory>
 #include <optional>
 #include <utility>
 
-#include "runtime/tokenizer/tokenizer.h"
-#include "runtime/tokenizer/utf8.h"
+#include "runtime/tokenizer/byte_spelling.h"
 #include "runtime/tokenizer/vocabulary.h"
 
-namespace bitnet {
-namespace tokenizer {
+namespace bitnet::tokenizer {
 namespace {
 
-constexpr std::uint64_t kNoId = std::numeric_limits<std::uint32_t>::max();  // writers' way to say "none"
+constexpr std::size_t kLlama3Tokens = 128256;
+constexpr double kUnknownPenalty = 10;  // below the worst piece, as in SentencePiece
 
-// Spellings with which models end an answer, whatever their metadata name as the end of a text.
-constexpr std::array<std::string_view, 8> kEndSpellings = {
-    "</s>", "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|EOT|>"};
+std::string quoted_text(std::string_view text) { return "\"" + std::string(text) + "\""; }
 
 class Loader {
  public:
-  explicit Loader(const gguf::File& file) : file_(file), vocabulary_(std::make_unique<Vocabulary>()) {}
+  Loader(VocabularyData data, std::string name, bool strict)
+      : name_(std::move(name)), strict_(strict), vocabulary_(std::make_unique<Vocabulary>()) {
+    vocabulary_->data = std::move(data);
+  }
 
   Result<std::shared_ptr<const Vocabulary>> load() {
     BITNET_RETURN_IF_ERROR(check_model());
-    BITNET_RETURN_IF_ERROR(read_pieces());
-    BITNET_RETURN_IF_ERROR(read_scores());
+    BITNET_RETURN_IF_ERROR(check_tokens());
+    BITNET_RETURN_IF_ERROR(check_scores());
     BITNET_RETURN_IF_ERROR(read_types());
-    BITNET_RETURN_IF_ERROR(index_bytes());
-    index_pieces();
     BITNET_RETURN_IF_ERROR(read_ids());
+    BITNET_RETURN_IF_ERROR(choose_pipeline());
+    BITNET_RETURN_IF_ERROR(index_bytes());
+    switch (vocabulary_->engine) {
+      case Engine::kScores:
+        break;
+      case Engine::kRanks:
+        BITNET_RETURN_IF_ERROR(index_merges());
+        break;
+      case Engine::kUnigram:
+        index_unigram();
+        break;
+    }
+    BITNET_RETURN_IF_ERROR(index_added());
     return std::shared_ptr<const Vocabulary>(std::move(vocabulary_));
   }
 
  private:
-  Error fail(const std::string& what) const { return {ErrorCode::kTokenizer, file_.path() + ": " + what}; }
-  // Errors of the container keep their message and get this room's code.
-  static Error as_tokenizer(const Error& error) { return {ErrorCode::kTokenizer, error.message}; }
+  Error fail(const std::string& what) const { return {ErrorCode::kTokenizer, name_ + ": " + what}; }
 
-  Status check_model() const {
-    if (file_.find("tokenizer.ggml.model") == nullptr) {
-      return fail(
-          "no tokenizer (key tokenizer.ggml.model is missing); give token ids with --prompt-ids instead of text");
+  Status check_model() {
+    const VocabularyData& data = vocabulary_->data;
+    if (data.model == "llama") {
+      vocabulary_->engine = data.merges.empty() ? Engine::kScores : Engine::kRanks;
+    } else if (data.model == "gpt2") {
+      vocabulary_->engine = Engine::kRanks;
+    } else if (data.model == "t5") {
+      vocabulary_->engine = Engine::kUnigram;
+    } else {
+      return fail("tokenizer.ggml.model is " + quoted_text(data.model) +
+                  "; supported are \"llama\" (SentencePiece BPE), \"gpt2\" (byte-level BPE) and \"t5\" (unigram); give "
+                  "token ids with --prompt-ids instead of text");
     }
-    const auto model = file_.get_string("tokenizer.ggml.model");
-    if (!model.ok()) return as_tokenizer(model.error());
-    if (*model != "llama") {
-      return fail(
-          "tokenizer.ggml.model is \"" + std::string(*model) +
-          "\"; only \"llama\" (SentencePiece BPE) is supported; give token ids with --prompt-ids instead of text");
+    if (data.model == "gpt2" && data.merges.empty()) {
+      return fail("tokenizer.ggml.merges is missing or empty; byte-level BPE needs it");
     }
     return {};
   }
 
-  Status read_pieces() {
-    const auto tokens = file_.get_array("tokenizer.ggml.tokens", gguf::ValueType::kString);
-    if (!tokens.ok()) return as_tokenizer(tokens.error());
-    const std::vector<std::string_view> views = tokens->strings();
-    if (views.empty() || views.size() > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
-      return fail("tokenizer.ggml.tokens has " + std::to_string(views.size()) + " tokens; expected 1 to 2147483647");
-    }
-    std::size_t bytes = 0;
-    for (const std::string_view view : views) bytes += view.size();
-    vocabulary_->characters.reserve(bytes);
-    for (const std::string_view view : views) vocabulary_->characters += view;
-    vocabulary_->pieces.reserve(views.size());
-    const char* next = vocabulary_->characters.data();
-    for (const std::string_view view : views) {
-      vocabulary_->pieces.emplace_back(next, view.size());
-      next += view.size();
-    }
-    return {};
+  Status check_tokens() const {
+    const std::size_t size = vocabulary_->data.tokens.size();
+    if (size > 0 && size <= static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) return {};
+    return fail("tokenizer.ggml.tokens has " + std::to_string(size) + " tokens; expected 1 to 2147483647");
   }
 
-  // An array that has one element for each token.
-  Result<gguf::Array> parallel_array(std::string_view key, gguf::ValueType type) const {
-    auto array = file_.get_array(key, type);
-    if (!array.ok()) return as_tokenizer(array.error());
-    if (array->count != vocabulary_->pieces.size()) {
-      return fail(std::string(key) + " has " + std::to_string(array->count) + " entries; expected " +
-                  std::to_string(vocabulary_->pieces.size()) + ", one for each of tokenizer.ggml.tokens");
-    }
-    return array;
+  Status check_parallel(const char* key, std::size_t count) const {
+    const std::size_t size = vocabulary_->data.tokens.size();
+    if (count == size) return {};
+    return fail(std::string(key) + " has " + std::to_string(count) + " entries; expected " + std::to_string(size) +
+                ", one for each of tokenizer.ggml.tokens");
   }
 
-  Status read_scores() {
-    BITNET_ASSIGN_OR_RETURN(const gguf::Array array, parallel_array("tokenizer.ggml.scores", gguf::ValueType::kF32));
-    vocabulary_->scores = array.values<float>();
-    for (std::size_t i = 0; i < vocabulary_->scores.size(); ++i) {
-      if (!std::isfinite(vocabulary_->scores[i])) {
-        return fail("tokenizer.ggml.scores[" + std::to_string(i) + "] is not finite");
-      }
+  Status check_scores() const {
+    const std::vector<float>& scores = vocabulary_->data.scores;
+    if (!(scores.empty() && vocabulary_->engine == Engine::kRanks)) {
+      BITNET_RETURN_IF_ERROR(check_parallel("tokenizer.ggml.scores", scores.size()));
+    }
+    for (std::size_t i = 0; i < scores.size(); ++i) {
+      if (!std::isfinite(scores[i])) return fail("tokenizer.ggml.scores[" + std::to_string(i) + "] is not finite");
     }
     return {};
   }
 
   Status read_types() {
-    BITNET_ASSIGN_OR_RETURN(const gguf::Array array,
-                            parallel_array("tokenizer.ggml.token_type", gguf::ValueType::kI32));
-    const std::vector<std::int32_t> types = array.values<std::int32_t>();
-    vocabulary_->types.reserve(types.size());
-    for (std::size_t i = 0; i < types.size(); ++i) {
-      if (types[i] < 0 || types[i] > static_cast<std::int32_t>(TokenType::kByte)) {
-        return fail("tokenizer.ggml.token_type[" + std::to_string(i) + "] is " + std::to_string(types[i]) +
+    Vocabulary& v = *vocabulary_;
+    BITNET_RETURN_IF_ERROR(check_parallel("tokenizer.ggml.token_type", v.data.types.size()));
+    v.types.reserve(v.data.types.size());
+    for (std::size_t i = 0; i < v.data.types.size(); ++i) {
+      if (v.data.types[i] < 0 || v.data.types[i] > static_cast<std::int32_t>(TokenType::kByte)) {
+        return fail("tokenizer.ggml.token_type[" + std::to_string(i) + "] is " + std::to_string(v.data.types[i]) +
                     "; expected 0 to 6");
       }
-      vocabulary_->types.push_back(static_cast<TokenType>(types[i]));
+      v.types.push_back(static_cast<TokenType>(v.data.types[i]));
+    }
+    if (!v.data.flags.empty()) {
+      BITNET_RETURN_IF_ERROR(check_parallel("bitnet.tokenizer.token_flags", v.data.flags.size()));
     }
     return {};
   }
 
+  Status check_id(const char* name, const std::optional<std::uint32_t>& id, std::int32_t& target) const {
+    if (!id) return {};
+    if (*id >= vocabulary_->data.tokens.size()) {
+      return fail("tokenizer.ggml." + std::string(name) + "_token_id is " + std::to_string(*id) +
+                  "; expected less than the " + std::to_string(vocabulary_->data.tokens.size()) +
+                  " tokens of the vocabulary");
+    }
+    target = static_cast<std::int32_t>(*id);
+    return {};
+  }
+
+  std::int32_t find_control(std::string_view spelling) const {
+    const Vocabulary& v = *vocabulary_;
+    for (std::int32_t id = 0; id < v.size(); ++id) {
+      const TokenType type = v.type(id);
+      const bool fits = type == TokenType::kControl || type == TokenType::kUserDefined || type == TokenType::kUnknown;
+      if (fits && v.piece(id) == spelling) return id;
+    }
+    return kNone;
+  }
+
+  Status read_ids() {
+    Vocabulary& v = *vocabulary_;
+    std::int32_t ignored = kNone;
+    BITNET_RETURN_IF_ERROR(check_id("bos", v.data.bos, v.bos));
+    BITNET_RETURN_IF_ERROR(check_id("eos", v.data.eos, v.eos));
+    BITNET_RETURN_IF_ERROR(check_id("eot", v.data.eot, v.eot));
+    BITNET_RETURN_IF_ERROR(check_id("eom", v.data.eom, v.eom));
+    BITNET_RETURN_IF_ERROR(check_id("unknown", v.data.unknown, v.unknown));
+    BITNET_RETURN_IF_ERROR(check_id("padding", v.data.pad, ignored));
+    BITNET_RETURN_IF_ERROR(check_id("seperator", v.data.sep, ignored));
+    BITNET_RETURN_IF_ERROR(check_id("mask", v.data.mask, ignored));
+    if (v.unknown != kNone && v.type(v.unknown) == TokenType::kUndefined) {
+      v.types[static_cast<std::size_t>(v.unknown)] = TokenType::kUnknown;
+      v.mergeable_unknown = v.unknown;
+    }
+    if (v.unknown == kNone) {
+      const auto found = std::find(v.types.begin(), v.types.end(), TokenType::kUnknown);
+      if (found != v.types.end()) v.unknown = static_cast<std::int32_t>(found - v.types.begin());
+    }
+    if (v.data.model == "llama") {
+      if (v.bos == kNone) v.bos = find_control("<s>");
+      if (v.eos == kNone) v.eos = find_control("</s>");
+    }
+    const bool is_gpt2 = v.data.model == "gpt2";
+    const bool is_llama = v.data.model == "llama";
+    v.add_bos = v.data.add_bos.value_or(is_llama || (is_gpt2 && (v.data.pre.empty() || name_adds_bos(v.data.pre))));
+    v.add_eos = v.data.add_eos.value_or(v.data.model == "t5");
+    return {};
+  }
+
+  Status choose_pipeline() {
+    Vocabulary& v = *vocabulary_;
+    if (!v.data.charsmap.empty()) {
+      BITNET_ASSIGN_OR_RETURN(v.charsmap, Charsmap::open(v.data.charsmap, name_ + ": precompiled map of characters"));
+    }
+    if (!v.data.pipeline.empty()) {
+      BITNET_ASSIGN_OR_RETURN(v.pipeline, parse_pipeline(v.data.pipeline, name_));
+      if (v.pipeline.byte_level != (v.data.model == "gpt2")) {
+        return fail("its pre_tokenizer is " + std::string(v.pipeline.byte_level ? "" : "not ") +
+                    "ByteLevel; that does not fit tokenizer model " + quoted_text(v.data.model));
+      }
+    } else if (v.data.model == "gpt2") {
+      BITNET_RETURN_IF_ERROR(choose_named());
+    } else {
+      sentencepiece_pipeline();
+    }
+    const Status compiled = compile_patterns(v.pipeline);
+    if (!compiled.ok()) return Error{compiled.error().code, name_ + ": " + compiled.error().message};
+    using Kind = NormalizerStep::Kind;
+    v.needs_utf8 = !v.pipeline.splits.empty();
+    for (const NormalizerStep& step : v.pipeline.normalizer) {
+      v.needs_utf8 = v.needs_utf8 || (step.kind != Kind::kPrepend && step.kind != Kind::kReplace);
+    }
+    v.cuts_at_borders = !v.pipeline.byte_level;
+    return {};
+  }
+
+  Status choose_named() {
+    Vocabulary& v = *vocabulary_;
+    std::string pre = v.data.pre;
+    if (pre.empty() && v.data.tokens.size() == kLlama3Tokens) {
+      pre = "llama-bpe";
+      const std::string what =
+          "tokenizer.ggml.pre is missing; for a byte-level BPE vocabulary of 128256 tokens llama-bpe (Llama 3) is ";
+      if (strict_) {
+        return Error{ErrorCode::kStrict, name_ + ": " + what +
+                                             "likely, but strict mode assumes nothing; convert the "
+                                             "model again, or set the key"};
+      }
+      v.notes.push_back(what + "assumed");
+    }
+    BITNET_ASSIGN_OR_RETURN(std::optional<Pipeline> pipeline, named_pipeline(pre));
+    if (!pipeline) {
+      return fail("tokenizer.ggml.pre is " + (pre.empty() ? "missing" : quoted_text(pre)) + "; supported are " +
+                  known_names() + "; give token ids with --prompt-ids instead of text");
+    }
+    v.pipeline = *std::move(pipeline);
+    return {};
+  }
+
+  // Spaces become U+2581, and there is one before the text.
+  void sentencepiece_pipeline() {
+    Vocabulary& v = *vocabulary_;
+    const auto add = [&](NormalizerStep::Kind kind, std::string_view pattern, std::string_view content) {
+      NormalizerStep step;
+      step.kind = kind;
+      step.pattern = pattern;
+      step.content = content;
+      v.pipeline.normalizer.push_back(std::move(step));
+    };
+    const bool prefix = v.data.add_space_prefix.value_or(true);
+    // SentencePiece BPE files carry neither a map nor the wish to lose spaces where llama.cpp reads them, and it would
+    // heed neither.
+    if (v.engine == Engine::kUnigram) {
+      if (!v.data.charsmap.empty()) add(NormalizerStep::Kind::kCharsmap, "", "");
+      if (v.data.remove_extra_whitespaces.value_or(false)) add(NormalizerStep::Kind::kCollapseSpaces, "", "");
+    }
+    if (prefix) add(NormalizerStep::Kind::kPrepend, "", kSpaceMark);
+    add(NormalizerStep::Kind::kReplace, " ", kSpaceMark);
+    v.pipeline.marks_spaces = true;
+    v.pipeline.strips_space = prefix;
+    v.pipeline.byte_fallback = true;
+    v.pipeline.fuse_unknown = true;
+  }
+
   Status index_bytes() {
     Vocabulary& v = *vocabulary_;
-    v.byte_ids.fill(-1);
+    v.byte_ids.fill(kNone);
     for (std::int32_t id = 0; id < v.size(); ++id) {
       if (v.type(id) != TokenType::kByte) continue;
       const int value = byte_token_value(v.piece(id));
@@ -130,93 +252,103 @@ class Loader {
       }
       slot = id;
     }
-    for (std::size_t value = 0; value < v.byte_ids.size(); ++value) {
-      if (v.byte_ids[value] >= 0) continue;
-      char spelling[8];
-      std::snprintf(spelling, sizeof spelling, "<0x%02X>", static_cast<unsigned>(value));
-      return fail(std::string("byte token ") + spelling +
-                  " is missing; a SentencePiece BPE vocabulary needs all 256 (type 6) to encode any text");
+    if (v.pipeline.byte_level) {
+      spell_tokens();
+      return {};
     }
-    return {};
+    const auto missing = std::count(v.byte_ids.begin(), v.byte_ids.end(), kNone);
+    v.has_bytes = missing == 0;
+    if (v.has_bytes || (missing == 256 && v.engine != Engine::kScores)) return {};
+    const auto first =
+        static_cast<unsigned>(std::find(v.byte_ids.begin(), v.byte_ids.end(), kNone) - v.byte_ids.begin());
+    char spelling[8];
+    std::snprintf(spelling, sizeof spelling, "<0x%02X>", first);
+    return fail(std::string("byte token ") + spelling +
+                " is missing; a SentencePiece BPE vocabulary needs all 256 (type 6) to encode any text");
   }
 
-  void index_pieces() {
+  // Byte-level: what every token stands for. A normal token with a character that stands for no byte (writers add such
+  // tokens as plain text) stands for itself, and nothing merges to it.
+  void spell_tokens() {
     Vocabulary& v = *vocabulary_;
+    v.bytes.resize(v.data.tokens.size());
     for (std::int32_t id = 0; id < v.size(); ++id) {
-      const std::string_view piece = v.piece(id);
-      if (piece.empty()) continue;
       const TokenType type = v.type(id);
-      const auto first = static_cast<unsigned char>(piece[0]);
-      switch (type) {
-        case TokenType::kUserDefined:
-          v.user_defined[first].push_back(id);
-          v.special[first].push_back(id);
-          break;
-        case TokenType::kControl:
-        case TokenType::kUnknown:
-          v.special[first].push_back(id);
-          break;
-        case TokenType::kUndefined:
-        case TokenType::kNormal:
-        case TokenType::kUnused:
-        case TokenType::kByte:
-          break;
+      if (type == TokenType::kControl || type == TokenType::kUserDefined) continue;
+      std::optional<std::string> bytes = unspell_bytes(v.piece(id));
+      if (bytes && bytes->size() == 1 && type != TokenType::kByte && type != TokenType::kUnknown) {
+        v.byte_ids[static_cast<unsigned char>(bytes->front())] = id;
       }
+      v.bytes[static_cast<std::size_t>(id)] = bytes ? *std::move(bytes) : std::string(v.piece(id));
     }
-    const auto longest_first = [&](std::int32_t a, std::int32_t b) {
-      return v.piece(a).size() != v.piece(b).size() ? v.piece(a).size() > v.piece(b).size() : a < b;
-    };
-    for (auto& ids : v.user_defined) std::sort(ids.begin(), ids.end(), longest_first);
-    for (auto& ids : v.special) std::sort(ids.begin(), ids.end(), longest_first);
+    v.has_bytes = std::count(v.byte_ids.begin(), v.byte_ids.end(), kNone) == 0;
   }
 
-  // An optional id: absent, or the writer's -1, is nullopt.
-  Result<std::optional<std::int32_t>> read_id(std::string_view key) const {
-    if (file_.find(key) == nullptr) return std::optional<std::int32_t>{};
-    const auto id = file_.get_uint(key);
-    if (!id.ok()) return as_tokenizer(id.error());
-    if (*id == kNoId) return std::optional<std::int32_t>{};
-    if (*id >= vocabulary_->pieces.size()) {
-      return fail(std::string(key) + " is " + std::to_string(*id) + "; expected less than the " +
-                  std::to_string(vocabulary_->pieces.size()) + " tokens of the vocabulary");
-    }
-    return std::optional<std::int32_t>(static_cast<std::int32_t>(*id));
-  }
-
-  Result<bool> read_flag(std::string_view key, bool otherwise) const {
-    if (file_.find(key) == nullptr) return otherwise;
-    const auto flag = file_.get_bool(key);
-    if (!flag.ok()) return as_tokenizer(flag.error());
-    return *flag;
-  }
-
-  std::int32_t find_control(std::string_view spelling) const {
-    for (const std::int32_t id : vocabulary_->special[static_cast<unsigned char>(spelling[0])]) {
-      if (vocabulary_->piece(id) == spelling) return id;
-    }
-    return -1;
-  }
-
-  Status read_ids() {
+  Status index_merges() {
     Vocabulary& v = *vocabulary_;
-    BITNET_ASSIGN_OR_RETURN(const auto bos, read_id("tokenizer.ggml.bos_token_id"));
-    BITNET_ASSIGN_OR_RETURN(const auto eos, read_id("tokenizer.ggml.eos_token_id"));
-    BITNET_ASSIGN_OR_RETURN(const auto eot, read_id("tokenizer.ggml.eot_token_id"));
-    BITNET_ASSIGN_OR_RETURN(const auto unknown, read_id("tokenizer.ggml.unknown_token_id"));
-    // Nothing encodes to the unknown token (all bytes have tokens); its id is only checked, and marked for the decoder.
-    if (unknown && v.type(*unknown) == TokenType::kUndefined) {
-      v.types[static_cast<std::size_t>(*unknown)] = TokenType::kUnknown;
-      v.mergeable_unknown = *unknown;
+    std::unordered_map<std::string_view, std::int32_t> ids;
+    ids.reserve(v.data.tokens.size());
+    for (std::int32_t id = 0; id < v.size(); ++id) ids[v.piece(id)] = id;
+    std::string joined;
+    for (std::size_t i = 0; i < v.data.merges.size(); ++i) {
+      const std::string_view merge = v.data.merges[i];
+      const std::size_t space = merge.find(' ');
+      if (space == 0 || space == std::string_view::npos || space + 1 == merge.size() ||
+          merge.find(' ', space + 1) != std::string_view::npos) {
+        return fail("merge " + std::to_string(i) + " is " + quoted_text(merge) +
+                    "; expected two tokens with a space between them");
+      }
+      joined.assign(merge.substr(0, space)).append(merge.substr(space + 1));
+      const auto left = ids.find(merge.substr(0, space));
+      const auto right = ids.find(merge.substr(space + 1));
+      const auto whole = ids.find(joined);
+      if (left == ids.end() || right == ids.end() || whole == ids.end()) {
+        const std::string_view unknown =
+            left == ids.end() ? merge.substr(0, space) : (right == ids.end() ? merge.substr(space + 1) : joined);
+        return fail("merge " + std::to_string(i) + " is " + quoted_text(merge) + ", but " + quoted_text(unknown) +
+                    " is no token; vocabulary and merges do not belong together");
+      }
+      if (v.type(whole->second) == TokenType::kControl) continue;  // text never becomes a control token
+      v.ranks.insert(static_cast<std::uint32_t>(left->second), static_cast<std::uint32_t>(right->second),
+                     {static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(whole->second)});
     }
-    v.bos = bos.value_or(find_control("<s>"));
-    v.eos = eos.value_or(find_control("</s>"));
-    v.eot = eot.value_or(-1);
-    BITNET_ASSIGN_OR_RETURN(v.add_bos, read_flag("tokenizer.ggml.add_bos_token", true));
-    BITNET_ASSIGN_OR_RETURN(v.add_space_prefix, read_flag("tokenizer.ggml.add_space_prefix", true));
     return {};
   }
 
-  const gguf::File& file_;
+  void index_unigram() {
+    Vocabulary& v = *vocabulary_;
+    double worst = std::numeric_limits<double>::infinity();
+    for (std::int32_t id = 0; id < v.size(); ++id) {
+      const TokenType type = v.type(id);
+      if (type == TokenType::kByte || v.piece(id).empty()) continue;
+      if (type == TokenType::kUnused) continue;
+      worst = std::min(worst, static_cast<double>(v.score(id)));
+      if (type == TokenType::kControl || type == TokenType::kUnknown) continue;
+      v.pieces.insert(v.piece(id), static_cast<std::uint32_t>(id));
+    }
+    v.unknown_score = (std::isfinite(worst) ? worst : 0) - kUnknownPenalty;
+  }
+
+  Status index_added() {
+    Vocabulary& v = *vocabulary_;
+    MatchRoom room;
+    for (std::int32_t id = 0; id < v.size(); ++id) {
+      const TokenType type = v.type(id);
+      const bool added = type == TokenType::kUserDefined || type == TokenType::kControl || type == TokenType::kUnknown;
+      if (!added || v.piece(id).empty() || id == v.mergeable_unknown) continue;
+      if ((v.flags(id) & kTokenNormalized) == 0) {
+        v.added.insert(v.piece(id), static_cast<std::uint32_t>(id));
+        continue;
+      }
+      if (!is_utf8(v.piece(id))) return fail("added token " + std::to_string(id) + " is not UTF-8");
+      BITNET_ASSIGN_OR_RETURN(const std::string text, apply_normalizer(v.pipeline, v.charsmap, v.piece(id), room));
+      if (!text.empty()) v.added_normalized.insert(text, static_cast<std::uint32_t>(id));
+    }
+    return {};
+  }
+
+  std::string name_;
+  bool strict_;
   std::unique_ptr<Vocabulary> vocabulary_;
 };
 
@@ -232,17 +364,21 @@ void add_neighbours(Merges& merges, std::string_view piece) {
 
 }  // namespace
 
+Result<std::shared_ptr<const Vocabulary>> make_vocabulary(VocabularyData data, const std::string& name, bool strict) {
+  return Loader(std::move(data), name, strict).load();
+}
+
 const Merges& Vocabulary::merges() const {
   std::call_once(merges_made_, [this] {
-    merges_.pieces.reserve(pieces.size());
+    merges_.pieces.reserve(data.tokens.size());
     for (std::int32_t id = 0; id < size(); ++id) {
       const TokenType kind = type(id);
-      const std::string_view text = piece(id);
-      if (text.empty() || kind == TokenType::kControl || kind == TokenType::kByte) continue;
+      const std::string_view piece = text(id);
+      if (piece.empty() || kind == TokenType::kControl || kind == TokenType::kByte) continue;
       if (kind == TokenType::kUnknown && id != mergeable_unknown) continue;
-      merges_.pieces[text] = id;  // of equal spellings the last, as in llama.cpp
-      merges_.longest = std::max(merges_.longest, text.size());
-      add_neighbours(merges_, text);
+      merges_.pieces[piece] = id;  // of equal spellings the last, as in llama.cpp
+      merges_.longest = std::max(merges_.longest, piece.size());
+      if (cuts_at_borders) add_neighbours(merges_, piece);
     }
   });
   return merges_;
@@ -261,21 +397,4 @@ int byte_token_value(std::string_view piece) {
   return high < 0 || low < 0 ? -1 : high * 16 + low;
 }
 
-}  // namespace tokenizer
-
-Result<Tokenizer> Tokenizer::from_gguf(const gguf::File& file) {
-  auto vocabulary = tokenizer::Loader(file).load();
-  if (!vocabulary.ok()) return vocabulary.error();
-  return Tokenizer(std::move(vocabulary).value());
-}
-
-bool Tokenizer::is_eos(std::int32_t id) const {
-  const tokenizer::Vocabulary& v = *vocabulary_;
-  if (!v.contains(id)) return false;
-  if (id == v.eos || id == v.eot) return true;
-  if (v.type(id) != tokenizer::TokenType::kControl && v.type(id) != tokenizer::TokenType::kUserDefined) return false;
-  return std::find(tokenizer::kEndSpellings.begin(), tokenizer::kEndSpellings.end(), v.piece(id)) !=
-         tokenizer::kEndSpellings.end();
-}
-
-}  // namespace bitnet
+}  // namespace bitnet::tokenizer

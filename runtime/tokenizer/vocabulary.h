@@ -4,11 +4,17 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
+
+#include "runtime/base/result.h"
+#include "runtime/tokenizer/pair_table.h"
+#include "runtime/tokenizer/pipeline.h"
+#include "runtime/tokenizer/vocabulary_data.h"
 
 namespace bitnet::tokenizer {
 
@@ -17,6 +23,7 @@ inline constexpr std::string_view kReplacement = "\xEF\xBF\xBD";    // U+FFFD
 inline constexpr std::string_view kUnknownText = " \xE2\x81\x87 ";  // " U+2047 "
 
 inline constexpr int kNeighbourBits = 20;  // 128 KiB
+inline constexpr std::int32_t kNone = -1;  // no id
 
 enum class TokenType : std::uint8_t {  // as in tokenizer.ggml.token_type
   kUndefined = 0,
@@ -28,6 +35,13 @@ enum class TokenType : std::uint8_t {  // as in tokenizer.ggml.token_type
   kByte = 6,
 };
 
+// How words become tokens.
+enum class Engine : std::uint8_t {
+  kScores,   // SentencePiece BPE: the pair that forms the best piece is merged
+  kRanks,    // BPE: the pair that stands first in the list of merges is merged
+  kUnigram,  // the pieces whose scores have the greatest sum
+};
+
 // What characters may merge to. Only encoding needs it, and it takes longer to make than all the rest.
 struct Merges {
   std::unordered_map<std::string_view, std::int32_t> pieces;  // normal, user-defined, unused
@@ -35,7 +49,7 @@ struct Merges {
   // Which characters stand beside each other in these pieces: one bit for each hash of such a pair.
   std::vector<std::uint64_t> neighbours = std::vector<std::uint64_t>((std::size_t{1} << kNeighbourBits) / 64);
 
-  // False: no piece has `right` behind `left`, so that no merge crosses this border. (True may be a collision.)
+  // False: no piece has `right` behind `left`, so that no piece crosses this border. (True may be a collision.)
   [[nodiscard]] bool may_join(std::uint32_t left, std::uint32_t right) const {
     const std::size_t bit = neighbour_bit(left, right);
     return (neighbours[bit / 64] >> (bit % 64) & 1) != 0;
@@ -54,44 +68,70 @@ struct Merges {
 };
 
 struct Vocabulary {
-  std::string characters;                // all pieces, one after the other; the views below point into it
-  std::vector<std::string_view> pieces;  // [size]
-  std::vector<float> scores;             // [size]
-  std::vector<TokenType> types;          // [size]
+  VocabularyData data;
+  std::vector<std::string> bytes;  // [size], byte-level only: what a normal token stands for
+  std::vector<TokenType> types;    // [size]
 
+  Engine engine = Engine::kScores;
+  Pipeline pipeline;
+  Charsmap charsmap;
+  bool needs_utf8 = false;       // the pipeline reads characters: bytes that are none go around it
+  bool cuts_at_borders = false;  // words are long: cut them where no piece crosses
+
+  // Of each byte: its token <0xXX>, or with byte-level BPE the token that is this byte; kNone where there is none.
   std::array<std::int32_t, 256> byte_ids{};
-  // Tokens that are found in the raw text, by first byte, longest first.
-  std::array<std::vector<std::int32_t>, 256> user_defined;
-  std::array<std::vector<std::int32_t>, 256> special;  // user-defined, control and unknown tokens
+  bool has_bytes = false;  // all 256 of them
 
-  bool add_space_prefix = true;
+  PairTable ranks;           // kRanks: ids of two tokens -> rank, id
+  Trie pieces;               // kUnigram
+  double unknown_score = 0;  // kUnigram
+  // Tokens that are found in the text as it is, and in the normalised text: user-defined ones always, control and
+  // unknown tokens on request.
+  Trie added;
+  Trie added_normalized;
+
   bool add_bos = true;
-  std::int32_t bos = -1;
-  std::int32_t eos = -1;
-  std::int32_t eot = -1;
-  std::int32_t mergeable_unknown = -1;  // the unknown token, where only its id and not its type says so
+  bool add_eos = false;
+  std::int32_t bos = kNone;
+  std::int32_t eos = kNone;
+  std::int32_t eot = kNone;
+  std::int32_t eom = kNone;
+  std::int32_t unknown = kNone;
+  std::int32_t mergeable_unknown = kNone;  // the unknown token, where only its id and not its type says so
+  std::vector<std::string> notes;          // what was assumed
 
   Vocabulary() = default;
-  Vocabulary(const Vocabulary&) = delete;  // the views would point into the original
+  Vocabulary(const Vocabulary&) = delete;  // views would point into the original
   Vocabulary& operator=(const Vocabulary&) = delete;
 
   // Made at the first call; any thread may make it.
   [[nodiscard]] const Merges& merges() const;
 
-  [[nodiscard]] std::int32_t size() const { return static_cast<std::int32_t>(pieces.size()); }
+  [[nodiscard]] std::int32_t size() const { return static_cast<std::int32_t>(data.tokens.size()); }
   [[nodiscard]] bool contains(std::int32_t id) const { return id >= 0 && id < size(); }
-  [[nodiscard]] std::string_view piece(std::int32_t id) const { return pieces[static_cast<std::size_t>(id)]; }
+  [[nodiscard]] std::string_view piece(std::int32_t id) const { return data.tokens[static_cast<std::size_t>(id)]; }
   [[nodiscard]] TokenType type(std::int32_t id) const { return types[static_cast<std::size_t>(id)]; }
+  [[nodiscard]] float score(std::int32_t id) const { return data.scores[static_cast<std::size_t>(id)]; }
+  [[nodiscard]] unsigned flags(std::int32_t id) const {
+    return data.flags.empty() ? 0 : data.flags[static_cast<std::size_t>(id)];
+  }
+  // Text of the token, as it is merged and decoded: the bytes of byte-level tokens, else the piece.
+  [[nodiscard]] std::string_view text(std::int32_t id) const {
+    const bool spelled = pipeline.byte_level && type(id) != TokenType::kControl && type(id) != TokenType::kUserDefined;
+    return spelled ? std::string_view(bytes[static_cast<std::size_t>(id)]) : piece(id);
+  }
 
  private:
   mutable std::once_flag merges_made_;
   mutable Merges merges_;
 };
 
+// Checks the data and makes the tables. All errors are kTokenizer (kStrict: something would have to be assumed and
+// `strict` forbids it) and begin with `name`.
+[[nodiscard]] Result<std::shared_ptr<const Vocabulary>> make_vocabulary(VocabularyData data, const std::string& name,
+                                                                        bool strict);
+
 // Value of a byte token's spelling "<0xXX>", or -1.
 [[nodiscard]] int byte_token_value(std::string_view piece);
-
-// Ids of one stretch of ordinary text, appended to `ids`; `prefix`: put a U+2581 before it. Empty text: nothing.
-void encode_text(const Vocabulary& vocabulary, std::string_view text, bool prefix, std::vector<std::int32_t>& ids);
 
 }  // namespace bitnet::tokenizer

@@ -52,7 +52,16 @@ struct VocabularyData {
   bool operator==(const VocabularyData&) const = default;
 };
 
-// Sets tokenizer.* and, where our own keys are needed, bitnet.tokenizer.*.
+// Sets tokenizer.* and, where our own keys are needed, bitnet.tokenizer.*; among them bitnet.tokenizer.sha256, the
+// digest, so that a file whose vocabulary was changed afterwards is refused.
 void set_vocabulary(const VocabularyData& vocabulary, gguf::Writer& writer);
+
+// The other direction; an id of 2^32-1 (a writer's -1) is none. kTokenizer, with file and key: no tokenizer, a key of
+// another type, a digest of another vocabulary. What the values mean is checked by Tokenizer.
+[[nodiscard]] Result<VocabularyData> read_vocabulary(const gguf::File& file);
+
+// SHA-256 over all fields but the chat template, lower-case hexadecimal. Equal for equal vocabularies, whatever file
+// they come from.
+[[nodiscard]] std::string digest(const VocabularyData& vocabulary);
 
 }  // namespace bitnet

@@ -1,6 +1,6 @@
 // A message is a sequence of fields, each a tag (number << 3 | wire type) and a value: a varint (0), 8 bytes (1), a
 // length and as many bytes (2), 4 bytes (5). Groups (3, 4) are long gone and are refused.
-#include "runtime/convert/sentencepiece.h"
+#include "runtime/tokenizer/sentencepiece.h"
 
 #include <bit>
 #include <cmath>
@@ -13,9 +13,9 @@
 #include <variant>
 
 #include "runtime/gguf/types.h"
-#include "runtime/tokenizer/utf8.h"
+#include "runtime/tokenizer/unicode.h"
 
-namespace bitnet::convert {
+namespace bitnet::tokenizer {
 namespace {
 
 using gguf::quoted;
@@ -25,14 +25,14 @@ enum class WireType : std::uint8_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFix
 constexpr std::int32_t kUnknown = 2;
 constexpr std::int32_t kControl = 3;
 constexpr std::int32_t kByte = 6;
-constexpr std::uint64_t kBpe = 2;
 // Fields of the model.
 constexpr std::uint32_t kPiecesField = 1;
 constexpr std::uint32_t kTrainerField = 2;
 constexpr std::uint32_t kNormalizerField = 3;
 constexpr std::uint32_t kDenormalizerField = 5;
 constexpr const char* kDamaged = "the file is damaged or no SentencePiece model: fetch or train it again";
-constexpr const char* kUnsupported = "only SentencePiece BPE models with byte fall-back can be converted";
+constexpr const char* kUnsupported =
+    "only SentencePiece models of the kinds unigram and BPE with byte fall-back are supported";
 
 struct Source {
   std::span<const std::byte> bytes;
@@ -125,15 +125,6 @@ class Fields {
   std::uint64_t end_;
   std::string message_;
 };
-
-bool is_utf8(std::string_view text) {
-  while (!text.empty()) {
-    const auto sequence = tokenizer::next_utf8(text);
-    if (sequence.kind != tokenizer::Utf8Kind::kComplete) return false;
-    text.remove_prefix(sequence.bytes);
-  }
-  return true;
-}
 
 class Parser {
  public:
@@ -252,10 +243,10 @@ class Parser {
   Status read_trainer(const Field& outer) {
     std::uint64_t model_type = 1;  // unigram
     bool suffix = false;
-    bool byte_fallback = false;
+    constexpr std::uint64_t kBpe = 2;
     Wanted wanted[] = {{3, "model_type", &model_type},
                        {24, "treat_whitespace_as_suffix", &suffix},
-                       {35, "byte_fallback", &byte_fallback},
+                       {35, "byte_fallback", &model_.byte_fallback},
                        {46, "bos_piece", &model_.bos_piece},
                        {47, "eos_piece", &model_.eos_piece}};
     BITNET_RETURN_IF_ERROR(read_message(outer, "trainer_spec", wanted));
@@ -263,24 +254,23 @@ class Parser {
       return source_.refuse(std::string("trainer_spec.") + want.name, want.found ? want.at : outer.at, expected, found,
                             kUnsupported);
     };
-    if (model_type != kBpe) {
-      return refuse(wanted[0], "2 (BPE)", std::to_string(model_type) + (model_type == 1 ? " (unigram)" : ""));
+    if (model_type != kBpe && model_type != 1) {
+      return refuse(wanted[0], "1 (unigram) or 2 (BPE)", std::to_string(model_type));
     }
+    model_.kind = model_type == kBpe ? SentencePieceModel::Kind::kBpe : SentencePieceModel::Kind::kUnigram;
     if (suffix) return refuse(wanted[1], "0", "1");
-    if (!byte_fallback) return refuse(wanted[2], "1", "0");
+    if (model_type == kBpe && !model_.byte_fallback) return refuse(wanted[2], "1", "0");
     return {};
   }
 
   Status read_normalizer(const Field& outer) {
-    std::string map;
     bool escape = true;
     Wanted wanted[] = {{1, "name", &model_.normalizer},
-                       {2, "precompiled_charsmap", &map},
+                       {2, "precompiled_charsmap", &model_.charsmap},
                        {3, "add_dummy_prefix", &model_.add_dummy_prefix},
                        {4, "remove_extra_whitespaces", &model_.remove_extra_whitespaces},
                        {5, "escape_whitespaces", &escape}};
     BITNET_RETURN_IF_ERROR(read_message(outer, "normalizer_spec", wanted));
-    model_.normalizes = !map.empty();
     if (escape) return {};
     return source_.refuse("normalizer_spec.escape_whitespaces", wanted[4].at, "1 (spaces become U+2581)", "0",
                           kUnsupported);
@@ -333,4 +323,26 @@ Result<SentencePieceModel> parse_sentencepiece(std::span<const std::byte> bytes,
   return Parser(bytes, name).run();
 }
 
-}  // namespace bitnet::convert
+VocabularyData vocabulary_of(SentencePieceModel model) {
+  const bool unigram = model.kind == SentencePieceModel::Kind::kUnigram;
+  VocabularyData data;
+  data.model = unigram ? "t5" : "llama";
+  data.tokens = std::move(model.pieces);
+  data.scores = std::move(model.scores);
+  data.types = std::move(model.types);
+  for (std::size_t id = 0; id < data.tokens.size(); ++id) {
+    if (data.types[id] != kControl) continue;
+    if (data.tokens[id] == model.bos_piece) data.bos = static_cast<std::uint32_t>(id);
+    if (data.tokens[id] == model.eos_piece) data.eos = static_cast<std::uint32_t>(id);
+  }
+  data.unknown = model.unknown;
+  data.add_bos = std::nullopt;
+  data.add_space_prefix = model.add_dummy_prefix;
+  if (unigram) {
+    data.remove_extra_whitespaces = model.remove_extra_whitespaces;
+    data.charsmap.assign(model.charsmap.begin(), model.charsmap.end());
+  }
+  return data;
+}
+
+}  // namespace bitnet::tokenizer

@@ -1,0 +1,27 @@
+// The way back: tensors of a model under the names and in the order of a Hugging Face style checkpoint, and its
+// config.json.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/base/result.h"
+#include "runtime/convert/hf_config.h"
+#include "runtime/convert/source.h"
+
+namespace bitnet::convert {
+
+// The naming of a model that comes from a GGUF file.
+[[nodiscard]] HfConfig hf_config_of(const ModelConfig& config, bool tied);
+
+// `tensors` (GGUF names) with the checkpoint's names, row order and values. Tensors that a checkpoint has no place for
+// go to `unmapped`. kTensorMapping: tensors of a type that cannot be read, or that change the model and have no place.
+[[nodiscard]] Result<std::vector<SourceTensor>> hf_tensors(std::vector<SourceTensor> tensors, const HfConfig& config,
+                                                           std::vector<Unmapped>& unmapped);
+
+// The text of config.json; nullopt, and the reason in `reason`, for what it cannot say. `packed`: projections are four
+// rows in a byte, with scales that multiply.
+[[nodiscard]] std::optional<std::string> hf_config_json(const HfConfig& config, bool packed, std::string& reason);
+
+}  // namespace bitnet::convert
