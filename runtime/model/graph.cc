@@ -1,10 +1,10 @@
 // The memory of the graph, taken once: what every model needs, and what only some do.
-#include "runtime/formats/dense.h"
 #include "runtime/model/graph.h"
 
 #include <algorithm>
 
 #include "runtime/base/math.h"
+#include "runtime/formats/dense.h"
 #include "runtime/kernels/layout.h"
 
 namespace bitnet {

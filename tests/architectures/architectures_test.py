@@ -45,7 +45,7 @@ def agreement(case, ours, theirs):
 
 
 def write_bonsai(directory, path):
-    """The directory's model as a GGUF whose matrices are all Q2_0, head and embedding included, and its norms float16."""
+    """The directory's model as a GGUF with all matrices in Q2_0, head and embedding too, and the norms in float16."""
     config = json.loads((directory / "config.json").read_text())
     tensors = read_safetensors(directory / "model.safetensors")
     names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
