@@ -53,9 +53,9 @@ class Pages {
 
   [[nodiscard]] const void* const* table() const { return table_; }
   [[nodiscard]] bool intact() const {
-    return table_region_->intact() &&
-           std::all_of(regions_.begin(), regions_.end(),
-                       [](const auto& region) { return region == nullptr || region->intact(); });
+    return table_region_->intact() && std::all_of(regions_.begin(), regions_.end(), [](const auto& region) {
+             return region == nullptr || region->intact();
+           });
   }
 
  private:

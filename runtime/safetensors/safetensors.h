@@ -110,8 +110,8 @@ class Writer {
 
   // Receives one tensor's bytes in pieces of any size, in order.
   using Sink = std::function<Status(std::span<const std::byte>)>;
-  // Called once per tensor, with its place in the order of add_tensor(), in the order of the data; must hand exactly the
-  // tensor's bytes to the sink.
+  // Called once per tensor, with its place in the order of add_tensor(), in the order of the data; must hand exactly
+  // the tensor's bytes to the sink.
   using Source = std::function<Status(std::size_t tensor_index, const Sink& sink)>;
   [[nodiscard]] Status write(const std::string& path, const Source& source) const;
 
