@@ -80,6 +80,7 @@ BundleInput make_input(bool packed = false) {
   input.table.kernels.push_back(record(Op::kGemm, bundle_test_gemm, 2));
   if (packed) {
     input.packed_bytes = kPackedBytes;
+    input.packed_layouts = {Layout::kT2};
     input.packed_source = [](std::size_t offset, std::span<std::byte> out) -> Status {
       for (std::size_t i = 0; i < out.size(); ++i) out[i] = packed_byte(offset + i);
       return {};
@@ -288,14 +289,14 @@ TEST_CASE("images of a chain of targets complete each other") {
 }
 
 TEST_CASE("layouts of packed weights: names, and refusal of all others") {
-  constexpr ProductLayouts kMixed{Layout::kT2, Layout::kT5, Layout::kTl1, Layout::kTl2};
-  constexpr ProductLayouts kSame{Layout::kT5, Layout::kT5, Layout::kT5, Layout::kT5};
-  CHECK(to_string(kSame) == "t5");
+  const ProductLayouts kMixed{Layout::kT2, Layout::kT5, Layout::kTl1, Layout::kTl2};
+  CHECK(to_string(ProductLayouts{Layout::kT5, Layout::kT5, Layout::kT5}) == "t5");
   CHECK(to_string(kMixed) == "t2,t5,tl1,tl2");
-  CHECK(parse_packed_layouts("t5") == kSame);
+  CHECK(parse_packed_layouts("t5") == ProductLayouts{Layout::kT5});
+  CHECK(parse_packed_layouts("t2,t5") == ProductLayouts{Layout::kT2, Layout::kT5});
   CHECK(parse_packed_layouts("t2,t5,tl1,tl2") == kMixed);
-  for (const char* bad : {"", "t3", "T2", "t2,t5", "t2,t5,tl1", "t2,t5,tl1,", "t2,t5,tl1,tl2,", "t2,t5,tl1,tl2,t2",
-                          ",t5,tl1,tl2", "t2 ,t5,tl1,tl2", "t2;t5;tl1;tl2"}) {
+  for (const char* bad : {"", "t3", "T2", ",", "t2,t5,tl1,", "t2,t5,tl1,tl2,", "t2,,tl1", ",t5,tl1,tl2",
+                          "t2 ,t5,tl1,tl2", "t2;t5;tl1;tl2"}) {
     CHECK_MESSAGE(!parse_packed_layouts(bad).has_value(), bad);
   }
 
@@ -313,8 +314,8 @@ TEST_CASE("layouts of packed weights: names, and refusal of all others") {
     test::redigest(file.bytes);
     file.rewrite();
     check_contains(refusal(file.path),
-                   "refused: metadata: 'bitnet.packed.layout' must be one of the layouts t2, t5, tl1, tl2 or four of "
-                   "them with commas between, found '" +
+                   "refused: metadata: 'bitnet.packed.layout' must be one of the layouts t2, t5, tl1, tl2 or, where "
+                   "they differ, one for each shape with commas between, found '" +
                        std::string(bad) + "'");
   }
 }

@@ -269,7 +269,7 @@ std::vector<std::int32_t> Layer::integer_product(FusedMatrix::Role role, const Q
   const std::int64_t k = matrix.k;
   REQUIRE(x.k == k);
   const std::int64_t stride = round_up<std::int64_t>(n, BITNET_TILE_ROWS);
-  const Layout layout = product_layouts(tensors_, kernels_.first, kernels_.usable)[static_cast<std::size_t>(role)];
+  const Layout layout = product_layouts(tensors_, kernels_.first, kernels_.usable)[matrix.shape];
   const Kernel& gemv = kernels_.find(Op::kGemv, format_of(layout), n, k);
   const Kernel& gemm = kernels_.find(Op::kGemm, format_of(layout), n, k);
   const std::int64_t tile = gemm.token_tile;
@@ -300,9 +300,10 @@ Floats Layer::scaled(FusedMatrix::Role role, const std::vector<std::int32_t>& su
   Floats y;
   const std::int32_t* next = sums.data();
   for (std::int64_t t = 0; t < x.tokens; ++t) {
-    for (const gguf::Tensor* part : matrix(role).parts) {
-      const float factor = i2s_scale(*part) / x.scales[static_cast<std::size_t>(t)];
-      for (std::uint64_t r = 0; r < part->ne[1]; ++r) y.push_back(static_cast<float>(*next++) * factor);
+    for (const MatrixPart& part : matrix(role).parts) {
+      REQUIRE(part.ternary->scale_kind() == formats::ScaleKind::kTensor);
+      const float factor = part.ternary->scales()[0] / x.scales[static_cast<std::size_t>(t)];
+      for (std::int64_t r = 0; r < part.rows; ++r) y.push_back(static_cast<float>(*next++) * factor);
     }
   }
   return y;

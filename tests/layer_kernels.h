@@ -19,7 +19,7 @@
 #include "runtime/bundle/bundle.h"
 #include "runtime/gguf/gguf.h"
 #include "runtime/kernels/kernel.h"
-#include "runtime/model/config.h"
+#include "runtime/model/tensors.h"
 #include "tests/model_files.h"
 
 namespace bitnet::test {

@@ -127,8 +127,8 @@ struct ModelCopy {
     std::erase_if(metadata, [&](const auto& entry) { return entry.first == key; });
   }
 
-  void write(const std::string& path) const {
-    gguf::Writer writer;
+  void write(const std::string& path, std::uint32_t alignment = 32) const {
+    gguf::Writer writer(alignment);
     for (const auto& [key, value] : metadata) {
       std::visit(
           [&, name = key](const auto& v) {

@@ -53,6 +53,20 @@ struct I2sTensor {
   }
 };
 
+// The tensor as a part of a product.
+MatrixPart part_of(const gguf::Tensor& tensor) {
+  std::vector<std::string> notes;
+  auto ternary = formats::TernaryMatrix::open(gguf::File{}, tensor, {}, notes);
+  REQUIRE_MESSAGE(ternary.ok(), (ternary.ok() ? "" : ternary.error().message));
+  REQUIRE(ternary->has_value());
+  MatrixPart part;
+  part.tensor = &tensor;
+  part.rows = static_cast<std::int64_t>(tensor.ne[1]);
+  part.ternary = *ternary;
+  part.i2s_x86 = true;
+  return part;
+}
+
 std::vector<std::uint8_t> random_codes(std::int64_t count, int highest, std::uint32_t seed) {
   std::mt19937 random(seed);
   std::vector<std::uint8_t> codes(static_cast<std::size_t>(count));
@@ -110,7 +124,7 @@ TEST_CASE("pack_product: any layout, any stack of parts, any K, any row split, c
         const std::vector<std::uint8_t> codes = random_codes(rows * shape.k, highest, static_cast<std::uint32_t>(rows));
         for (const std::uint8_t code : codes) threes += code == 3;
         parts.push_back(std::make_unique<I2sTensor>(codes, rows, shape.k));
-        product.parts.push_back(&parts.back()->tensor);
+        product.parts.push_back(part_of(parts.back()->tensor));
         product.n += rows;
         stacked.insert(stacked.end(), codes.begin(), codes.end());
       }
@@ -140,7 +154,7 @@ TEST_CASE("pack_product: any layout, any stack of parts, any K, any row split, c
   }
 }
 
-TEST_CASE("pack_product and i2s_scale: a matrix packed by another program") {
+TEST_CASE("pack_product: a matrix packed by another program") {
   const auto packed_path = test::asset("numerics/i2_s_x86_actparallel.packed.bin", "I2_S of another program");
   const auto input_path = test::asset("numerics/input_ternary_1scale_4x512_f32.bin", "I2_S of another program");
   if (!packed_path.has_value() || !input_path.has_value()) return;
@@ -153,13 +167,15 @@ TEST_CASE("pack_product and i2s_scale: a matrix packed by another program") {
   REQUIRE(bytes.size() == 544);
   gguf::Tensor tensor;
   tensor.type = gguf::TensorType::kI2_S;
+  tensor.n_dims = 2;
   tensor.ne = {512, 4, 1, 1};
+  tensor.bytes = bytes.size();
   tensor.data = std::as_bytes(std::span(bytes));
-  CHECK(i2s_scale(tensor) == 0.75F);
   FusedMatrix product;
   product.n = 4;
   product.k = 512;
-  product.parts = {&tensor};
+  product.parts = {part_of(tensor)};
+  CHECK(product.parts[0].ternary->scales()[0] == 0.75F);
   std::vector<std::uint8_t> packed(matrix_bytes(Layout::kT2, 4, 512));
   CHECK(pack_product(product, Layout::kT2, 0, 4, packed.data()) == 0);
   std::vector<std::uint8_t> row(512);
@@ -469,22 +485,29 @@ TEST_CASE("models that are refused") {
   refused(
       [](ModelCopy& m) {
         auto& q = m.tensor("blk.0.attn_q.weight");
-        q.type = gguf::TensorType::kF32;
+        q.type = gguf::TensorType::kI32;
         q.data.assign(128 * 128 * 4, std::byte{0});
       },
-      {"blk.0.attn_q.weight", "expected type I2_S", "found F32"});
-  refused(
-      [](ModelCopy& m) {
-        for (auto& tensor : m.tensors) {
-          if (tensor.type != gguf::TensorType::kI2_S) continue;
-          tensor.type = gguf::TensorType::kF32;
-          tensor.data.assign(tensor.ne[0] * tensor.ne[1] * 4, std::byte{0});
-        }
-      },
-      {"no ternary tensor", "F32 (", "F16 ("});
-  for (const char* name : {"blk.0.attn_q.bias", "blk.1.ffn_down.scale", "rope_freqs.weight", "blk.7.attn_q.weight"}) {
+      {"blk.0.attn_q.weight", "expected type a ternary or a dense type", "found I32"});
+  for (const char* name : {"blk.0.attn_norm.bias", "output_norm.bias", "position_embd.weight", "blk.7.attn_q.weight"}) {
     refused([&](ModelCopy& m) { m.add_floats(name, 1); }, {name, "refused"});
   }
+  refused([](ModelCopy& m) { m.add_floats("output.bias", 300); }, {"output.bias", "a bias of the head"});
+  refused([](ModelCopy& m) { m.add_floats("blk.0.attn_q.bias", 1); }, {"attn_q.bias", "expected shape [128]"});
+  refused([](ModelCopy& m) { m.add_floats("rope_freqs.weight", 1); }, {"rope_freqs.weight", "expected shape [32]"});
+  refused([](ModelCopy& m) { m.add_floats("rope_factors_long.weight", 32); },
+          {"rope_factors_short.weight", "missing, though the other one"});
+  for (const auto& [name, count] : {std::pair{"attn_q.bias", 128},
+                                    {"ffn_down.scale", 1},
+                                    {"ffn_up_norm_in.weight", 128},
+                                    {"post_ffw_norm.weight", 128}}) {
+    refused([&, what = name, size = count](
+                ModelCopy& m) { m.add_floats("blk.0." + std::string(what), static_cast<std::size_t>(size)); },
+            {"blk.1." + std::string(name), "missing, though block 0 has it"});
+  }
+  refused([](ModelCopy& m) { m.add_floats("blk.0.attn_k_norm.weight", 64); }, {"blk.0.attn_q_norm.weight", "missing"});
+  refused([](ModelCopy& m) { m.add_floats("blk.1.attn_output_norm_in.weight", 128); },
+          {"blk.1.attn_output_norm_in.weight", "is the same norm as blk.1.attn_sub_norm.weight"});
   for (const float scale : {0.0F, -1.0F, std::numeric_limits<float>::infinity(), std::nanf("")}) {
     refused(
         [&](ModelCopy& m) {
@@ -531,6 +554,35 @@ TEST_CASE("models that are refused") {
     CHECK(load_error(path).message.find(path) != std::string::npos);
   }
   CHECK(load_error(folder.file("absent.gguf")).message.find("absent.gguf") != std::string::npos);
+}
+
+TEST_CASE("a model without a ternary tensor runs as a dense one, and says so") {
+  const TempFolder folder;
+  ModelCopy copy = ModelCopy::read(write_synth(folder, "good.gguf", "1x128x256x2/1x300"));
+  for (auto& tensor : copy.tensors) {
+    if (tensor.type != gguf::TensorType::kI2_S) continue;
+    tensor.type = gguf::TensorType::kF16;
+    tensor.data.assign(tensor.ne[0] * tensor.ne[1] * 2, std::byte{0});
+  }
+  const std::string path = folder.file("dense.gguf");
+  copy.write(path);
+  std::string said;
+  ModelOptions options;
+  options.threads = 1;
+  options.log = [&](LogLevel, std::string_view line) { said.append(line).append("\n"); };
+  const auto model = Model::load(path, options);
+  REQUIRE(model.ok());
+  CHECK(said.find("dense model: no ternary weights") != std::string::npos);
+  CHECK(said.find("i2s_") == std::string::npos);
+  const auto context = context_of(**model, 8);
+  const std::vector<std::int32_t> ids{1, 2, 3};
+  REQUIRE(context->eval(ids).ok());
+  for (const KernelUse& use : context->kernel_uses()) {
+    CHECK_FALSE(use.name.find("gemv") != std::string::npos);
+    CHECK_FALSE(use.name.find("gemm") != std::string::npos);
+  }
+  options.strict = true;
+  CHECK(load_error(path, options).code == ErrorCode::kStrict);
 }
 
 TEST_CASE("codes 3, bundles and targets: warnings, strict mode, refusals") {

@@ -17,7 +17,7 @@
 
 #include "runtime/base/half.h"
 #include "runtime/gguf/gguf.h"
-#include "runtime/model/config.h"
+#include "runtime/model/tensors.h"
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace bitnet {

@@ -23,8 +23,8 @@
 #include "runtime/base/thread_pool.h"
 #include "runtime/gguf/gguf.h"
 #include "runtime/kernels/layout.h"
-#include "runtime/model/config.h"
 #include "runtime/model/kernel_set.h"
+#include "runtime/model/tensors.h"
 #include "tools/codegen_commands.h"
 #include "tools/codegen_pack.h"
 #include "tools/output.h"
@@ -214,6 +214,12 @@ Result<Report> compile_model(const CompileCommand& command) {
   BITNET_ASSIGN_OR_RETURN(const gguf::File file, gguf::File::open(command.model));
   BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(file));
   BITNET_ASSIGN_OR_RETURN(const ModelTensors tensors, map_tensors(file, config));
+  if (!tensors.any_ternary()) {
+    return Error{ErrorCode::kTensorMapping, file.path() +
+                                                ": a dense model: it has no ternary tensor, so there is nothing to "
+                                                "compile (it runs on the built-in kernels); its tensors: " +
+                                                type_census(file)};
+  }
 
   const bool library = command.emit == "static";
   if (library && command.pack) {

@@ -10,7 +10,7 @@
 #include "codegen/targets.h"
 #include "runtime/bundle/bundle_checks.h"
 #include "runtime/gguf/gguf.h"
-#include "runtime/model/config.h"
+#include "runtime/model/tensors.h"
 #include "tools/codegen_commands.h"
 #include "tools/output.h"
 

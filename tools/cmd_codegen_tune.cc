@@ -19,7 +19,7 @@
 #include "codegen/tune.h"
 #include "codegen/tune_bench.h"
 #include "runtime/gguf/gguf.h"
-#include "runtime/model/config.h"
+#include "runtime/model/tensors.h"
 #include "runtime/probe/host.h"
 #include "tools/codegen_commands.h"
 #include "tools/output.h"
@@ -227,6 +227,7 @@ std::vector<codegen::TuneShape> shapes_to_tune(const ModelTensors& tensors) {
   std::vector<codegen::TuneShape> shapes;
   for (const LayerTensors& layer : tensors.layers) {
     for (const FusedMatrix& product : layer.products) {
+      if (!product.ternary() || product.group != 0) continue;  // kernels with K-groups have no points of their own
       const codegen::TuneShape shape = {product.n, product.k, 1};
       codegen::add_shapes(shapes, std::span(&shape, 1));
     }

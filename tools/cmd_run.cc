@@ -1,4 +1,5 @@
 // bitnet run: text (or token ids) in, generated text out.
+#include <charconv>
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "runtime/base/process_memory.h"
+#include "runtime/chat/prompt_template.h"
 #include "runtime/generation/generator.h"
 #include "runtime/generation/ngram_draft.h"
 #include "runtime/model/model.h"
@@ -27,6 +29,22 @@
 
 namespace bitnet::tools {
 namespace {
+
+// "all" (nullopt) or "0,3,7".
+Result<std::optional<std::vector<std::int64_t>>> layers_to_dump(std::string_view text) {
+  if (text == "all") return std::optional<std::vector<std::int64_t>>();
+  std::vector<std::int64_t> layers;
+  for (const char* next = text.data(); next != text.data() + text.size() + 1; ++next) {
+    const char* const end = text.data() + text.size();
+    const auto [after, error] = std::from_chars(next, end, layers.emplace_back());
+    if (error != std::errc() || layers.back() < 0 || (after != end && *after != ',')) {
+      return Error{ErrorCode::kUsage, "--dump-layers: expected all or numbers of layers with commas between, found \"" +
+                                          std::string(text) + "\""};
+    }
+    next = after;
+  }
+  return std::optional(std::move(layers));
+}
 
 enum class Draft : std::uint8_t { kNone, kNgram };
 
@@ -52,6 +70,8 @@ struct Options {
   std::optional<std::string> prompt;
   std::string prompt_file;
   std::vector<std::int32_t> prompt_ids;
+  std::string prompt_template = "auto";
+  std::optional<std::string> system_prompt;
   std::int64_t max_tokens = 128;
   SamplingChoice sampling;
   std::optional<std::uint64_t> seed;
@@ -63,6 +83,7 @@ struct Options {
   std::vector<std::int32_t> stop_ids;
   std::string dump_logits;
   std::string dump_nodes;
+  std::string dump_layers = "0";
   bool no_bos = false;
   bool ignore_eos = false;
   bool json = false;
@@ -90,6 +111,7 @@ class Run {
   Status prepare();
   Status load();
   Status read_prompt();
+  Status frame_prompt();
   Status prefill();
   Status generate();
   [[nodiscard]] Status show(std::string_view text);
@@ -132,7 +154,8 @@ Status Run::prepare() {
   const std::string inputs[] = {options_.model, options_.load.bundle, options_.prompt_file};
   BITNET_RETURN_IF_ERROR(logits_file_.open(options_.dump_logits, inputs));
   if (!options_.dump_nodes.empty()) {
-    BITNET_ASSIGN_OR_RETURN(NodeDump dump, NodeDump::create(options_.dump_nodes));
+    BITNET_ASSIGN_OR_RETURN(std::optional<std::vector<std::int64_t>> layers, layers_to_dump(options_.dump_layers));
+    BITNET_ASSIGN_OR_RETURN(NodeDump dump, NodeDump::create(options_.dump_nodes, std::move(layers)));
     node_dump_.emplace(std::move(dump));
   }
   return {};
@@ -186,12 +209,35 @@ Status Run::read_prompt() {
   } else if (options_.prompt_file.empty()) {
     BITNET_ASSIGN_OR_RETURN(prompt_, read_all(std::cin, "standard input"));
   }
+  BITNET_RETURN_IF_ERROR(frame_prompt());
   const auto start = std::chrono::steady_clock::now();
   const bool add_bos = tokenizer_->adds_bos() && !options_.no_bos;
   BITNET_ASSIGN_OR_RETURN(prompt_ids_, tokenizer_->encode(prompt_, add_bos, true));
   tokenize_ms_ = milliseconds_since(start);
   if (prompt_ids_.empty())
     return Error{ErrorCode::kUsage, "the prompt is empty; give -p, -f or text on standard input"};
+  return {};
+}
+
+// Puts the prompt into the frame of a conversation, if the user or the model's file names one.
+Status Run::frame_prompt() {
+  const PromptTemplate* frame = find_prompt_template(options_.prompt_template);
+  if (options_.prompt_template == "auto") {
+    const TemplateChoice choice = choose_prompt_template(model_->file());
+    frame = choice.chosen;
+    if (!options_.quiet && frame->name != "raw") {
+      std::fprintf(stderr, "bitnet: prompt template %s, since %s; --prompt-template raw takes the text as it is\n",
+                   std::string(frame->name).c_str(), choice.reason.c_str());
+    }
+  }
+  std::vector<Message> messages;
+  if (options_.system_prompt.has_value()) messages.push_back({Role::kSystem, *options_.system_prompt});
+  if (prompt_.empty()) return {};  // there is nothing to answer
+  messages.push_back({Role::kUser, prompt_});
+  BITNET_ASSIGN_OR_RETURN(prompt_, format_prompt(*frame, messages));
+  std::vector<std::string> stops = options_.stops;
+  if (!frame->stop.empty()) stops.emplace_back(frame->stop);
+  filter_ = StopFilter(std::move(stops));
   return {};
 }
 
@@ -393,6 +439,19 @@ void add_run_command(CLI::App& app, int& exit_code) {
   CLI::Option* ids = add_ids(*command, "--prompt-ids", o.prompt_ids, "Prompt as token ids (repeatable)");
   prompt->excludes(file)->excludes(ids);
   file->excludes(ids);
+  const CLI::Validator known(
+      [](const std::string& name) {
+        if (name == "auto" || find_prompt_template(name) != nullptr) return std::string();
+        return "expected auto or one of " + known_prompt_templates() + "; found \"" + name + "\"";
+      },
+      "NAME");
+  command
+      ->add_option("--prompt-template", o.prompt_template,
+                   "Frame around the prompt, see list-templates; auto: the one that the model's file points to")
+      ->capture_default_str()
+      ->check(known)
+      ->excludes(ids);
+  command->add_option("--system-prompt", o.system_prompt, "A system message before the prompt")->excludes(ids);
   command
       ->add_option("-n,--max-tokens,--max-new-tokens,--n-predict", o.max_tokens,
                    "Tokens to generate; -1: until the context is full")
@@ -421,6 +480,8 @@ void add_run_command(CLI::App& app, int& exit_code) {
   command->add_flag("--metrics", o.metrics, "Times, memory and kernel calls on standard error");
   command->add_option("--dump-logits", o.dump_logits, "Writes float32 [positions][vocabulary]");
   command->add_option("--dump-nodes", o.dump_nodes, "Writes the graph's nodes of the prompt into this folder");
+  command->add_option("--dump-layers", o.dump_layers, "Layers that --dump-nodes shows whole: N,N,... or all")
+      ->capture_default_str();
   command->add_flag("-v,--verbose", o.verbose, "Also names every kernel, on standard error");
   command->add_flag("-q,--quiet", o.quiet, "Only the text, and warnings");
   command->callback([options, &exit_code] { exit_code = run(*options); });

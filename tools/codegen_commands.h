@@ -8,6 +8,7 @@
 #include "codegen/plan.h"
 #include "codegen/tune.h"
 #include "runtime/base/result.h"
+#include "runtime/model/tensors.h"
 
 namespace bitnet::tools {
 

@@ -8,8 +8,8 @@
 #include "runtime/base/sha256.h"
 #include "runtime/bundle/bundle_checks.h"
 #include "runtime/kernels/kernel_abi.h"
-#include "runtime/model/config.h"
 #include "runtime/model/screened_head.h"
+#include "runtime/model/tensors.h"
 #include "tools/output.h"
 
 namespace bitnet::tools {
@@ -195,11 +195,21 @@ void check_model(Checklist& checks, const gguf::File& bundle, const bundle_check
                                        std::to_string(section.bytes.size()));
     });
   };
-  const gguf::Tensor& embedding = *model.tensors.token_embd;
-  check_size(manifest.packed, packed_layout(model.tensors, manifest.packed_layouts).bytes);
-  check_size(
-      manifest.head,
-      screened_layout(static_cast<std::int64_t>(embedding.ne[1]), static_cast<std::int64_t>(embedding.ne[0])).bytes);
+  const gguf::Tensor& head = *model.tensors.head;
+  ProductLayouts layouts = manifest.packed_layouts;
+  const std::size_t shapes = kernel_shapes(model.tensors).ternary.size();
+  if (layouts.size() == 1) layouts.resize(shapes, layouts.front());
+  if (layouts.size() == shapes) {
+    check_size(manifest.packed, packed_layout(model.tensors, layouts).bytes);
+  } else if (!manifest.packed.empty()) {
+    checks.run("packed weights' layouts", [&]() -> Status {
+      return bundle_checks::refuse(bundle.path(), "metadata",
+                                   "expected layouts of " + std::to_string(shapes) + " shapes for this model, found " +
+                                       to_string(manifest.packed_layouts));
+    });
+  }
+  check_size(manifest.head,
+             screened_layout(static_cast<std::int64_t>(head.ne[1]), static_cast<std::int64_t>(head.ne[0])).bytes);
 }
 
 }  // namespace

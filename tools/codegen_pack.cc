@@ -6,17 +6,10 @@
 
 #include "runtime/base/mapped_file.h"
 #include "runtime/base/math.h"
+#include "runtime/model/dense_rows.h"
 #include "runtime/model/screened_head.h"
 
 namespace bitnet::tools {
-namespace {
-
-Format format_of_rows(gguf::TensorType type) {
-  if (type == gguf::TensorType::kF16) return Format::kF16;
-  return type == gguf::TensorType::kBF16 ? Format::kBf16 : Format::kF32;
-}
-
-}  // namespace
 
 PackedWeights::PackedWeights(const gguf::File& file, const ModelTensors& tensors, const ProductLayouts& layouts)
     : file_(file),
@@ -49,13 +42,14 @@ std::vector<std::string> PackedWeights::warnings() const {
   std::vector<std::string> out;
   for (std::size_t index = 0; index < count(); ++index) {
     if (undefined_[index] == 0) continue;
-    const FusedMatrix& product = tensors_.layers[index / 4].products[index % 4];
-    out.push_back(file_.path() + ": tensor " + std::string(product.parts.front()->name) +
-                  (product.parts.size() > 1 ? " and those stacked with it" : "") + ": " +
-                  std::to_string(undefined_[index]) +
-                  " codes are 3, which I2_S does not define; they are read as weight 0");
+    out.push_back(undefined_codes(file_, product_at(index), undefined_[index]) + "; they are read as weight 0");
   }
   return out;
+}
+
+std::size_t PackedWeights::bytes_of(std::size_t index) const {
+  const FusedMatrix& product = product_at(index);
+  return product.ternary() ? matrix_bytes(layouts_[product.shape], product.n, product.k) : 0;
 }
 
 // The last product that begins at or before `offset`.
@@ -71,21 +65,21 @@ Status PackedWeights::read_products(std::size_t offset, std::span<std::byte> out
   for (std::size_t index = first_product(offset); index < count(); ++index) {
     const std::size_t begin = offset_of(index);
     if (begin >= end) break;
-    BITNET_RETURN_IF_ERROR(pack(index));
     const std::size_t from = std::max(begin, offset);
-    const std::size_t to = std::min(begin + packed_bytes_, end);
-    if (from < to) std::memcpy(out.data() + (from - offset), packed_.data() + (from - begin), to - from);
+    const std::size_t to = std::min(begin + bytes_of(index), end);
+    if (from >= to) continue;
+    BITNET_RETURN_IF_ERROR(pack(index));
+    std::memcpy(out.data() + (from - offset), packed_.data() + (from - begin), to - from);
   }
   return {};
 }
 
 Status PackedWeights::pack(std::size_t index) {
   if (index == held_) return {};
-  const FusedMatrix& product = tensors_.layers[index / 4].products[index % 4];
-  const Layout layout = layouts_[index % 4];
-  packed_bytes_ = matrix_bytes(layout, product.n, product.k);
-  if (packed_.size() < packed_bytes_) {
-    BITNET_ASSIGN_OR_RETURN(packed_, Buffer::allocate(packed_bytes_));
+  const FusedMatrix& product = product_at(index);
+  const Layout layout = layouts_[product.shape];
+  if (packed_.size() < bytes_of(index)) {
+    BITNET_ASSIGN_OR_RETURN(packed_, Buffer::allocate(bytes_of(index)));
   }
   std::atomic<std::uint64_t> undefined{0};
   pool_->parallel_for(product.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int) {
@@ -97,21 +91,15 @@ Status PackedWeights::pack(std::size_t index) {
 }
 
 Status PackedWeights::make_head() {
-  const gguf::Tensor& tensor = *tensors_.token_embd;
+  const gguf::Tensor& tensor = *tensors_.head;
   const auto hidden = static_cast<std::int64_t>(tensor.ne[0]);
   const auto vocab = static_cast<std::int64_t>(tensor.ne[1]);
-  const Format format = format_of_rows(tensor.type);
-  const std::byte* rows = tensor.data.data();
-  Buffer aligned;  // for files whose alignment is less than that of an element
-  if (reinterpret_cast<std::uintptr_t>(rows) % (format == Format::kF32 ? sizeof(float) : sizeof(std::uint16_t)) != 0) {
-    BITNET_ASSIGN_OR_RETURN(aligned, Buffer::allocate(tensor.data.size()));
-    std::memcpy(aligned.data(), rows, tensor.data.size());
-    rows = aligned.data();
-  }
+  Buffer memory;  // for rows that cannot be used where they lie
+  BITNET_ASSIGN_OR_RETURN(const DenseRows rows, dense_rows(tensor, /*copy=*/false, *pool_, memory, [](auto) {}));
   BITNET_ASSIGN_OR_RETURN(head_, Buffer::allocate(screened_layout(vocab, hidden).bytes));
   constexpr std::int64_t kGranule = 16;  // rows; keeps threads off each other's cache lines
   pool_->parallel_for(vocab, kGranule, [&](std::int64_t begin, std::int64_t end, int) {
-    make_screened_rows(format, rows, vocab, hidden, begin, end, head_.data());
+    make_screened_rows(rows.format, rows.rows, vocab, hidden, begin, end, head_.data());
   });
   if (file_.mapping() != nullptr) file_.mapping()->release(tensor.data);
   return {};

@@ -12,7 +12,7 @@
 #include "runtime/base/buffer.h"
 #include "runtime/base/thread_pool.h"
 #include "runtime/gguf/gguf.h"
-#include "runtime/model/config.h"
+#include "runtime/model/tensors.h"
 
 namespace bitnet::tools {
 
@@ -33,8 +33,15 @@ class PackedWeights {
  private:
   PackedWeights(const gguf::File& file, const ModelTensors& tensors, const ProductLayouts& layouts);
 
-  [[nodiscard]] std::size_t count() const { return tensors_.layers.size() * 4; }
-  [[nodiscard]] std::size_t offset_of(std::size_t index) const { return layout_.offsets[index / 4][index % 4]; }
+  // Dense and absent products take no bytes.
+  [[nodiscard]] std::size_t count() const { return tensors_.layers.size() * kRoles; }
+  [[nodiscard]] std::size_t offset_of(std::size_t index) const {
+    return layout_.offsets[index / kRoles][index % kRoles];
+  }
+  [[nodiscard]] const FusedMatrix& product_at(std::size_t index) const {
+    return tensors_.layers[index / kRoles].products[index % kRoles];
+  }
+  [[nodiscard]] std::size_t bytes_of(std::size_t index) const;
   [[nodiscard]] std::size_t first_product(std::size_t offset) const;
   [[nodiscard]] Status read_products(std::size_t offset, std::span<std::byte> out);
   [[nodiscard]] Status pack(std::size_t index);
@@ -48,7 +55,6 @@ class PackedWeights {
   std::unique_ptr<ThreadPool> pool_;
   // Bytes come in ascending order, so only the product that is being read is held.
   Buffer packed_;
-  std::size_t packed_bytes_ = 0;
   std::size_t held_ = static_cast<std::size_t>(-1);
   Buffer head_;  // the whole block
 };

@@ -93,27 +93,23 @@ class Selection {
 }  // namespace
 
 std::string to_string(const ProductLayouts& layouts) {
-  if (std::ranges::count(layouts, layouts[0]) == 4) return std::string(info(layouts[0]).name);
+  if (layouts.empty()) return "";
+  if (std::ranges::count(layouts, layouts[0]) == std::ssize(layouts)) return std::string(info(layouts[0]).name);
   std::string text;
   for (const Layout layout : layouts) text.append(text.empty() ? "" : ",").append(info(layout).name);
   return text;
 }
 
 std::optional<ProductLayouts> parse_packed_layouts(std::string_view text) {
-  ProductLayouts layouts{};
-  if (const std::optional<Layout> one = parse_layout(text)) {
-    layouts.fill(*one);
-    return layouts;
-  }
-  for (std::size_t i = 0; i < layouts.size(); ++i) {
-    const std::size_t end = i + 1 < layouts.size() ? text.find(',') : text.size();
-    if (end == std::string_view::npos) return std::nullopt;
+  ProductLayouts layouts;
+  while (true) {
+    const std::size_t end = std::min(text.find(','), text.size());
     const std::optional<Layout> layout = parse_layout(text.substr(0, end));
     if (!layout.has_value()) return std::nullopt;
-    layouts[i] = *layout;
-    text.remove_prefix(std::min(end + 1, text.size()));
+    layouts.push_back(*layout);
+    if (end == text.size()) return layouts;
+    text.remove_prefix(end + 1);
   }
-  return layouts;
 }
 
 std::vector<const KernelRecord*> select_kernels(const KernelTable& table, std::span<const Isa> usable) {
@@ -144,7 +140,7 @@ Bundle& Bundle::operator=(Bundle&& other) noexcept {
   kernels_ = std::move(other.kernels_);
   images_ = std::move(other.images_);
   packed_ = std::move(other.packed_);
-  packed_layouts_ = other.packed_layouts_;
+  packed_layouts_ = std::move(other.packed_layouts_);
   head_ = std::move(other.head_);
   head_version_ = other.head_version_;
   ahead_ = std::move(other.ahead_);
@@ -200,7 +196,7 @@ Result<Bundle> Bundle::open(const std::string& path, std::string_view shape_hash
   bundle.target_ = std::move(manifest.target);
   bundle.table_ = std::move(manifest.table);
   bundle.packed_ = std::move(manifest.packed);
-  bundle.packed_layouts_ = manifest.packed_layouts;
+  bundle.packed_layouts_ = std::move(manifest.packed_layouts);
   bundle.head_ = std::move(manifest.head);
   bundle.head_version_ = manifest.head_version;
   return bundle;

@@ -14,8 +14,8 @@
 //   bitnet.tools                    string  versions of bitnet-codegen, clang, Halide
 //   bitnet.points                   string  provenance of the tuned points used ("defaults" if none)
 //   bitnet.kernels                  string  JSON, see below
-//   bitnet.packed.layout            string  "t2", or four names with commas between: the layouts of the products in the
-//                                           order of FusedMatrix::Role, where they differ    (only with --pack)
+//   bitnet.packed.layout            string  "t2", or names with commas between: the layouts of the shapes in the order
+//                                           of ModelShapes::ternary, where they differ    (only with --pack)
 //   bitnet.packed.xxh3              u8[8*m] XXH3-64 (little-endian) of each MiB of "packed", the last one shorter
 //   bitnet.head.version             u32     how the int8 rows were made (kScreenedVersion) (only with --pack, may be
 //                                           absent)
@@ -48,13 +48,13 @@
 
 namespace bitnet {
 
-inline constexpr std::uint32_t kBundleVersion = 3;
+inline constexpr std::uint32_t kBundleVersion = 4;
 inline constexpr std::uint32_t kBundleAlignment = 65536;
 inline constexpr std::string_view kBundleArchitecture = "bitnet-kernels";
 inline constexpr std::size_t kPackedHashBlock = std::size_t{1} << 20;
 inline constexpr std::string_view kPackedTensor = "packed";
 inline constexpr std::string_view kHeadTensor = "head";
-// The value of bitnet.packed.layout.
+// The value of bitnet.packed.layout: one name where all are the same.
 [[nodiscard]] std::string to_string(const ProductLayouts& layouts);
 [[nodiscard]] std::optional<ProductLayouts> parse_packed_layouts(std::string_view text);
 

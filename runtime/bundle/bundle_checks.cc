@@ -165,7 +165,7 @@ Status read_packed(const gguf::File& file, Manifest& manifest) {
     for (const Layout known : kAllLayouts) names += (names.empty() ? "" : ", ") + std::string(info(known).name);
     return refuse(file.path(), "metadata",
                   quoted(kLayoutKey) + " must be one of the layouts " + names +
-                      " or four of them with commas between, found " + quoted(layout));
+                      " or, where they differ, one for each shape with commas between, found " + quoted(layout));
   }
   manifest.packed_layouts = *layouts;
   return read_hashes(file, kHashKey, "packed weights", manifest.packed);

@@ -6,11 +6,11 @@
 // ceil(N / 16) tiles, tile after tile, base 64-byte aligned; rows beyond N and k beyond K hold weight 0 (code 1).
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include "runtime/base/math.h"
 #include "runtime/kernels/kernel.h"
@@ -21,8 +21,8 @@ namespace bitnet {
 enum class Layout : std::uint8_t { kT2, kT5, kTl1, kTl2 };
 inline constexpr Layout kAllLayouts[] = {Layout::kT2, Layout::kT5, Layout::kTl1, Layout::kTl2};
 
-// Of a model's four products, by FusedMatrix::Role (runtime/model/config.h).
-using ProductLayouts = std::array<Layout, 4>;
+// One for each of ModelShapes::ternary (runtime/model/config.h), in its order.
+using ProductLayouts = std::vector<Layout>;
 
 struct LayoutInfo {
   std::string_view name;    // "t2": in kernel tables and bundles

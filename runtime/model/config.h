@@ -61,31 +61,6 @@ struct ModelConfig {
   [[nodiscard]] bool has_window_rope() const { return window > 0 && window_rope_base > 0.0F; }
 };
 
-// A ternary product of one layer: one or more I2_S tensors with the same K whose rows are stacked (q over k over v,
-// gate over up), so that one kernel call does them all. n = sum of the parts' rows.
-struct FusedMatrix {
-  enum class Role : std::uint8_t { kQkv, kAttentionOutput, kGateUp, kDown };
-  Role role = Role::kQkv;
-  std::int64_t n = 0;
-  std::int64_t k = 0;
-  std::vector<const gguf::Tensor*> parts;  // into the File
-};
-
-// The four products of each layer, in the order in which they run: qkv, attention output, gate/up, down.
-struct LayerTensors {
-  std::array<FusedMatrix, 4> products;
-  const gguf::Tensor* attn_norm = nullptr;      // F32 [hidden]
-  const gguf::Tensor* attn_sub_norm = nullptr;  // F32 [heads * head_dim]
-  const gguf::Tensor* ffn_norm = nullptr;       // F32 [hidden]
-  const gguf::Tensor* ffn_sub_norm = nullptr;   // F32 [ffn]
-};
-
-struct ModelTensors {
-  const gguf::Tensor* token_embd = nullptr;   // F16, BF16 or F32 [vocab][hidden], also the head (tied)
-  const gguf::Tensor* output_norm = nullptr;  // F32 [hidden]
-  std::vector<LayerTensors> layers;
-};
-
 // The shapes that kernels are compiled for: distinct (n, k, group) of the ternary products, and distinct widths of the
 // norms that are followed by a quantisation; both ascending.
 struct KernelShape {
@@ -108,28 +83,5 @@ struct ModelShapes {
 // Errors name the file and the key or tensor. A model without a ternary tensor is kTensorMapping and lists its tensor
 // types. Unknown architectures are refused with the list of known ones.
 [[nodiscard]] Result<ModelConfig> read_config(const gguf::File& file);
-// Finds and checks every tensor (type, shape). The result points into `file`.
-[[nodiscard]] Result<ModelTensors> map_tensors(const gguf::File& file, const ModelConfig& config);
-[[nodiscard]] ModelShapes kernel_shapes(const ModelTensors& tensors);
-
-// Bytes of all fused products in their layouts, and the offset of product p of layer l: matrices lie one after the
-// other in run order, each at a multiple of 64 bytes. Shared by the packer, `bitnet-codegen --pack` and the bundle
-// loader.
-struct PackedLayout {
-  std::vector<std::array<std::size_t, 4>> offsets;  // [layer][product]
-  std::size_t bytes = 0;
-};
-[[nodiscard]] PackedLayout packed_layout(const ModelTensors& tensors, const ProductLayouts& layouts);
-
-// Packs rows [row_begin, row_end) (row_begin a multiple of 16) of a fused product from I2_S (x86 layout, FORMATS.md 2a)
-// into `layout` at `out` (base of the product). Code 3 becomes code 1; returns how many there were. Thread-safe on
-// disjoint ranges.
-[[nodiscard]] std::uint64_t pack_product(const FusedMatrix& product, Layout layout, std::int64_t row_begin,
-                                         std::int64_t row_end, std::uint8_t* out);
-// The same for the one tile of rows [tile_row, tile_row + 16), written to `out` itself (tile_bytes(layout, k)).
-[[nodiscard]] std::uint64_t pack_tile(const FusedMatrix& product, Layout layout, std::int64_t tile_row,
-                                      std::uint8_t* out);
-// Scale of one I2_S tensor: the float32 behind its codes.
-[[nodiscard]] float i2s_scale(const gguf::Tensor& tensor);
 
 }  // namespace bitnet

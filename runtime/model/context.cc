@@ -6,8 +6,6 @@
 #include <mutex>
 #include <optional>
 
-#include "runtime/base/math.h"
-#include "runtime/kernels/layout.h"
 #include "runtime/model/graph.h"
 #include "runtime/model/head_screen.h"
 #include "runtime/model/node_dump.h"
@@ -74,8 +72,8 @@ struct Context::State {
 Status Context::State::create_screen() {
   Model::State& model = graph.model;
   if (model.head_mode == HeadMode::kExact) return {};
-  if (model.embedding.size() == 0) file_rows = FileRows(model.file.mapping(), model.tensors.token_embd->data);
-  BITNET_ASSIGN_OR_RETURN(HeadScreen made, HeadScreen::create({.weights = model.head,
+  if (model.head_in_file()) file_rows = FileRows(model.file.mapping(), model.tensors.head->data);
+  BITNET_ASSIGN_OR_RETURN(HeadScreen made, HeadScreen::create({.weights = model.head.rows,
                                                                .rows = model.screened,
                                                                .exact = model.kernels[Step::kHead].kernel,
                                                                .screen = model.kernels[Step::kHeadScreen].kernel,
@@ -90,6 +88,7 @@ Status Context::State::screen_tokens(std::int64_t first, std::int64_t last) {
   BITNET_RETURN_IF_ERROR(graph.model.weights.check_head(graph.pool));
   screened_end = screened_first = 0;
   graph.output_norm(first, last - first);
+  graph.scale_result(first, last - first);
   {
     const Stopwatch watch(graph.clock_of(Step::kHeadScreen, 0));
     screen->screen(graph.result + first * graph.config.hidden, last - first);
@@ -130,73 +129,11 @@ Result<std::optional<Logits>> Context::State::selected(std::int64_t token, const
   if (!screen->usable(index)) return std::optional<Logits>();
   const Stopwatch watch(graph.clock_of(Step::kHead, 0));
   const Logits found = screen->select(index, selection, graph.logits);
-  const auto row_bytes = static_cast<std::int64_t>(graph.model.tensors.token_embd->bytes) / config.vocab;
+  const auto row_bytes = static_cast<std::int64_t>(graph.model.head.row_bytes);
   graph.count(Step::kHead, 1, screen->rescored() * row_bytes);
   ++head.screened_positions;
   head.survivors += static_cast<std::uint64_t>(screen->rescored());
   return std::optional<Logits>(found);
-}
-
-Status Graph::allocate() {
-  const auto take = [&](auto*& pointer, std::int64_t count_of) -> Status {
-    using T = std::remove_reference_t<decltype(*pointer)>;
-    BITNET_ASSIGN_OR_RETURN(Buffer buffer, Buffer::allocate(static_cast<std::size_t>(count_of) * sizeof(T)));
-    pointer = buffer.as<T>();
-    buffers.push_back(std::move(buffer));
-    return {};
-  };
-  q_width = config.heads * config.head_dim;
-  for (const ProductShape& shape : model.products) y_width = std::max(y_width, shape.n);
-  y_width = round_up<std::int64_t>(y_width, BITNET_TILE_ROWS);
-
-  std::int64_t token_tile = 1;
-  std::int64_t products_of_call = 0;
-  std::size_t scratch_bytes =
-      sizeof(float) * static_cast<std::size_t>(std::max<std::int64_t>(
-                          {config.hidden, q_width, config.ffn,
-                           BITNET_ATTENTION_SCRATCH(config.heads / config.kv_heads, config.head_dim)}));
-  for (const ChosenKernel& chosen : model.kernels.all().first(kProductSteps)) {
-    token_tile = std::max<std::int64_t>(token_tile, chosen.kernel.token_tile);
-    scratch_bytes = std::max(scratch_bytes, chosen.kernel.scratch_bytes);
-    products_of_call = std::max(products_of_call, acc_count(chosen.kernel));
-  }
-  const std::int64_t rows = round_up<std::int64_t>(batch + token_tile, 64);
-
-  std::int64_t widest = 0;
-  for (const Width width : {kHidden, kAttention, kFfn}) {
-    const std::int64_t padded = BITNET_ACTIVATION_WIDTH(width_of(width));
-    widest = std::max(widest, padded);
-    BITNET_RETURN_IF_ERROR(take(q8.q[width], batch * padded));
-  }
-  BITNET_RETURN_IF_ERROR(take(x, batch * config.hidden));
-  BITNET_RETURN_IF_ERROR(take(y, batch * y_width));
-  BITNET_RETURN_IF_ERROR(take(attended, batch * q_width));
-  BITNET_RETURN_IF_ERROR(take(result, batch * config.hidden));
-  BITNET_RETURN_IF_ERROR(take(logits, kLogitRows * config.vocab));
-  BITNET_RETURN_IF_ERROR(take(q8.scales, rows));
-  BITNET_RETURN_IF_ERROR(take(q8.sums, rows));
-  BITNET_RETURN_IF_ERROR(take(packed, rows * widest));
-  BITNET_RETURN_IF_ERROR(take(acc, y_width));
-  BITNET_RETURN_IF_ERROR(take(cosines, context * config.rope_dim / 2));
-  BITNET_RETURN_IF_ERROR(take(sines, context * config.rope_dim / 2));
-  BITNET_ASSIGN_OR_RETURN(cache, KvCache::create(kv_type, config.layers, config.kv_heads, config.head_dim, context));
-  for (int thread = 0; thread < pool.size(); ++thread) {
-    std::byte* block = nullptr;
-    BITNET_RETURN_IF_ERROR(take(block, static_cast<std::int64_t>(scratch_bytes)));
-    scratch.push_back(block);
-    float* row = nullptr;
-    BITNET_RETURN_IF_ERROR(take(row, config.ffn));
-    gated.push_back(row);
-    if (batch > 1) BITNET_RETURN_IF_ERROR(take(acc_blocks.emplace_back(), y_width + products_of_call));
-    if (thread == 0) continue;
-    Quantized& mine = own.emplace_back();
-    for (const Width width : {kHidden, kAttention, kFfn}) {
-      BITNET_RETURN_IF_ERROR(take(mine.q[width], BITNET_ACTIVATION_WIDTH(width_of(width))));
-    }
-    BITNET_RETURN_IF_ERROR(take(mine.scales, 1));
-    BITNET_RETURN_IF_ERROR(take(mine.sums, 1));
-  }
-  return {};
 }
 
 Context::Context() = default;
@@ -210,6 +147,11 @@ Result<std::unique_ptr<Context>> Context::create(Model& model, const ContextOpti
   }
   if (options.batch < 1 || options.batch > kMaxBatch) {
     return usage("batch: expected 1.." + std::to_string(kMaxBatch) + " tokens, found " + std::to_string(options.batch));
+  }
+  const gguf::Tensor* positions = model.state().tensors.position_embd;
+  if (positions != nullptr && size > static_cast<std::int64_t>(positions->ne[1])) {
+    return usage("context size: the model has learned positions 0.." + std::to_string(positions->ne[1] - 1) +
+                 ", found a context of " + std::to_string(size));
   }
   std::unique_ptr<Context> context(new Context);
   context->state_ = std::make_unique<State>(model.state(), size, std::min(options.batch, size), options.kv_type);
@@ -226,7 +168,8 @@ Result<std::unique_ptr<Context>> Context::create(Model& model, const ContextOpti
   return context;
 }
 
-Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink, NodeDump* dump) {
+Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink, NodeDump* dump,
+                    const StateSink* states) {
   Graph& graph = state_->graph;
   const ModelConfig& config = graph.config;
   if (tokens.empty()) return usage("evaluation of no token; give at least one");
@@ -264,6 +207,13 @@ Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink
       if (dump != nullptr) {
         graph.output_norm(0, pass);
         dump_result_norm(graph, *dump);
+      }
+      if (states != nullptr) {
+        graph.output_norm(0, pass);
+        for (std::int64_t t = 0; t < pass; ++t) {
+          const float* state = graph.result + t * config.hidden;
+          BITNET_RETURN_IF_ERROR((*states)(graph.past + t, {state, static_cast<std::size_t>(config.hidden)}));
+        }
       }
       for (std::int64_t t = 0; every && t < pass; t += Graph::kLogitRows) {
         const std::int64_t rows = std::min(Graph::kLogitRows, pass - t);
@@ -335,6 +285,40 @@ Status Context::eval_dump(std::span<const std::int32_t> tokens, NodeDump& dump, 
   return dump.finish();
 }
 
+Status Context::eval_states(std::span<const std::int32_t> tokens, const StateSink& sink) {
+  return run(tokens, nullptr, nullptr, &sink);
+}
+
+Result<std::vector<float>> Context::embed(std::span<const std::int32_t> tokens, Pooling pooling, bool normalize) {
+  if (pooling == Pooling::kNone) {
+    return usage("an embedding needs a pooling of the tokens' states: the mean, or the last one");
+  }
+  truncate(0);
+  const auto last = static_cast<std::int64_t>(tokens.size()) - 1;
+  std::vector<double> sums(static_cast<std::size_t>(state_->graph.config.hidden));
+  BITNET_RETURN_IF_ERROR(eval_states(tokens, [&](std::int64_t position, std::span<const float> state) -> Status {
+    if (pooling == Pooling::kLast && position != last) return {};
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] += static_cast<double>(state[i]);
+    return {};
+  }));
+  double squares = 0.0;
+  for (double& value : sums) {
+    if (pooling == Pooling::kMean) value /= static_cast<double>(tokens.size());
+    squares += value * value;
+  }
+  const double length = std::sqrt(squares);
+  if (!std::isfinite(length) || (normalize && length == 0.0)) {
+    return Error{ErrorCode::kFailure,
+                 "the embedding is not finite or zero: the model's weights or norms are damaged, or its activations "
+                 "overflow float32"};
+  }
+  std::vector<float> embedding(sums.size());
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    embedding[i] = static_cast<float>(normalize ? sums[i] / length : sums[i]);
+  }
+  return embedding;
+}
+
 std::int64_t Context::position() const { return state_->graph.past; }
 std::int64_t Context::size() const { return state_->graph.context; }
 void Context::truncate(std::int64_t position) {
@@ -346,7 +330,7 @@ std::uint64_t Context::kv_bytes() const { return state_->graph.cache.bytes(); }
 std::vector<KernelUse> Context::kernel_uses() const {
   const Graph& graph = state_->graph;
   std::map<std::string, KernelUse> by_name;  // one kernel may serve several steps
-  for (std::size_t step = 0; step < kStepCount; ++step) {
+  for (std::size_t step = 0; step < graph.uses.size(); ++step) {
     const StepUse& done = graph.uses[step];
     if (done.calls == 0) continue;
     const std::string& name = graph.model.kernels[static_cast<Step>(step)].name;

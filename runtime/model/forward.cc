@@ -1,5 +1,5 @@
 // The forward pass on a page. t = tokens of the pass, H = hidden, A = heads * head_dim, F = ffn, V = vocab.
-#include <algorithm>
+#include <initializer_list>
 
 #include "runtime/model/graph.h"
 #include "runtime/model/node_dump.h"
@@ -26,53 +26,63 @@ void Graph::run_layer(std::int64_t index, int thread) {
   const LayerWeights& layer = model.layers[static_cast<std::size_t>(index)];
   const Share share{thread, pool.size()};
   // Between two meetings, so that nobody else works meanwhile.
-  const auto show = [&](bool wanted, auto&& nodes) {
-    if (dump == nullptr || !wanted) return;
+  const auto show = [&](auto&& nodes) {
+    if (dump == nullptr || !dump->wants(index)) return;
     pool.meet();
     if (thread == 0) nodes();
     pool.meet();
   };
-  const bool first = index == 0;
+  // Products that could not be stacked follow one another.
+  const auto products = [&](std::initializer_list<Role> roles) {
+    for (const Role role : roles) {
+      if (!layer[role].exists()) continue;
+      if (role != *roles.begin()) pool.meet();
+      make_input(role, layer, share);
+      product(role, layer, Output::kStore, share);
+    }
+    pool.meet();
+  };
+  const auto add_block = [&](Role role, const NormWeights& norm) {
+    product(role, layer, Output::kAddToResidual, share);
+    pool.meet();
+    if (!norm.exists()) return;
+    add_normed_block(norm, share);
+    pool.meet();
+  };
 
-  quantize_input(Role::kQkv, layer, share);           // x -> q8 [t][H]
-  product(Role::kQkv, layer, Output::kStore, share);  // y [t][A q | KV k | KV v]
-  pool.meet();
-  show(first, [&] { dump_qkv(*this, layer); });
-  rope_and_store(index, share);  // q in y; k, v -> cache
+  products({Role::kQkv, Role::kK, Role::kV});  // x -> y [t][A q | KV k | KV v]
+  show([&] { dump_qkv(*this, index, layer); });
+  rope_and_store(index, layer, share);  // q in y; k, v -> cache
   if (!same_heads()) pool.meet();
   attend(index, share);  // attended [t][A]
   pool.meet();
-  show(first, [&] { dump_attention(*this, layer); });
-  quantize_input(Role::kAttentionOutput, layer, share);  // attended -> q8 [t][A]
-  show(first, [&] { dump_product(*this, layer, Role::kAttentionOutput); });
-  product(Role::kAttentionOutput, layer, Output::kAddToResidual, share);  // x [t][H]
-  pool.meet();
+  show([&] { dump_attention(*this, index, layer); });
+  make_input(Role::kAttentionOutput, layer, share);
+  show([&] { dump_product(*this, index, layer, Role::kAttentionOutput); });
+  add_block(Role::kAttentionOutput, layer.post_attn_norm);  // x [t][H]
 
-  show(first, [&] { dump_ffn_input(*this, layer); });
-  quantize_input(Role::kGateUp, layer, share);           // x -> q8 [t][H]
-  product(Role::kGateUp, layer, Output::kStore, share);  // y [t][F gate | F up]
+  show([&] { dump_ffn_input(*this, index, layer); });
+  products({Role::kGateUp, Role::kUp});  // x -> y [t][F gate | F up]
+  show([&] { dump_gate(*this, index, layer); });
+  make_input(Role::kDown, layer, share);  // act(gate) * up
+  show([&] { dump_product(*this, index, layer, Role::kDown); });
+  add_block(Role::kDown, layer.post_ffn_norm);  // x [t][H]
+  if (dump == nullptr) return;
+  if (thread == 0) dump_layer_output(*this, index);
   pool.meet();
-  show(first, [&] {
-    dump_gate(*this);
-    dump_ffn_sub_norm(*this, layer);
-  });
-  quantize_input(Role::kDown, layer, share);  // act(gate) * up -> q8 [t][F]
-  show(first, [&] { dump_product(*this, layer, Role::kDown); });
-  product(Role::kDown, layer, Output::kAddToResidual, share);  // x [t][H]
-  pool.meet();
-  show(true, [&] { dump_layer_output(*this, index); });
 }
 
 void Graph::head(std::int64_t first, std::int64_t count_tokens) {
   output_norm(first, count_tokens);  // result [t][H]
+  scale_result(first, count_tokens);
   const ChosenKernel& kernel = chosen(Step::kHead);
   // A block of rows that fits in L2 meets every token before the next block is read. In the mapped file a block's pages
   // are mapped at once, and given back when it has been read.
   constexpr std::int64_t kRows = 64;
   constexpr std::int64_t kMappedRows = 1024;
-  const MappedFile* file = model.embedding.size() == 0 ? model.file.mapping() : nullptr;
-  const std::span<const std::byte> bytes = model.tensors.token_embd->data;
-  const std::size_t row_bytes = bytes.size() / static_cast<std::size_t>(config.vocab);
+  const MappedFile* file = model.head_in_file() ? model.file.mapping() : nullptr;
+  const std::span<const std::byte> bytes = model.tensors.head->data;  // of the file
+  const std::size_t row_bytes = model.head.row_bytes;
   const auto rows_of = [&](std::int64_t first_row, std::int64_t end_row) {
     return bytes.subspan(static_cast<std::size_t>(first_row) * row_bytes,
                          static_cast<std::size_t>(end_row - first_row) * row_bytes);
@@ -88,13 +98,13 @@ void Graph::head(std::int64_t first, std::int64_t count_tokens) {
         file->will_need(rows_of(row, mapped_end));
       }
       for (std::int64_t t = 0; t < count_tokens; ++t) {  // logits [count][V]
-        kernel.kernel(bitnet_head_args{model.head, result + (first + t) * config.hidden, logits + t * config.vocab, row,
-                                       row + step < end ? row + step : end, config.hidden});
+        kernel.kernel(bitnet_head_args{model.head.rows, result + (first + t) * config.hidden, logits + t * config.vocab,
+                                       row, row + step < end ? row + step : end, config.hidden});
       }
     }
     if (file != nullptr) file->release(rows_of(begin, end));
   });
-  count(Step::kHead, count_tokens, static_cast<std::int64_t>(model.tensors.token_embd->bytes));
+  count(Step::kHead, count_tokens, config.vocab * static_cast<std::int64_t>(row_bytes));
 }
 
 }  // namespace bitnet

@@ -16,7 +16,7 @@
 namespace bitnet {
 namespace {
 
-// Of the embedding, between two releases of the file's pages.
+// Of the head, between two releases of the file's pages.
 constexpr std::size_t kPieceBytes = std::size_t{16} << 20;
 
 void release(const Model::State& state, std::span<const std::byte> part) {
@@ -38,109 +38,111 @@ Status check_damage(const Model::State& state, const HashedBytes& section, const
   return {};
 }
 
+struct Place {
+  std::size_t layer;
+  std::size_t role;
+};
+
+// Where the model has ternary products, in their order in the packed weights.
+std::vector<Place> packed_products(const Model::State& state) {
+  std::vector<Place> places;
+  for (std::size_t l = 0; l < state.layers.size(); ++l) {
+    for (std::size_t p = 0; p < kRoles; ++p) {
+      if (state.tensors.layers[l].products[p].ternary()) places.push_back({l, p});
+    }
+  }
+  return places;
+}
+
+void release(const Model::State& state, const FusedMatrix& product) {
+  for (const MatrixPart& part : product.parts) release(state, part.tensor->data);
+}
+
 // The packed weights may be sound and yet another model's: the shape hash is the same for every model of one size, and
 // hashing the model file would cost seconds. So samples of each product are packed from the file and compared.
 Status check_origin(const Model::State& state) {
   constexpr std::int64_t kSamples = 3;  // the first, middle and last tile
-  const auto products = static_cast<std::int64_t>(state.layers.size()) * 4;
-  std::atomic<std::int64_t> first_bad{products * kSamples};
-  const auto find = [&](std::int64_t sample, std::int64_t& row) -> const FusedMatrix& {
-    const std::int64_t index = sample / kSamples;
-    const FusedMatrix& product =
-        state.tensors.layers[static_cast<std::size_t>(index / 4)].products[static_cast<std::size_t>(index % 4)];
-    row = (row_tiles(product.n) - 1) * (sample % kSamples) / (kSamples - 1) * BITNET_TILE_ROWS;
-    return product;
+  const std::vector<Place> places = packed_products(state);
+  const auto samples = static_cast<std::int64_t>(places.size()) * kSamples;
+  struct Sample {
+    Place place;
+    const FusedMatrix* product;
+    std::int64_t row;
+    const std::uint8_t* stored;
+    std::size_t bytes;
   };
-  state.pool->parallel_for(products * kSamples, 1, [&](std::int64_t begin, std::int64_t end, int) {
+  const auto find = [&](std::int64_t index) {
+    Sample sample{};
+    sample.place = places[static_cast<std::size_t>(index / kSamples)];
+    sample.product = &state.tensors.layers[sample.place.layer].products[sample.place.role];
+    const std::int64_t tile = (row_tiles(sample.product->n) - 1) * (index % kSamples) / (kSamples - 1);
+    sample.row = tile * BITNET_TILE_ROWS;
+    sample.bytes = tile_bytes(state.kernels.layouts()[sample.product->shape], sample.product->k);
+    sample.stored =
+        state.weights.product(sample.place.layer, sample.place.role) + static_cast<std::size_t>(tile) * sample.bytes;
+    return sample;
+  };
+  std::atomic<std::int64_t> first_bad{samples};
+  state.pool->parallel_for(samples, 1, [&](std::int64_t begin, std::int64_t end, int) {
     std::vector<std::uint8_t> tile;
     const FusedMatrix* last = nullptr;
-    // Where the system keeps the file in large pages, all samples together would bring in all of it.
-    const auto release_last = [&] {
-      if (last == nullptr) return;
-      for (const gguf::Tensor* part : last->parts) release(state, part->data);
-    };
-    for (std::int64_t sample = begin; sample < end; ++sample) {
-      std::int64_t row = 0;
-      const FusedMatrix& product = find(sample, row);
-      if (last != &product) release_last();
-      last = &product;
-      const std::int64_t index = sample / kSamples;
-      const Layout packed_as = state.kernels.layouts()[static_cast<std::size_t>(index % 4)];
-      tile.resize(tile_bytes(packed_as, product.k));
-      (void)pack_tile(product, packed_as, row, tile.data());
-      const std::uint8_t* stored =
-          state.weights.product(static_cast<std::size_t>(index / 4), static_cast<std::size_t>(index % 4)) +
-          static_cast<std::size_t>(row / BITNET_TILE_ROWS) * tile.size();
-      if (std::memcmp(tile.data(), stored, tile.size()) == 0) continue;
+    for (std::int64_t index = begin; index < end; ++index) {
+      const Sample sample = find(index);
+      // Where the system keeps the file in large pages, all samples together would bring in all of it.
+      if (last != nullptr && last != sample.product) release(state, *last);
+      last = sample.product;
+      tile.resize(sample.bytes);
+      (void)pack_tile(*sample.product, state.kernels.layouts()[sample.product->shape], sample.row, tile.data());
+      if (std::memcmp(tile.data(), sample.stored, tile.size()) == 0) continue;
       std::int64_t seen = first_bad.load();
-      while (sample < seen && !first_bad.compare_exchange_weak(seen, sample)) {
+      while (index < seen && !first_bad.compare_exchange_weak(seen, index)) {
       }
       break;
     }
-    release_last();
+    if (last != nullptr) release(state, *last);
   });
-  if (first_bad == products * kSamples) return {};
-  constexpr const char* kNames[] = {"attention q, k, v", "attention output", "gate and up", "down"};
-  std::int64_t row = 0;
-  const FusedMatrix& product = find(first_bad, row);
-  const auto role = static_cast<std::size_t>(product.role);
-  const std::size_t bytes = tile_bytes(state.kernels.layouts()[role], product.k);
-  BITNET_RETURN_IF_ERROR(check_damage(state, state.bundle->packed(),
-                                      state.weights.product(static_cast<std::size_t>(first_bad / kSamples / 4), role) +
-                                          static_cast<std::size_t>(row / BITNET_TILE_ROWS) * bytes,
-                                      bytes));
-  return packed_error(state, "packed from another model than " + state.file.path() + ": layer " +
-                                 std::to_string(first_bad / kSamples / 4) + ", product " +
-                                 kNames[static_cast<std::size_t>(product.role)] + ", rows " + std::to_string(row) +
-                                 ".." + std::to_string(std::min(row + BITNET_TILE_ROWS, product.n) - 1) +
-                                 " are not this model's");
-}
-
-std::string layout_names(const ProductLayouts& layouts) {
-  std::string text;
-  for (const Layout layout : layouts) text += (text.empty() ? "" : ", ") + std::string(info(layout).name);
-  return text;
+  if (first_bad == samples) return {};
+  const Sample bad = find(first_bad);
+  BITNET_RETURN_IF_ERROR(check_damage(state, state.bundle->packed(), bad.stored, bad.bytes));
+  return packed_error(
+      state, "packed from another model than " + state.file.path() + ": layer " + std::to_string(bad.place.layer) +
+                 ", product " + std::string(to_string(bad.product->role)) + ", rows " + std::to_string(bad.row) + ".." +
+                 std::to_string(std::min(bad.row + BITNET_TILE_ROWS, bad.product->n) - 1) + " are not this model's");
 }
 
 // Whether the bundle has packed weights that the chosen kernels can use. Weights for another CPU's kernels are not an
 // error, but they save no time here.
 bool has_packed(const Model::State& state, const Logger& log) {
   if (!state.bundle.has_value() || state.bundle->packed().empty()) return false;
-  const ProductLayouts& packed = state.bundle->packed_layouts();
-  const ProductLayouts& wanted = state.kernels.layouts();
+  const std::string packed = to_string(state.bundle->packed_layouts());
+  const std::string wanted = to_string(state.kernels.layouts());
   if (packed == wanted) return true;
-  log.warning("the packed weights of " + state.bundle->path() + " are in the layouts " + layout_names(packed) +
-              ", the kernels that run here need " + layout_names(wanted) +
+  log.warning("the packed weights of " + state.bundle->path() + " are in the layouts " + packed +
+              ", the kernels that run here need " + wanted +
               ": the model's own weights are packed instead, which takes longer (bitnet-codegen --model " +
               state.file.path() + " --target native --pack makes a bundle for this CPU)");
   (void)state.bundle->end_read_ahead();  // nobody needs what it reads
   return false;
 }
 
-// From the model's I2_S tensors into the store's own memory.
+// From the model's ternary tensors into the store's own memory.
 Status pack_products(Model::State& state, const ModelOptions& options, LoadProgress& progress, const Logger& log) {
   const ProductLayouts& layouts = state.kernels.layouts();
   BITNET_RETURN_IF_ERROR(state.weights.allocate_packed(packed_layout(state.tensors, layouts)));
   auto* base = reinterpret_cast<std::uint8_t*>(state.weights.own_packed());
-  for (std::size_t l = 0; l < state.layers.size(); ++l) {
-    for (std::size_t p = 0; p < 4; ++p) {
-      const FusedMatrix& product = state.tensors.layers[l].products[p];
-      std::uint8_t* out = base + state.weights.layout().offsets[l][p];
-      std::atomic<std::uint64_t> undefined{0};
-      state.pool->parallel_for(product.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int) {
-        undefined += pack_product(product, layouts[p], begin, end, out);
-      });
-      for (const gguf::Tensor* part : product.parts) {
-        release(state, part->data);
-        progress.add(part->data.size());
-      }
-      if (undefined == 0) continue;
-      const std::string what = state.file.path() + ": tensor " + std::string(product.parts.front()->name) +
-                               (product.parts.size() > 1 ? " and those stacked with it" : "") + ": " +
-                               std::to_string(undefined.load()) + " codes are 3, which I2_S does not define";
-      if (options.strict) return Error{ErrorCode::kStrict, "strict mode: " + what};
-      log.warning(what + "; they are read as weight 0");
-    }
+  for (const Place& place : packed_products(state)) {
+    const FusedMatrix& product = state.tensors.layers[place.layer].products[place.role];
+    std::uint8_t* out = base + state.weights.layout().offsets[place.layer][place.role];
+    std::atomic<std::uint64_t> undefined{0};
+    state.pool->parallel_for(product.n, BITNET_TILE_ROWS, [&](std::int64_t begin, std::int64_t end, int) {
+      undefined += pack_product(product, layouts[product.shape], begin, end, out);
+    });
+    release(state, product);
+    for (const MatrixPart& part : product.parts) progress.add(part.tensor->data.size());
+    if (undefined == 0) continue;
+    const std::string what = undefined_codes(state.file, product, undefined);
+    if (options.strict) return Error{ErrorCode::kStrict, "strict mode: " + what};
+    log.warning(what + "; they are read as weight 0");
   }
   return {};
 }
@@ -155,38 +157,28 @@ Status map_products(Model::State& state) {
   return check_origin(state);
 }
 
-// Calls fn(row_begin, row_end) with all threads for the rows of the embedding, piece by piece, and gives back the
-// file's pages behind each piece.
-template <typename Fn>
-void for_embedding_rows(Model::State& state, LoadProgress& progress, Fn&& fn) {
-  constexpr std::int64_t kGranule = 16;  // rows; keeps threads off each other's cache lines
-  const std::span<const std::byte> data = state.tensors.token_embd->data;
-  const std::int64_t vocab = state.config.vocab;
-  const std::size_t row_bytes = data.size() / static_cast<std::size_t>(vocab);
-  const std::int64_t piece = round_up(static_cast<std::int64_t>(kPieceBytes / row_bytes) + 1, kGranule);
-  for (std::int64_t at = 0; at < vocab; at += piece) {
-    const std::int64_t many = std::min(piece, vocab - at);
-    state.pool->parallel_for(many, kGranule,
-                             [&](std::int64_t begin, std::int64_t end, int) { fn(at + begin, at + end); });
-    const auto part =
-        data.subspan(static_cast<std::size_t>(at) * row_bytes, static_cast<std::size_t>(many) * row_bytes);
+// Matrices for dense kernels: where they lie, or expanded.
+Status load_dense(Model::State& state, LoadProgress& progress) {
+  const auto read = [&](std::span<const std::byte> part) {
     release(state, part);
     progress.add(part.size());
+  };
+  for (std::size_t l = 0; l < state.layers.size(); ++l) {
+    for (std::size_t p = 0; p < kRoles; ++p) {
+      ProductWeights& product = state.layers[l].products[p];
+      if (!product.exists() || product.ternary) continue;
+      for (std::size_t i = 0; i < product.parts.size(); ++i) {
+        const gguf::Tensor& tensor = *state.tensors.layers[l].products[p].parts[i].tensor;
+        Buffer memory;
+        BITNET_ASSIGN_OR_RETURN(product.parts[i].dense, dense_rows(tensor, /*copy=*/false, *state.pool, memory, read));
+        if (memory.size() != 0) {
+          state.dense.push_back(std::move(memory));
+        } else {
+          state.dense_in_file += tensor.data.size();
+        }
+      }
+    }
   }
-}
-
-// With --head exact the rows are read whole for each token, so they get 2 MiB pages. Small ones are copied always:
-// giving back a file's pages and mapping them again then costs more than the rows themselves.
-constexpr std::size_t kSmallEmbedding = std::size_t{8} << 20;
-Status copy_embedding(Model::State& state, LoadProgress& progress) {
-  const std::span<const std::byte> data = state.tensors.token_embd->data;
-  BITNET_ASSIGN_OR_RETURN(state.embedding, Buffer::allocate(data.size()));
-  const std::size_t row_bytes = data.size() / static_cast<std::size_t>(state.config.vocab);
-  for_embedding_rows(state, progress, [&](std::int64_t begin, std::int64_t end) {
-    const std::size_t from = static_cast<std::size_t>(begin) * row_bytes;
-    std::memcpy(state.embedding.data() + from, data.data() + from, static_cast<std::size_t>(end - begin) * row_bytes);
-  });
-  state.head = state.embedding.data();
   return {};
 }
 
@@ -194,13 +186,12 @@ Status copy_embedding(Model::State& state, LoadProgress& progress) {
 Status check_head_origin(const Model::State& state) {
   const std::int64_t vocab = state.config.vocab;
   const std::int64_t hidden = state.config.hidden;
-  const std::size_t row_bytes = state.tensors.token_embd->data.size() / static_cast<std::size_t>(vocab);
   const ScreenedRows stored = screened_rows(state.weights.head(), vocab, hidden);
   const std::int64_t stride = screened_layout(vocab, hidden).stride;
   std::vector<std::byte> block(screened_layout(1, hidden).bytes);
   for (const std::int64_t row : {std::int64_t{0}, vocab / 3, vocab / 2, vocab - 1}) {
-    make_screened_rows(state.kernels[Step::kHead].kernel.format, state.head + static_cast<std::size_t>(row) * row_bytes,
-                       1, hidden, 0, 1, block.data());
+    make_screened_rows(state.head.format, state.head.rows + static_cast<std::size_t>(row) * state.head.row_bytes, 1,
+                       hidden, 0, 1, block.data());
     const ScreenedRows made = screened_rows(block.data(), 1, hidden);
     const auto at = static_cast<std::size_t>(row);
     const auto same = [](const float* a, const float* b) {
@@ -234,18 +225,44 @@ bool has_head(const Model::State& state, const Logger& log) {
   return false;
 }
 
-// The head is tied to the embedding. With int8 rows it is rarely read, row by row, and stays in the mapped file.
-Status load_head(Model::State& state, const ModelOptions& options, LoadProgress& progress, const Logger& log) {
-  const gguf::Tensor& tensor = *state.tensors.token_embd;
-  const Format format = state.kernels[Step::kHead].kernel.format;
-  const std::size_t element = format == Format::kF32 ? sizeof(float) : sizeof(std::uint16_t);
-  state.head_mode = options.head;
-  state.head = tensor.data.data();
-  // Files whose alignment is less than that of an element are rare, but legal.
-  const bool aligned = reinterpret_cast<std::uintptr_t>(state.head) % element == 0;
-  if (options.head == HeadMode::kExact || !aligned || tensor.data.size() <= kSmallEmbedding) {
-    BITNET_RETURN_IF_ERROR(copy_embedding(state, progress));
+// The int8 rows of the head into the store's own memory, piece by piece where the head stays in the mapped file.
+void make_screened_head(Model::State& state, LoadProgress& progress) {
+  constexpr std::int64_t kGranule = 16;  // rows; keeps threads off each other's cache lines
+  const DenseRows& head = state.head;
+  const std::int64_t vocab = state.config.vocab;
+  const std::int64_t piece = round_up(static_cast<std::int64_t>(kPieceBytes / head.row_bytes) + 1, kGranule);
+  for (std::int64_t at = 0; at < vocab; at += piece) {
+    const std::int64_t many = std::min(piece, vocab - at);
+    state.pool->parallel_for(many, kGranule, [&](std::int64_t begin, std::int64_t end, int) {
+      make_screened_rows(head.format, head.rows, vocab, state.config.hidden, at + begin, at + end,
+                         state.weights.own_head());
+    });
+    if (!state.head_in_file()) continue;
+    const auto part = state.tensors.head->data.subspan(static_cast<std::size_t>(at) * head.row_bytes,
+                                                       static_cast<std::size_t>(many) * head.row_bytes);
+    release(state, part);
+    progress.add(part.size());
   }
+}
+
+// With int8 rows the original ones are rarely read, row by row, and stay in the mapped file. With --head exact they are
+// read whole for each token, so they get 2 MiB pages. Small ones are copied always: giving back a file's pages and
+// mapping them again then costs more than the rows themselves.
+Status load_head(Model::State& state, const ModelOptions& options, LoadProgress& progress, const Logger& log) {
+  constexpr std::size_t kSmallHead = std::size_t{8} << 20;
+  const gguf::Tensor& tensor = *state.tensors.head;
+  state.head_mode = options.head;
+  const bool copy = options.head == HeadMode::kExact || tensor.data.size() <= kSmallHead;
+  BITNET_ASSIGN_OR_RETURN(
+      state.head, dense_rows(tensor, copy, *state.pool, state.head_memory, [&](std::span<const std::byte> part) {
+        release(state, part);
+        progress.add(part.size());
+      }));
+  const bool as_in_file = has_dense_kernels(tensor.type);
+  if (!as_in_file) state.kernels.expand_head(state.head.format);
+  state.embedding = state.tensors.head == state.tensors.token_embd && as_in_file
+                        ? state.head.rows
+                        : state.tensors.token_embd->data.data();
   if (options.head == HeadMode::kExact) return {};
 
   const std::int64_t vocab = state.config.vocab;
@@ -260,9 +277,7 @@ Status load_head(Model::State& state, const ModelOptions& options, LoadProgress&
     BITNET_RETURN_IF_ERROR(check_head_origin(state));
   } else {
     BITNET_RETURN_IF_ERROR(state.weights.allocate_head(bytes));
-    for_embedding_rows(state, progress, [&](std::int64_t begin, std::int64_t end) {
-      make_screened_rows(format, state.head, vocab, hidden, begin, end, state.weights.own_head());
-    });
+    make_screened_head(state, progress);
   }
   state.screened = screened_rows(state.weights.head(), vocab, hidden);
   return {};
@@ -284,25 +299,24 @@ void LoadProgress::add(std::uint64_t bytes) {
 Status load_weights(Model::State& state, const ModelOptions& options, LoadProgress& progress) {
   const Logger log{options.log};
   const bool packed = has_packed(state, log);
-  if (!packed) {
-    for (const LayerTensors& layer : state.tensors.layers) {
-      for (const FusedMatrix& product : layer.products) {
-        for (const gguf::Tensor* part : product.parts) progress.expect(part->data.size());
+  for (const LayerTensors& layer : state.tensors.layers) {
+    for (const FusedMatrix& product : layer.products) {
+      for (const MatrixPart& part : product.parts) {
+        if (product.ternary() ? !packed : !usable_in_file(*part.tensor)) progress.expect(part.tensor->data.size());
       }
     }
   }
   if (options.head == HeadMode::kExact || !state.bundle.has_value() || state.bundle->head().empty()) {
-    progress.expect(state.tensors.token_embd->data.size());
+    progress.expect(state.tensors.head->data.size());
   }
+  BITNET_RETURN_IF_ERROR(make_layers(state));
   BITNET_RETURN_IF_ERROR(packed ? map_products(state) : pack_products(state, options, progress, log));
-  for (std::size_t l = 0; l < state.layers.size(); ++l) {
-    for (std::size_t p = 0; p < 4; ++p) {
-      LayerWeights::Product& product = state.layers[l].products[p];
-      product.weights = state.weights.product(l, p);
-      const std::vector<const gguf::Tensor*>& parts = state.tensors.layers[l].products[p].parts;
-      for (std::size_t i = 0; i < parts.size(); ++i) product.scales[i] = i2s_scale(*parts[i]);
-    }
+  for (const Place& place : packed_products(state)) {
+    state.layers[place.layer].products[place.role].weights = state.weights.product(place.layer, place.role);
   }
+  state.dense.clear();
+  state.dense_in_file = 0;
+  BITNET_RETURN_IF_ERROR(load_dense(state, progress));
   return load_head(state, options, progress, log);
 }
 

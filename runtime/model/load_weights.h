@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <string>
 
 #include "runtime/model/model_state.h"
 
@@ -28,9 +29,12 @@ class LoadProgress {
   bool shown_ = false;
 };
 
-// Products and scales of state.layers, in the layouts of state.kernels; then the head: its rows (state.head), and its
-// int8 rows (state.screened) unless options.head is kExact. kVerification: packed weights of the bundle that are
-// damaged in size or another model's. kStrict: codes 3 with options.strict. kMemory.
+// state.layers from the tensors: shapes, norms, biases and scales; the weights themselves are still missing. kMemory.
+[[nodiscard]] Status make_layers(Model::State& state);
+
+// make_layers(), and their weights: ternary ones in the layouts of state.kernels, dense ones; then the head: its rows
+// (state.head), and its int8 rows (state.screened) unless options.head is kExact. kVerification: packed weights of the
+// bundle that are damaged in size or another model's. kStrict: codes 3 with options.strict. kMemory.
 [[nodiscard]] Status load_weights(Model::State& state, const ModelOptions& options, LoadProgress& progress);
 
 }  // namespace bitnet

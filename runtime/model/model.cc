@@ -5,12 +5,8 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
-#include <numeric>
 
-#include "runtime/base/math.h"
-#include "runtime/kernels/layout.h"
 #include "runtime/model/load_weights.h"
 #include "runtime/model/logger.h"
 #include "runtime/model/model_state.h"
@@ -111,27 +107,33 @@ Status choose_kernels(Model::State& state, std::span<const Isa> usable) {
   return {};
 }
 
-Status copy_norms(Model::State& state) {
-  constexpr std::size_t kAlign = 16;  // floats: every gain begins a 64-byte line
-  std::vector<std::pair<const gguf::Tensor*, const float**>> gains{{state.tensors.output_norm, &state.output_norm}};
-  for (std::size_t l = 0; l < state.layers.size(); ++l) {
-    const LayerTensors& from = state.tensors.layers[l];
-    LayerWeights& to = state.layers[l];
-    gains.insert(gains.end(), {{from.attn_norm, &to.attn_norm},
-                               {from.attn_sub_norm, &to.attn_sub_norm},
-                               {from.ffn_norm, &to.ffn_norm},
-                               {from.ffn_sub_norm, &to.ffn_sub_norm}});
+// What the model is made of, where that is not obvious.
+void log_weights(const Model::State& state, const Logger& log) {
+  for (const std::string& note : state.tensors.notes) log.warning(state.file.path() + ": " + note);
+  for (const std::string& note : state.tensors.usual_notes) log.info(state.file.path() + ": " + note);
+  if (!state.tensors.any_ternary()) {
+    log.info("dense model: no ternary weights; it runs on dense kernels, which are slower (" + type_census(state.file) +
+             ")");
+    return;
   }
-  std::size_t floats = 0;
-  for (const auto& [tensor, slot] : gains) floats += round_up<std::size_t>(tensor->ne[0], kAlign);
-  BITNET_ASSIGN_OR_RETURN(state.norms, Buffer::allocate(floats * sizeof(float)));
-  float* next = state.norms.as<float>();
-  for (const auto& [tensor, slot] : gains) {
-    std::memcpy(next, tensor->data.data(), tensor->ne[0] * sizeof(float));
-    *slot = next;
-    next += round_up<std::size_t>(tensor->ne[0], kAlign);
+  std::size_t dense = 0;
+  std::string_view example;
+  for (const LayerTensors& layer : state.tensors.layers) {
+    for (const FusedMatrix& product : layer.products) {
+      if (!product.exists() || product.ternary()) continue;
+      if (dense == 0) example = product.parts.front().tensor->name;
+      dense += product.parts.size();
+    }
   }
-  return {};
+  if (dense == 0) return;
+  log.info(std::to_string(dense) + " matrices are not ternary and run on dense kernels (" + std::string(example) +
+           (dense > 1 ? ", ...)" : ")"));
+}
+
+formats::ReadOptions read_options(const ModelOptions& options) {
+  formats::ReadOptions read = options.read;
+  read.strict = read.strict || options.strict;
+  return read;
 }
 
 void log_kernels(const Model::State& state, const Logger& log) {
@@ -164,22 +166,12 @@ Result<std::unique_ptr<Model>> Model::load(const std::string& path, const ModelO
   State& state = *model->state_;
   BITNET_ASSIGN_OR_RETURN(state.file, gguf::File::open(path));
   BITNET_ASSIGN_OR_RETURN(state.config, read_config(state.file));
-  BITNET_ASSIGN_OR_RETURN(state.tensors, map_tensors(state.file, state.config));
+  BITNET_ASSIGN_OR_RETURN(state.tensors, map_tensors(state.file, state.config, read_options(options)));
   const int threads = options.threads == 0 ? available_cpus() : options.threads;
   BITNET_ASSIGN_OR_RETURN(state.pool, ThreadPool::create(threads));
   BITNET_RETURN_IF_ERROR(load_bundle(state, options, usable, kernel_shapes(state.tensors).hash(), log));
 
-  for (const FusedMatrix& product : state.tensors.layers.front().products) {
-    ProductShape& shape = state.products[static_cast<std::size_t>(product.role)];
-    shape.n = product.n;
-    shape.k = product.k;
-    std::int64_t end = 0;
-    for (const gguf::Tensor* part : product.parts) {
-      end += static_cast<std::int64_t>(part->ne[1]);
-      shape.part_ends.push_back(end);
-    }
-  }
-  state.layers.resize(state.tensors.layers.size());
+  log_weights(state, log);
   BITNET_RETURN_IF_ERROR(choose_kernels(state, usable));
   Status packed = load_weights(state, options, progress);
   if (!packed.ok() && packed.error().code == ErrorCode::kVerification && options.bundle == "auto") {
@@ -195,17 +187,7 @@ Result<std::unique_ptr<Model>> Model::load(const std::string& path, const ModelO
     return Error{ErrorCode::kStrict, "strict mode: " + state.bundle->path() + " has no kernel for some products; " +
                                          "built-in ones would run: " + join(state.kernels.products_without_bundle())};
   }
-  BITNET_RETURN_IF_ERROR(copy_norms(state));
-
-  const auto count = [&](const gguf::Tensor* tensor) { state.parameters += tensor->ne[0] * tensor->ne[1]; };
-  count(state.tensors.token_embd);
-  count(state.tensors.output_norm);
-  for (const LayerTensors& layer : state.tensors.layers) {
-    for (const FusedMatrix& product : layer.products) std::for_each(product.parts.begin(), product.parts.end(), count);
-    for (const gguf::Tensor* norm : {layer.attn_norm, layer.attn_sub_norm, layer.ffn_norm, layer.ffn_sub_norm}) {
-      count(norm);
-    }
-  }
+  for (const gguf::Tensor* tensor : state.tensors.used) state.parameters += tensor->ne[0] * tensor->ne[1];
   log_kernels(state, log);
   return model;
 }
@@ -213,15 +195,23 @@ Result<std::unique_ptr<Model>> Model::load(const std::string& path, const ModelO
 const std::string& Model::path() const { return state_->file.path(); }
 const gguf::File& Model::file() const { return state_->file; }
 const ModelConfig& Model::config() const { return state_->config; }
+const ModelTensors& Model::tensors() const { return state_->tensors; }
 const KernelSet& Model::kernels() const { return state_->kernels; }
+std::int64_t Model::dense_bytes(const gguf::Tensor& tensor) {
+  const auto k = static_cast<std::int64_t>(tensor.ne[0]);
+  return static_cast<std::int64_t>(tensor.ne[1] * row_bytes(dense_format(tensor.type), k));
+}
 int Model::threads() const { return state_->pool->size(); }
-std::string_view Model::target() const { return to_string(state_->kernels[Step::kGemv].kernel.isa); }
+std::string_view Model::target() const { return to_string(state_->kernels.isa()); }
 std::string_view Model::bundle_path() const {
   return state_->bundle.has_value() ? std::string_view(state_->bundle->path()) : std::string_view();
 }
 std::uint64_t Model::parameters() const { return state_->parameters; }
 std::uint64_t Model::weight_bytes() const {
-  return state_->weights.bytes() + state_->norms.size() + state_->embedding.size();
+  std::uint64_t bytes =
+      state_->weights.bytes() + state_->floats.size() + state_->head_memory.size() + state_->dense_in_file;
+  for (const Buffer& rows : state_->dense) bytes += rows.size();
+  return bytes;
 }
 
 }  // namespace bitnet

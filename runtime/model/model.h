@@ -1,5 +1,5 @@
-// Model: a ternary GGUF made ready to run: configuration, packed weights, kernels (a bundle's or the built-in ones) and
-// one thread pool. Context: one sequence on it, with its key/value cache.
+// Model: a GGUF made ready to run, of ternary weights or dense: configuration, packed weights, kernels (a bundle's or
+// the built-in ones) and one thread pool. Context: one sequence on it, with its key/value cache.
 //
 //   auto model = Model::load("x.gguf", {});
 //   auto context = Context::create(**model, {});
@@ -18,10 +18,12 @@
 #include <vector>
 
 #include "runtime/base/result.h"
+#include "runtime/formats/options.h"
 #include "runtime/gguf/gguf.h"
 #include "runtime/kernels/kernel.h"
 #include "runtime/model/config.h"
 #include "runtime/model/kernel_set.h"
+#include "runtime/model/tensors.h"
 
 namespace bitnet {
 
@@ -45,9 +47,10 @@ struct ModelOptions {
   int threads = 0;              // 0: the CPUs that this process may use
   std::string bundle = "auto";  // a path | "none" | "auto": <model>.<target>.bnk, then <model>.bnk beside the model
   // Refuses (kStrict) what would otherwise only be logged: no bundle or a refused one, a product without a bundle
-  // kernel, weights with the undefined code 3.
+  // kernel, weights with undefined codes, an assumed tile table.
   bool strict = false;
   HeadMode head = HeadMode::kScreened;
+  formats::ReadOptions read = {};  // what the file does not say about its ternary weights
   LogFn log = nullptr;
   ProgressFn progress = nullptr;
 };
@@ -64,12 +67,16 @@ class Model {
   [[nodiscard]] const std::string& path() const;
   [[nodiscard]] const gguf::File& file() const;
   [[nodiscard]] const ModelConfig& config() const;
+  [[nodiscard]] const ModelTensors& tensors() const;  // into file()
   [[nodiscard]] const KernelSet& kernels() const;
+  // What dense kernels read of a tensor, where it lies or expanded (to float16; to float32 it is twice as much).
+  [[nodiscard]] static std::int64_t dense_bytes(const gguf::Tensor& tensor);
   [[nodiscard]] int threads() const;
   [[nodiscard]] std::string_view target() const;       // of the ternary kernels in use, e.g. "avx512"
   [[nodiscard]] std::string_view bundle_path() const;  // "" without a bundle
   [[nodiscard]] std::uint64_t parameters() const;      // elements of all tensors that are used
-  [[nodiscard]] std::uint64_t weight_bytes() const;    // of the packed products, norms and head in memory
+  // Of the packed products, norms and head in memory, and of dense matrices wherever they are.
+  [[nodiscard]] std::uint64_t weight_bytes() const;
 
   struct State;
   [[nodiscard]] State& state() const { return *state_; }  // for Context
@@ -150,6 +157,16 @@ class Context {
   // The same, and writes the graph's nodes. One pass: at most `batch` tokens. kUsage with int8 keys and values.
   [[nodiscard]] Status eval_dump(std::span<const std::int32_t> tokens, NodeDump& dump, const LogitsSink& sink);
 
+  // advance(), with the state of every token behind the output norm, in order: position and [hidden] floats, valid in
+  // the call. No logits are computed.
+  using StateSink = std::function<Status(std::int64_t position, std::span<const float> state)>;
+  [[nodiscard]] Status eval_states(std::span<const std::int32_t> tokens, const StateSink& sink);
+
+  // The embedding of a text, [hidden]: begins a new sequence of `tokens` and pools their states behind the output norm,
+  // kMean: the mean, kLast: that of the last token; with `normalize` divided by its Euclidean length. Errors: those of
+  // advance(); kUsage with kNone; kFailure where the result is not finite.
+  [[nodiscard]] Result<std::vector<float>> embed(std::span<const std::int32_t> tokens, Pooling pooling, bool normalize);
+
   [[nodiscard]] std::int64_t position() const;  // tokens in the sequence
   [[nodiscard]] std::int64_t size() const;
   void truncate(std::int64_t position);  // forgets everything from `position` on; no-op beyond the end
@@ -164,7 +181,8 @@ class Context {
 
  private:
   Context();
-  [[nodiscard]] Status run(std::span<const std::int32_t> tokens, const LogitsSink* sink, NodeDump* dump);
+  [[nodiscard]] Status run(std::span<const std::int32_t> tokens, const LogitsSink* sink, NodeDump* dump,
+                           const StateSink* states = nullptr);
   struct State;
   std::unique_ptr<State> state_;
 };

@@ -1,7 +1,6 @@
 #include "runtime/model/node_dump.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <filesystem>
 
@@ -40,42 +39,62 @@ const Kernel* builtin(Graph& graph, Op op, Format format, std::int64_t n, std::i
   return kernel;
 }
 
-void norm_rows(Graph& graph, Rows& rows, const float* gain) {
-  const Kernel* kernel = builtin(graph, Op::kNorm, Format::kF32, 0, rows.width);
-  if (kernel == nullptr) return;
+// A node of one layer: "ffn_inp" -> "ffn_inp-3".
+std::string at(const char* name, std::int64_t index) { return name + ("-" + std::to_string(index)); }
+
+// The norm of each row of `input`, `rows` of them beside each other in it.
+Rows normed(Graph& graph, const Rows& input, const NormWeights& norm, std::int64_t rows = 1) {
+  Rows out = input;
+  const std::int64_t width = input.width / rows;
   for (std::int64_t t = 0; t < graph.tokens; ++t) {
-    (*kernel)(bitnet_norm_args{rows[t], gain, rows[t], rows.width, graph.config.norm_eps});
+    for (std::int64_t r = 0; r < rows; ++r) {
+      graph.norm_row(norm, out[t] + r * width, out[t] + r * width, width, 0);
+    }
   }
+  return out;
 }
 
-// "norm-0" (the norm before its gain) and the named product with the gain.
-void dump_norm(Graph& graph, const std::string& name, const Rows& input, const float* gain) {
-  Rows plain = input;
+// "norm-0" (the norm before its gain) and the named product with the gain; nothing for a norm that the model does not
+// have.
+void dump_norm(Graph& graph, std::int64_t index, const char* name, const Rows& input, const NormWeights& norm) {
+  if (!norm.exists()) return;
   const std::vector<float> ones(static_cast<std::size_t>(input.width), 1.0F);
-  norm_rows(graph, plain, ones.data());
-  graph.dump->node("norm-0", "RMS_NORM", {input.width, graph.tokens, 1, 1}, plain.data);
-  Rows scaled = input;
-  norm_rows(graph, scaled, gain);
-  graph.dump->node(name, "MUL", {input.width, graph.tokens, 1, 1}, scaled.data);
+  const char* op = norm.kind == NormKind::kRms ? "RMS_NORM" : "NORM";
+  const std::vector<float> zeros(static_cast<std::size_t>(input.width));
+  const NormWeights plain{.kind = norm.kind, .gain = ones.data(), .bias = zeros.data()};
+  graph.dump->node(at("norm", index), op, {input.width, graph.tokens, 1, 1}, normed(graph, input, plain).data);
+  graph.dump->node(at(name, index), norm.kind == NormKind::kRms ? "MUL" : "ADD", {input.width, graph.tokens, 1, 1},
+                   normed(graph, input, norm).data);
 }
 
-// Rotated copies of the query (or key) heads in y, before their rounding to float16.
-Rows rotated(const Graph& graph, std::int64_t first, std::int64_t heads) {
+// Query or key heads in y from column `first` on: the product, the norm of each head, and the rotated heads before
+// their rounding to float16.
+void dump_heads(Graph& graph, std::int64_t index, const char* name, std::int64_t first, std::int64_t heads,
+                const NormWeights& norm) {
   const ModelConfig& config = graph.config;
-  const Kernel& rope = graph.chosen(Step::kRope).kernel;
+  const std::array<std::int64_t, 4> ne{config.head_dim, heads, graph.tokens, 1};
   Rows rows = gather(graph, graph.y + first, graph.y_width, heads * config.head_dim);
-  for (std::int64_t t = 0; t < graph.tokens; ++t) {
-    const std::int64_t at = (graph.past + t) * (config.rope_dim / 2);
-    rope(bitnet_rope_args{rows[t], graph.cosines + at, graph.sines + at, heads, config.head_dim, config.rope_dim,
-                          BITNET_ROPE_NEOX});
+  graph.dump->node(at(name, index), "MUL_MAT", {rows.width, graph.tokens, 1, 1}, rows.data);
+  if (norm.exists()) {
+    rows = normed(graph, rows, norm, heads);
+    graph.dump->node(at((std::string(name) + "_normed").c_str(), index), "MUL", ne, rows.data);
   }
-  return rows;
+  if (config.rope == RopeKind::kNone) return;
+  const Kernel& rope = graph.chosen(Step::kRope).kernel;
+  const Graph::Angles& turns = graph.angles_of(index);
+  for (std::int64_t t = 0; t < graph.tokens; ++t) {
+    const std::int64_t angle = (graph.past + t) * (config.rope_dim / 2);
+    rope(bitnet_rope_args{rows[t], turns.cosines + angle, turns.sines + angle, heads, config.head_dim, config.rope_dim,
+                          config.rope == RopeKind::kNorm ? BITNET_ROPE_NORM : BITNET_ROPE_NEOX});
+  }
+  graph.dump->node(at(name, index), "ROPE", ne, rows.data);
 }
 
 }  // namespace
 
-Result<NodeDump> NodeDump::create(const std::string& directory) {
+Result<NodeDump> NodeDump::create(const std::string& directory, std::optional<std::vector<std::int64_t>> layers) {
   NodeDump dump;
+  dump.layers_ = std::move(layers);
   dump.directory_ = directory;
   std::error_code error;
   std::filesystem::create_directories(directory, error);
@@ -84,6 +103,10 @@ Result<NodeDump> NodeDump::create(const std::string& directory) {
     return Error{ErrorCode::kFailure, directory + "/nodes.txt" + kCannotWrite};
   }
   return dump;
+}
+
+bool NodeDump::wants(std::int64_t layer) const {
+  return !layers_.has_value() || std::ranges::find(*layers_, layer) != layers_->end();
 }
 
 void NodeDump::open(const std::string& name, const std::string& op, std::array<std::int64_t, 4> ne, bool contiguous) {
@@ -133,32 +156,27 @@ void dump_embedding(Graph& graph) {
                    gather(graph, graph.x, graph.config.hidden, graph.config.hidden).data);
 }
 
-// After the qkv product, before RoPE.
-void dump_qkv(Graph& graph, const LayerWeights& layer) {
+// After the qkv product, before the norms of heads and RoPE.
+void dump_qkv(Graph& graph, std::int64_t index, const LayerWeights& layer) {
   const ModelConfig& config = graph.config;
-  const std::int64_t n = graph.tokens;
   const std::int64_t kv_width = config.kv_heads * config.head_dim;
-  dump_norm(graph, "attn_norm-0", gather(graph, graph.x, config.hidden, config.hidden), layer.attn_norm);
-  graph.dump->node("Qcur-0", "MUL_MAT", {graph.q_width, n, 1, 1},
-                   gather(graph, graph.y, graph.y_width, graph.q_width).data);
-  graph.dump->node("Qcur-0", "ROPE", {config.head_dim, config.heads, n, 1}, rotated(graph, 0, config.heads).data);
-  graph.dump->node("Kcur-0", "MUL_MAT", {kv_width, n, 1, 1},
-                   gather(graph, graph.y + graph.q_width, graph.y_width, kv_width).data);
-  graph.dump->node("Kcur-0", "ROPE", {config.head_dim, config.kv_heads, n, 1},
-                   rotated(graph, graph.q_width, config.kv_heads).data);
-  graph.dump->node("Vcur-0", "MUL_MAT", {kv_width, n, 1, 1},
+  dump_norm(graph, index, "attn_norm", gather(graph, graph.x, config.hidden, config.hidden), layer.attn_norm);
+  dump_heads(graph, index, "Qcur", 0, config.heads, layer.q_norm);
+  dump_heads(graph, index, "Kcur", graph.q_width, config.kv_heads, layer.k_norm);
+  graph.dump->node(at("Vcur", index), "MUL_MAT", {kv_width, graph.tokens, 1, 1},
                    gather(graph, graph.y + graph.q_width + kv_width, graph.y_width, kv_width).data);
 }
 
 // After attention: y still holds the rounded queries, the cache the keys and values.
-void dump_attention(Graph& graph, const LayerWeights& layer) {
+void dump_attention(Graph& graph, std::int64_t index, const LayerWeights& layer) {
   const ModelConfig& config = graph.config;
   const std::int64_t n = graph.tokens;
   const std::int64_t dim = config.head_dim;
   const std::int64_t length = graph.past + n;
   const std::int64_t padded = round_up(length, kCachePad);
   const std::int64_t group = config.heads / config.kv_heads;
-  const float scale = 1.0F / std::sqrt(static_cast<float>(dim));
+  const float scale = graph.attention_scale();
+  const std::int64_t window = graph.window_of(index);
   const Kernel& attention = graph.chosen(Step::kAttention).kernel;
   const Kernel* dot = builtin(graph, Op::kHead, Format::kF16, length, dim);  // q . k is a head of float16 rows
   if (dot == nullptr) return;
@@ -179,16 +197,27 @@ void dump_attention(Graph& graph, const LayerWeights& layer) {
     }
     for (std::int64_t head = 0; head < config.heads; ++head) {
       for (std::int64_t t = 0; t < n; ++t) {
-        attention(bitnet_attention_args{graph.y + t * graph.y_width + head * dim,
-                                        graph.cache.key_pages(0, head / group), one_hot_pages.data(), block.data(),
-                                        work, 1, dim, 1, graph.past + t, 0, dim, dim, nullptr, scale});
+        attention(bitnet_attention_args{.q = graph.y + t * graph.y_width + head * dim,
+                                        .key_pages = graph.cache.key_pages(index, head / group),
+                                        .value_pages = one_hot_pages.data(),
+                                        .y = block.data(),
+                                        .scratch = work,
+                                        .heads = 1,
+                                        .head_dim = dim,
+                                        .tokens = 1,
+                                        .past = graph.past + t,
+                                        .window = window,
+                                        .q_stride = dim,
+                                        .y_stride = dim,
+                                        .next = nullptr,
+                                        .scale = scale});
         std::copy_n(block.data(), std::min(dim, length - first), probabilities[head * n + t] + first);
       }
     }
   }
   for (std::int64_t head = 0; head < config.heads; ++head) {
     for (std::int64_t t = 0; t < n; ++t) {
-      const void* const* pages = graph.cache.key_pages(0, head / group);
+      const void* const* pages = graph.cache.key_pages(index, head / group);
       for (std::int64_t j = 0; j < length; j += BITNET_ATTENTION_CHUNK) {
         (*dot)(bitnet_head_args{pages[j / BITNET_ATTENTION_CHUNK], graph.y + t * graph.y_width + head * dim,
                                 scores[head * n + t] + j, 0, std::min<std::int64_t>(BITNET_ATTENTION_CHUNK, length - j),
@@ -197,69 +226,71 @@ void dump_attention(Graph& graph, const LayerWeights& layer) {
       std::copy_n(graph.attended + t * graph.q_width + head * dim, dim, weighted[head * n + t]);
     }
   }
-  graph.dump->view("q-0", "PERMUTE", {dim, n, config.heads, 1});
-  graph.dump->node("kq-0", "MUL_MAT", {padded, n, config.heads, 1}, scores.data);
-  graph.dump->node("kq_soft_max_ext-0", "SOFT_MAX", {padded, n, config.heads, 1}, probabilities.data);
-  graph.dump->node("kqv-0", "MUL_MAT", {dim, n, config.heads, 1}, weighted.data);
-  graph.dump->view("kqv_merged-0", "PERMUTE", {dim, config.heads, n, 1});
+  graph.dump->view(at("q", index), "PERMUTE", {dim, n, config.heads, 1});
+  graph.dump->node(at("kq", index), "MUL_MAT", {padded, n, config.heads, 1}, scores.data);
+  graph.dump->node(at("kq_soft_max_ext", index), "SOFT_MAX", {padded, n, config.heads, 1}, probabilities.data);
+  graph.dump->node(at("kqv", index), "MUL_MAT", {dim, n, config.heads, 1}, weighted.data);
+  graph.dump->view(at("kqv_merged", index), "PERMUTE", {dim, config.heads, n, 1});
   const Rows attended = gather(graph, graph.attended, graph.q_width, graph.q_width);
-  graph.dump->node("kqv_out-0", "CONT", {graph.q_width, n, 1, 1}, attended.data);
-  dump_norm(graph, "attn_sub_norm-0", attended, layer.attn_sub_norm);
+  graph.dump->node(at("kqv_out", index), "CONT", {graph.q_width, n, 1, 1}, attended.data);
+  dump_norm(graph, index, "attn_sub_norm", attended, layer.attn_sub_norm);
 }
 
 // Before a product that adds to the residual stream: its own result, computed into y, which holds nothing needed then.
-void dump_product(Graph& graph, const LayerWeights& layer, FusedMatrix::Role role) {
+void dump_product(Graph& graph, std::int64_t index, const LayerWeights& layer, FusedMatrix::Role role) {
+  const bool down = role == FusedMatrix::Role::kDown;
   graph.product(role, layer, Graph::Output::kStore, {});
-  graph.dump->node(role == FusedMatrix::Role::kDown ? "ffn_down-0" : "attn_o_out-0", "MUL_MAT",
-                   {graph.config.hidden, graph.tokens, 1, 1},
-                   gather(graph, graph.y, graph.y_width, graph.config.hidden).data);
+  const Rows rows = gather(graph, graph.y, graph.y_width, graph.config.hidden);
+  graph.dump->node(at(down ? "ffn_down" : "attn_o_out", index), "MUL_MAT", {graph.config.hidden, graph.tokens, 1, 1},
+                   rows.data);
+  dump_norm(graph, index, down ? "ffn_post_norm" : "attn_post_norm", rows,
+            down ? layer.post_ffn_norm : layer.post_attn_norm);
 }
 
-void dump_ffn_input(Graph& graph, const LayerWeights& layer) {
+void dump_ffn_input(Graph& graph, std::int64_t index, const LayerWeights& layer) {
   const Rows input = gather(graph, graph.x, graph.config.hidden, graph.config.hidden);
-  graph.dump->node("ffn_inp-0", "ADD", {graph.config.hidden, graph.tokens, 1, 1}, input.data);
-  dump_norm(graph, "ffn_norm-0", input, layer.ffn_norm);
+  graph.dump->node(at("ffn_inp", index), "ADD", {graph.config.hidden, graph.tokens, 1, 1}, input.data);
+  dump_norm(graph, index, "ffn_norm", input, layer.ffn_norm);
 }
 
-// After the gate/up product, before the gate.
-void dump_gate(Graph& graph) {
-  const std::int64_t ffn = graph.config.ffn;
-  const std::array<std::int64_t, 4> ne{ffn, graph.tokens, 1, 1};
-  const Rows gate = gather(graph, graph.y, graph.y_width, ffn);
-  const Rows up = gather(graph, graph.y + ffn, graph.y_width, ffn);
-  graph.dump->node("ffn_gate-0", "MUL_MAT", ne, gate.data);
-  const bool relu2 = graph.config.activation == Activation::kRelu2;
+// After the gate and up products: they, the activation, and the norm behind it.
+void dump_gate(Graph& graph, std::int64_t index, const LayerWeights& layer) {
+  const ModelConfig& config = graph.config;
+  const std::array<std::int64_t, 4> ne{config.ffn, graph.tokens, 1, 1};
+  const Rows first = gather(graph, graph.y, graph.y_width, config.ffn);  // gate, or up without one
+  const Rows up = config.gated ? gather(graph, graph.y + config.ffn, graph.y_width, config.ffn) : first;
+  const bool relu2 = config.activation == Activation::kRelu2;
+  const char* name = relu2 ? "ffn_sqr(relu)" : config.activation == Activation::kSilu ? "ffn_silu" : "ffn_gelu";
+  graph.dump->node(at(config.gated ? "ffn_gate" : "ffn_up", index), "MUL_MAT", ne, first.data);
   if (relu2) {
-    Rows relu = gate;
+    Rows relu = first;
     for (float& value : relu.data) value = std::max(value, 0.0F);
-    graph.dump->node("ffn_relu-0", "UNARY", ne, relu.data);
+    graph.dump->node(at("ffn_relu", index), "UNARY", ne, relu.data);
   }
   const Kernel& kernel = graph.chosen(Step::kGate).kernel;
-  const auto gated = [&](const Rows& factor) {
-    Rows out(graph.tokens, ffn);
-    kernel(bitnet_gate_args{gate.data.data(), factor.data.data(), out.data.data(), ffn * graph.tokens});
+  const auto activated = [&](const Rows& factor) {
+    Rows out(graph.tokens, config.ffn);
+    const std::int64_t count = config.ffn * graph.tokens;
+    if (config.gated) {
+      kernel(bitnet_gate_args{first.data.data(), factor.data.data(), out.data.data(), count});
+    } else {
+      kernel(bitnet_gelu_args{first.data.data(), out.data.data(), count});
+    }
     return out;
   };
-  Rows ones(graph.tokens, ffn);
+  Rows ones(graph.tokens, config.ffn);
   std::fill(ones.data.begin(), ones.data.end(), 1.0F);
-  graph.dump->node(relu2 ? "ffn_sqr(relu)-0" : "ffn_silu-0", relu2 ? "SQR" : "UNARY", ne, gated(ones).data);
-  graph.dump->node("ffn_up-0", "MUL_MAT", ne, up.data);
-  graph.dump->node(relu2 ? "ffn_out-0" : "ffn_sub_out-0", "MUL", ne, gated(up).data);
-}
-
-// After the gate/up product as well: the gate and the norm behind it are one step.
-void dump_ffn_sub_norm(Graph& graph, const LayerWeights& layer) {
-  const std::int64_t ffn = graph.config.ffn;
-  Rows gated(graph.tokens, ffn);
-  for (std::int64_t t = 0; t < graph.tokens; ++t) {
-    const float* row = graph.y + t * graph.y_width;
-    graph.chosen(Step::kGate).kernel(bitnet_gate_args{row, row + ffn, gated[t], ffn});
+  graph.dump->node(at(name, index), relu2 ? "SQR" : "UNARY", ne, activated(ones).data);
+  Rows result = activated(up);
+  if (config.gated) {
+    graph.dump->node(at("ffn_up", index), "MUL_MAT", ne, up.data);
+    graph.dump->node(at(relu2 ? "ffn_out" : "ffn_sub_out", index), "MUL", ne, result.data);
   }
-  dump_norm(graph, "ffn_sub_norm-0", gated, layer.ffn_sub_norm);
+  dump_norm(graph, index, "ffn_sub_norm", result, layer.ffn_sub_norm);
 }
 
-void dump_layer_output(Graph& graph, std::int64_t layer) {
-  graph.dump->node("l_out-" + std::to_string(layer), "ADD", {graph.config.hidden, graph.tokens, 1, 1},
+void dump_layer_output(Graph& graph, std::int64_t index) {
+  graph.dump->node(at("l_out", index), "ADD", {graph.config.hidden, graph.tokens, 1, 1},
                    gather(graph, graph.x, graph.config.hidden, graph.config.hidden).data);
 }
 

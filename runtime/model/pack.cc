@@ -1,14 +1,15 @@
-// I2_S (x86 layout) -> the layouts of the kernels. Any layout can be made from decoded rows (runtime/kernels/layout.h);
-// t2 and t5, the common ones, have a shorter way where K is a multiple of 64 (runtime/kernels/pack_rows.h); every other
-// K is decoded by its flat index.
+// Ternary tensors -> the layouts of the kernels. Any layout can be made from decoded rows (runtime/kernels/layout.h);
+// t2 and t5 of I2_S tensors, the common ones, have a shorter way where K is a multiple of 64
+// (runtime/kernels/pack_rows.h).
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "runtime/kernels/builtin.h"
 #include "runtime/kernels/layout.h"
-#include "runtime/model/config.h"
+#include "runtime/model/tensors.h"
 
 namespace bitnet {
 namespace {
@@ -16,16 +17,15 @@ namespace {
 constexpr std::int64_t kGroup = 128;      // weights
 constexpr std::int64_t kGroupBytes = 32;  // of I2_S
 
-// A row of a part of the stacked product; `codes` is null for the pad rows behind the last part.
+// A row of a part of the stacked product; `part` is null for the pad rows behind the last one.
 struct RowSource {
-  const std::uint8_t* codes = nullptr;  // of the part
-  std::int64_t row = 0;                 // in the part
+  const MatrixPart* part = nullptr;
+  std::int64_t row = 0;  // in the part
 };
 RowSource find_row(const FusedMatrix& product, std::int64_t row) {
-  for (const gguf::Tensor* part : product.parts) {
-    const auto rows = static_cast<std::int64_t>(part->ne[1]);
-    if (row < rows) return {reinterpret_cast<const std::uint8_t*>(part->data.data()), row};
-    row -= rows;
+  for (const MatrixPart& part : product.parts) {
+    if (row < part.rows) return {&part, row};
+    row -= part.rows;
   }
   return {};
 }
@@ -39,9 +39,10 @@ constexpr std::array<std::uint8_t, kGroupBytes> kPadGroup = [] {
 // Where a row's groups lie; those of a pad row are kPadGroup again and again.
 builtin::PackRow locate(const FusedMatrix& product, std::int64_t row) {
   const RowSource source = find_row(product, row);
-  if (source.codes == nullptr) return {kPadGroup.data(), 0, false};
+  if (source.part == nullptr) return {kPadGroup.data(), 0, false};
   const std::int64_t first = source.row * product.k;
-  return {source.codes + first / kGroup * kGroupBytes, kGroupBytes, first % kGroup != 0};
+  const auto* codes = reinterpret_cast<const std::uint8_t*>(source.part->tensor->data.data());
+  return {codes + first / kGroup * kGroupBytes, kGroupBytes, first % kGroup != 0};
 }
 
 // One tile of t2 or t5 with K a multiple of 64.
@@ -51,29 +52,7 @@ std::uint64_t pack_groups(const FusedMatrix& product, builtin::PackTile pack, st
   return pack(rows.data(), product.k, out);
 }
 
-// Codes of weights [flat, flat + count) in runs that stay inside one field of one group.
-std::uint64_t decode(const std::uint8_t* codes, std::int64_t flat, std::int64_t count, std::uint8_t* out) {
-  std::uint64_t illegal = 0;
-  while (count > 0) {
-    const std::int64_t in_group = flat % kGroup;
-    const std::int64_t first = in_group % 32;
-    const std::int64_t run = std::min<std::int64_t>(32 - first, count);
-    const int shift = static_cast<int>(6 - 2 * (in_group / 32));
-    const std::uint8_t* source = codes + flat / kGroup * kGroupBytes + first;
-    for (std::int64_t i = 0; i < run; ++i) {
-      const auto code = static_cast<std::uint8_t>(source[i] >> shift & 3);
-      const std::uint8_t three = code == 3 ? 1 : 0;
-      illegal += three;
-      out[i] = static_cast<std::uint8_t>(code - 2 * three);
-    }
-    flat += run;
-    out += run;
-    count -= run;
-  }
-  return illegal;
-}
-
-// One tile with any K, in any layout. `codes` is work space that is kept from tile to tile.
+// One tile of any type and K, in any layout. `codes` is work space that is kept from tile to tile.
 std::uint64_t pack_decoded(const FusedMatrix& product, Layout layout, std::int64_t tile_row,
                            std::vector<std::uint8_t>& codes, std::uint8_t* out) {
   const std::int64_t k = product.k;
@@ -82,7 +61,7 @@ std::uint64_t pack_decoded(const FusedMatrix& product, Layout layout, std::int64
   std::uint64_t illegal = 0;
   for (std::int64_t r = 0; r < rows; ++r) {
     const RowSource source = find_row(product, tile_row + r);
-    illegal += decode(source.codes, source.row * k, k, codes.data() + r * k);
+    illegal += source.part->ternary->decode(source.row, source.row + 1, codes.data() + r * k);
   }
   pack_codes(layout, codes.data(), 0, rows, k, out);
   return illegal;
@@ -90,7 +69,8 @@ std::uint64_t pack_decoded(const FusedMatrix& product, Layout layout, std::int64
 
 std::uint64_t pack_any(const FusedMatrix& product, Layout layout, std::int64_t tile_row,
                        std::vector<std::uint8_t>& codes, std::uint8_t* out) {
-  if (product.k % (kGroup / 2) == 0) {
+  const bool groups = product.k % (kGroup / 2) == 0 && std::ranges::all_of(product.parts, &MatrixPart::i2s_x86);
+  if (groups) {
     if (layout == Layout::kT2) return pack_groups(product, builtin::best_family().pack_t2, tile_row, out);
     if (layout == Layout::kT5) return pack_groups(product, builtin::best_family().pack_t5, tile_row, out);
   }
@@ -113,6 +93,15 @@ std::uint64_t pack_product(const FusedMatrix& product, Layout layout, std::int64
     illegal += pack_any(product, layout, row, codes, out + static_cast<std::size_t>(row / BITNET_TILE_ROWS) * bytes);
   }
   return illegal;
+}
+
+std::string undefined_codes(const gguf::File& file, const FusedMatrix& product, std::uint64_t undefined) {
+  const gguf::Tensor& first = *product.parts.front().tensor;
+  return file.path() + ": tensor " + std::string(first.name) +
+         (product.parts.size() > 1 ? " and those stacked with it" : "") + ": " + std::to_string(undefined) +
+         (first.type == gguf::TensorType::kI2_S
+              ? " codes are 3, which I2_S does not define"
+              : " codes are none that " + std::string(gguf::type_name(first)) + " defines");
 }
 
 }  // namespace bitnet

@@ -10,10 +10,13 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "runtime/base/half.h"
 #include "runtime/base/math.h"
+#include "runtime/formats/dense.h"
 #include "runtime/kernels/builtin.h"
+#include "runtime/model/dense_rows.h"
 
 namespace bitnet {
 namespace {
@@ -62,14 +65,21 @@ void make_screened_rows(Format format, const std::byte* weights, std::int64_t vo
   auto* scales = reinterpret_cast<float*>(out + layout.scales);
   auto* errors = reinterpret_cast<float*>(out + layout.errors);
   auto* norms = reinterpret_cast<float*>(out + layout.norms);
+  // Rows of blocks are screened as the floats that they stand for.
+  const std::size_t stride = row_bytes(format, hidden);
+  std::vector<float> floats(format == Format::kQ8 ? static_cast<std::size_t>(hidden) : 0);
+  const Format as = format == Format::kQ8 ? Format::kF32 : format;
   const builtin::Family& kernels = builtin::best_family();
-  const builtin::ScreenRow screen_row = format == Format::kF32    ? kernels.screen_row_f32
-                                        : format == Format::kBf16 ? kernels.screen_row_bf16
-                                                                  : kernels.screen_row_f16;
-  const std::int64_t row_bytes = hidden * (format == Format::kF32 ? 4 : 2);
+  const builtin::ScreenRow screen_row = as == Format::kF32    ? kernels.screen_row_f32
+                                        : as == Format::kBf16 ? kernels.screen_row_bf16
+                                                              : kernels.screen_row_f16;
   const std::int64_t written = round_up<std::int64_t>(hidden, 16);  // by the kernel
   for (std::int64_t r = row_begin; r < row_end; ++r) {
-    const std::byte* row = weights + r * row_bytes;
+    const std::byte* row = weights + static_cast<std::size_t>(r) * stride;
+    if (format == Format::kQ8) {
+      formats::decode_floats(gguf::TensorType::kQ8_0, row, 0, floats);
+      row = reinterpret_cast<const std::byte*>(floats.data());
+    }
     auto* q = reinterpret_cast<std::int8_t*>(out + layout.rows) + r * layout.stride;
     builtin::ScreenedSums sums{};
     screen_row(row, hidden, kSmallest, kLargest, q, &sums);
@@ -84,7 +94,7 @@ void make_screened_rows(Format format, const std::byte* weights, std::int64_t vo
       std::memset(q + written, 0, static_cast<std::size_t>(layout.stride - written));
       continue;
     }
-    const bool tiny = sums.largest < kSmallest && all_finite(format, row, hidden);
+    const bool tiny = sums.largest < kSmallest && all_finite(as, row, hidden);
     scales[r] = 0.0F;
     errors[r] = tiny ? rounded_up(std::sqrt(static_cast<double>(hidden)) * static_cast<double>(sums.largest) * 1.001)
                      : std::numeric_limits<float>::infinity();

@@ -40,8 +40,8 @@ struct ScreenedLayout {
 
 // Fills rows [row_begin, row_end) of the block `out`, padding included: after calls that cover [0, vocab) every byte of
 // the block is written. `weights` is the whole [vocab][hidden] matrix, row-major, of `format` kF16, kBf16 or kF32,
-// aligned to its element. The bytes of a row depend on that row only, so calls may share a block between threads as
-// long as their rows differ (rows per call a multiple of 16 keep them off each other's cache lines).
+// aligned to its element, or kQ8. The bytes of a row depend on that row only, so calls may share a block between
+// threads as long as their rows differ (rows per call a multiple of 16 keep them off each other's cache lines).
 void make_screened_rows(Format format, const std::byte* weights, std::int64_t vocab, std::int64_t hidden,
                         std::int64_t row_begin, std::int64_t row_end, std::byte* out);
 

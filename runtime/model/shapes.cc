@@ -8,7 +8,7 @@
 #include "runtime/base/math.h"
 #include "runtime/base/sha256.h"
 #include "runtime/kernels/layout.h"
-#include "runtime/model/config.h"
+#include "runtime/model/tensors.h"
 
 namespace bitnet {
 namespace {
@@ -37,9 +37,10 @@ ModelShapes kernel_shapes(const ModelTensors& tensors) {
   ModelShapes shapes;
   for (const LayerTensors& layer : tensors.layers) {
     for (const FusedMatrix& product : layer.products) {
-      shapes.ternary.push_back({product.n, product.k});
+      if (!product.ternary()) continue;
+      shapes.ternary.push_back({product.n, product.k, product.group});
       shapes.ternary_bytes += matrix_bytes(Layout::kT2, product.n, product.k);
-      shapes.norm_quantize.push_back(product.k);  // each product's input comes out of a norm
+      shapes.norm_quantize.push_back(product.k);  // the input comes out of a norm in nearly every model
     }
   }
   sort_unique(shapes.ternary);
@@ -52,8 +53,10 @@ PackedLayout packed_layout(const ModelTensors& tensors, const ProductLayouts& la
   for (const LayerTensors& layer : tensors.layers) {
     auto& offsets = layout.offsets.emplace_back();
     for (std::size_t p = 0; p < layer.products.size(); ++p) {
+      const FusedMatrix& product = layer.products[p];
       offsets[p] = layout.bytes;
-      layout.bytes += round_up<std::size_t>(matrix_bytes(layouts[p], layer.products[p].n, layer.products[p].k), 64);
+      if (!product.ternary()) continue;
+      layout.bytes += round_up<std::size_t>(matrix_bytes(layouts[product.shape], product.n, product.k), 64);
     }
   }
   return layout;

@@ -18,7 +18,7 @@
 #include "runtime/base/result.h"
 #include "runtime/base/thread_pool.h"
 #include "runtime/bundle/bundle.h"
-#include "runtime/model/config.h"
+#include "runtime/model/tensors.h"
 
 namespace bitnet {
 

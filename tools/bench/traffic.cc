@@ -41,6 +41,7 @@ Work Traffic::products() const {
     work.bytes += part.bytes;
     work.operations += part.operations;
   }
+  work.bytes += dense_bytes;
   return work;
 }
 
@@ -56,11 +57,16 @@ double Traffic::head_bytes(const HeadUse& use) const {
 
 Result<Traffic> traffic_of(const Model& model, KvType kv_type) {
   const ModelConfig& config = model.config();
-  BITNET_ASSIGN_OR_RETURN(const ModelTensors tensors, map_tensors(model.file(), config));
+  const ModelTensors& tensors = model.tensors();
   Traffic traffic;
   for (const LayerTensors& layer : tensors.layers) {
     for (const FusedMatrix& product : layer.products) {
-      const Layout layout = model.kernels().layouts()[static_cast<std::size_t>(product.role)];
+      if (!product.exists()) continue;
+      if (!product.ternary()) {
+        for (const MatrixPart& part : product.parts) traffic.dense_bytes += number(Model::dense_bytes(*part.tensor));
+        continue;
+      }
+      const Layout layout = model.kernels().layouts()[product.shape];
       auto part = std::ranges::find(traffic.ternary, info(layout).name, &TernaryPart::layout);
       if (part == traffic.ternary.end()) {
         part = traffic.ternary.insert(part, TernaryPart{std::string(info(layout).name), 0, 0});
@@ -72,7 +78,7 @@ Result<Traffic> traffic_of(const Model& model, KvType kv_type) {
   traffic.vocab = config.vocab;
   traffic.hidden = config.hidden;
   traffic.head_weight_bytes =
-      static_cast<double>(tensors.token_embd->bytes) / (number(config.vocab) * number(config.hidden));
+      number(Model::dense_bytes(*tensors.head)) / (number(config.vocab) * number(config.hidden));
   const double entry = kv_type == KvType::kF16 ? 2 * number(config.head_dim) : number(config.head_dim) + sizeof(float);
   traffic.kv_bytes = 2 * number(config.layers * config.kv_heads) * entry;
   traffic.kv_operations = 4 * number(config.layers * config.heads * config.head_dim);

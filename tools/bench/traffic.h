@@ -35,13 +35,15 @@ struct TernaryPart {
 
 struct Traffic {
   std::vector<TernaryPart> ternary;  // one for each layout in use
+  double dense_bytes = 0;            // of all matrices of the layers that are not ternary
   std::int64_t vocab = 0;            // rows of the head
   std::int64_t hidden = 0;           // weights of a row
-  double head_weight_bytes = 0;      // of one original weight: 2 or 4
+  double head_weight_bytes = 0;      // of one original weight
   double kv_bytes = 0;               // of one position's keys and values in all layers
   double kv_operations = 0;          // of one position's part in the attention of one token
 
-  [[nodiscard]] Work products() const;  // of one token: all ternary parts
+  // Of one token: all matrices of the layers, and the operations of the ternary ones.
+  [[nodiscard]] Work products() const;
   [[nodiscard]] double head_exact_bytes() const;
   [[nodiscard]] double head_int8_bytes() const;  // the rows; their scales and norms are less than 1 % beside them
   [[nodiscard]] double head_operations() const;
@@ -49,7 +51,6 @@ struct Traffic {
   [[nodiscard]] double head_bytes(const HeadUse& use) const;
 };
 
-// kUsage and the rest as map_tensors() has them.
 [[nodiscard]] Result<Traffic> traffic_of(const Model& model, KvType kv_type);
 
 // What changed between two states of one context.
