@@ -12,6 +12,7 @@
 
 #include "runtime/base/half.h"
 #include "runtime/convert/convert.h"
+#include "runtime/convert/verify.h"
 #include "runtime/safetensors/safetensors.h"
 #include "tests/assets.h"
 #include "tests/hf_checkpoint.h"
@@ -382,6 +383,41 @@ TEST_CASE("a Llama model to SafeTensors and back: rows are permuted both ways") 
   const gguf::Tensor* gguf_q = original.find_tensor("blk.0.attn_q.weight");
   // Heads of 8: row 1 of the checkpoint is pair 1's first, row 2 of the GGUF file.
   CHECK(std::memcmp(q->data.data() + 64 * 4, gguf_q->data.data() + 2 * 64 * 4, 64 * 4) == 0);
+}
+
+// The logits of both models; `least`: of the cosine, exact ones are equal bit for bit.
+void check_logits(const std::string& input, const std::string& output, const ConvertOptions& options, double least) {
+  const ConvertReport report = converted(input, output, options);
+  const auto found = verify_conversion(input, output, options, report);
+  REQUIRE_MESSAGE(found.ok(), found.error().message);
+  CHECK(found->positions == 16);
+  CHECK(found->cosine >= least);
+  if (report.lossless()) CHECK(found->largest_difference == 0.0);
+}
+
+TEST_CASE("stories260K in F32, F16, BF16 and Q8_0: its logits") {
+  const auto path = asset("models/stories260K.gguf", "logits of converted dense models");
+  if (!path) return;
+  const TempFolder folder;
+  for (const char* type : {"f32", "f16", "bf16", "q8_0"}) {
+    CAPTURE(type);
+    check_logits(*path, folder.file("x.gguf"), to(type), 0.9999);
+  }
+  fs::create_directory(folder.file("hf"));
+  check_logits(*path, folder.file("hf/model.safetensors"), to("f32"), 0.999999);
+}
+
+TEST_CASE("bitnet.cpp's tiny models: the same logits in each type") {
+  const auto i2s = asset("bitnet_cpp/tiny.b158.i2_s.gguf", "logits of converted ternary models");
+  const auto tl1_tiles = asset("bitnet_cpp/tl1.ini", "logits of converted ternary models");
+  const auto tl2_tiles = asset("bitnet_cpp/tl2.ini", "logits of converted ternary models");
+  if (!i2s || !tl1_tiles || !tl2_tiles) return;
+  const TempFolder folder;
+  check_logits(*i2s, folder.file("tl1.gguf"), to("tl1", "", *tl1_tiles), 0.999999);
+  check_logits(folder.file("tl1.gguf"), folder.file("tl2.gguf"), to("tl2", *tl1_tiles, *tl2_tiles), 0.999999);
+  fs::create_directory(folder.file("hf"));
+  check_logits(folder.file("tl2.gguf"), folder.file("hf/model.safetensors"), to("i2_s", *tl2_tiles), 0.999999);
+  check_logits(*i2s, folder.file("tq.gguf"), to("tq2_0"), 0.99);
 }
 
 // llama2.c's version 0: 7 int32 (dim, hidden, layers, heads, KV heads, vocabulary, context), then float32 tensors, all

@@ -113,7 +113,7 @@ class Maker {
     matrix(block + name, n, k);
     if (spec_.biases) vector(block + name + ".bias", n, 0.0F, 0.2F);
     if (spec_.scales) vector(block + name + ".scale", 1, 1.5F, 0.5F);
-    if (spec_.in_norms) norm(block + name + ".in_norm.weight", k);
+    if (spec_.in_norms) norm(block + name + "_norm_in.weight", k);
   }
 
  private:
@@ -250,7 +250,7 @@ class Pass {
   }
 
   [[nodiscard]] Floats project(const std::string& name, const Floats& input) const {
-    const Floats x = norm(name + ".in_norm", input);
+    const Floats x = norm(name + "_norm_in", input);
     const gguf::Tensor& tensor = *find(name + ".weight");
     const auto k = static_cast<std::int64_t>(tensor.ne[0]);
     const auto n = static_cast<std::int64_t>(tensor.ne[1]);

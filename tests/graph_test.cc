@@ -73,9 +73,9 @@ std::vector<GraphCase> graph_cases() {
                     .scales = true,
                     .qk_norms = true,
                     .in_norms = true},
-                   {without("attn_q.in_norm.weight"), without("attn_k.in_norm.weight"),
-                    without("attn_v.in_norm.weight"), without("ffn_gate.in_norm.weight"),
-                    without("ffn_up.in_norm.weight"), without("attn_v.scale"), without("ffn_up.scale")}});
+                   {without("attn_q_norm_in.weight"), without("attn_k_norm_in.weight"),
+                    without("attn_v_norm_in.weight"), without("ffn_gate_norm_in.weight"),
+                    without("ffn_up_norm_in.weight"), without("attn_v.scale"), without("ffn_up.scale")}});
   cases.push_back({"gemma3: norms behind the blocks, windows with angles of their own, gelu",
                    {.architecture = "gemma3",
                     .layers = 3,

@@ -499,15 +499,15 @@ TEST_CASE("models that are refused") {
           {"rope_factors_short.weight", "missing, though the other one"});
   for (const auto& [name, count] : {std::pair{"attn_q.bias", 128},
                                     {"ffn_down.scale", 1},
-                                    {"ffn_up.in_norm.weight", 128},
+                                    {"ffn_up_norm_in.weight", 128},
                                     {"post_ffw_norm.weight", 128}}) {
     refused([&, what = name, size = count](
                 ModelCopy& m) { m.add_floats("blk.0." + std::string(what), static_cast<std::size_t>(size)); },
             {"blk.1." + std::string(name), "missing, though block 0 has it"});
   }
   refused([](ModelCopy& m) { m.add_floats("blk.0.attn_k_norm.weight", 64); }, {"blk.0.attn_q_norm.weight", "missing"});
-  refused([](ModelCopy& m) { m.add_floats("blk.1.attn_output.in_norm.weight", 128); },
-          {"blk.1.attn_output.in_norm.weight", "is the same norm as blk.1.attn_sub_norm.weight"});
+  refused([](ModelCopy& m) { m.add_floats("blk.1.attn_output_norm_in.weight", 128); },
+          {"blk.1.attn_output_norm_in.weight", "is the same norm as blk.1.attn_sub_norm.weight"});
   for (const float scale : {0.0F, -1.0F, std::numeric_limits<float>::infinity(), std::nanf("")}) {
     refused(
         [&](ModelCopy& m) {

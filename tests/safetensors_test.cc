@@ -6,16 +6,19 @@
 #include <doctest/doctest.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "tests/assets.h"
 #include "tests/hf_files.h"
+#include "tests/model_files.h"
 
 namespace bitnet::safetensors {
 namespace {
@@ -321,6 +324,68 @@ TEST_CASE("the collected files get their verdicts") {
     ++tried;
   }
   CHECK(tried >= 9);
+}
+
+TEST_CASE("the writer: sorted and aligned, read back equal, and what is refused") {
+  const test::TempFolder folder;
+  const std::string path = folder.file("x.safetensors");
+  safetensors::Writer writer;
+  writer.set("format", "pt");
+  writer.add_tensor("b", DType::kU8, {3});
+  writer.add_tensor("a \"quoted\" \xC3\xA4", DType::kF32, {2, 1});
+  writer.add_tensor("c", DType::kBF16, {});
+  writer.add_tensor("none", DType::kF32, {0, 5});
+  const auto fill = [](std::size_t index, const safetensors::Writer::Sink& sink) -> Status {
+    constexpr std::size_t kBytes[] = {3, 8, 2, 0};
+    const std::vector<std::byte> bytes(kBytes[index], static_cast<std::byte>(index + 1));
+    for (const std::byte& byte : bytes) BITNET_RETURN_IF_ERROR(sink({&byte, 1}));
+    return {};
+  };
+  REQUIRE(writer.write(path, fill).ok());
+  const auto file = File::open(path);
+  REQUIRE_MESSAGE(file.ok(), file.error().message);
+  CHECK(file->data_offset() % 8 == 0);
+  CHECK(file->metadata().at("format") == "pt");
+  REQUIRE(file->tensors().size() == 4);
+  CHECK(file->tensors()[0].elements() * element_bits(file->tensors()[0].dtype) <= 64);
+  for (const auto& [name, index, size] :
+       {std::tuple("b", 1, 3U), {"a \"quoted\" \xC3\xA4", 2, 8U}, {"c", 3, 2U}, {"none", 4, 0U}}) {
+    const Tensor* tensor = file->find_tensor(name);
+    REQUIRE(tensor != nullptr);
+    CHECK(tensor->data.size() == size);
+    CHECK(tensor->offset % (element_bits(tensor->dtype) / 8) == 0);
+    for (const std::byte byte : tensor->data) CHECK(byte == static_cast<std::byte>(index));
+  }
+  const std::string bytes = test::read_file(path);
+
+  const auto refuses = [&](const safetensors::Writer& bad, const safetensors::Writer::Source& source,
+                           std::string_view part) {
+    const Status status = bad.write(path, source);
+    REQUIRE(!status.ok());
+    CHECK_MESSAGE(status.error().message.find(part) != std::string::npos, status.error().message);
+    CHECK(test::read_file(path) == bytes);  // the old file stays
+  };
+  refuses(
+      writer, [](std::size_t, const safetensors::Writer::Sink&) -> Status { return {}; }, "8 bytes from its source");
+  refuses(
+      writer,
+      [](std::size_t, const safetensors::Writer::Sink& sink) -> Status {
+        (void)sink(std::vector<std::byte>(9));
+        return {};
+      },
+      "found 9");
+  safetensors::Writer twice = writer;
+  twice.add_tensor("b", DType::kU8, {1});
+  refuses(twice, fill, "found it twice");
+  safetensors::Writer large = writer;
+  large.add_tensor("large", DType::kF32, {std::uint64_t{1} << 40, std::uint64_t{1} << 40});
+  refuses(large, fill, "below 2^64");
+  safetensors::Writer nameless = writer;
+  nameless.add_tensor("", DType::kU8, {1});
+  refuses(nameless, fill, "1 to 65535 bytes");
+  safetensors::Writer foreign = writer;
+  foreign.add_tensor("\xFF", DType::kU8, {1});
+  refuses(foreign, fill, "a name in UTF-8");
 }
 
 }  // namespace

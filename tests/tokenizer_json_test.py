@@ -49,7 +49,7 @@ CORNERS = [
     "", " ", "  ", "\n", "\n\n", " \n", "\t\t x", "a  b", "Hello, y'all! How are you 😁 ?", "I'LL don'T we'Ve ſ'ſ x'ſ K'K",
     "3 33 333 3333 33333", "١٢٣ ½ ² Ⅷ", "नमस्ते ไทย 中文字 한국어 日本語", "e\u0301 é ﬁ Å \u212b", "a\u0085b\u180ec\u200bd",
     "<|endoftext|>", "x <|endoftext|> y", "<s>x</s>", "[USER] hi [USER]", "un[USER]known", "\u2581a \u2581\u2581", "😀" * 5,
-    "word" * 50, " " * 100 + "x", "ü Ü", "\x00\x01", "\ufeffx", "a\r\nb\r\n\r\nc", "$+<=>^`|~ !?", "can't  CAN'T\u2019t",
+    "word" * 50, " " * 100 + "x", "ü Ü", "\x00\x01", "\ufeffx", "a\r\nb\r\n\r\nc", "$+<=>^`|~ !?", "whole1 wholesome whole", "can't  CAN'T\u2019t",
 ]  # fmt: skip
 
 
@@ -165,9 +165,9 @@ def gemma(tokenizer):
 CHARACTERS = {"llama-2": llama2, "llama-2-metaspace": llama2_metaspace, "gemma": gemma}
 
 
-def corpus():
+def corpus(random_words=0):
     files = [ROOT / "README.md", *sorted(ROOT.glob("runtime/model/*.cc"))[:8]]
-    return [path.read_text(encoding="utf-8") for path in files] + [" ".join(random_texts(5, 300))]
+    return [path.read_text(encoding="utf-8") for path in files] + [" ".join(random_texts(5, random_words))]
 
 
 def trained_bytes():
@@ -175,7 +175,7 @@ def trained_bytes():
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=2000, show_progress=False, initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.train_from_iterator(corpus(300), trainer)
     return json.loads(tokenizer.to_str())["model"]
 
 

@@ -18,11 +18,13 @@ int main(int argc, char** argv) {
   int exit_code = 0;
   bitnet::tools::add_run_command(app, exit_code);
   bitnet::tools::add_score_command(app, exit_code);
+  bitnet::tools::add_embed_command(app, exit_code);
   bitnet::tools::add_tokenize_command(app, exit_code);
 #if defined(BITNET_BENCH_COMMAND)
   bitnet::tools::add_bench_command(app, exit_code);
 #endif
   bitnet::tools::add_inspect_command(app, exit_code);
+  bitnet::tools::add_compat_check_command(app, exit_code);
   bitnet::tools::add_list_commands(app, exit_code);
   bitnet::tools::add_convert_command(app, exit_code);
   bitnet::tools::add_synth_command(app, exit_code);

@@ -12,6 +12,8 @@
 
 #include "runtime/gguf/gguf.h"
 #include "tools/commands.h"
+#include "tools/inspect_model.h"
+#include "tools/model_options.h"
 #include "tools/output.h"
 
 namespace bitnet::tools {
@@ -29,6 +31,9 @@ struct Options {
   std::string path;
   bool json = false;
   bool full = false;
+  bool ternary = false;
+  bool ln_stats = false;
+  formats::ReadOptions read;
 };
 
 std::string dump(const Json& value, int indent) {
@@ -134,7 +139,46 @@ Json shape(const gguf::Tensor& tensor) {
   return result;
 }
 
-std::string json_report(const gguf::File& file, bool full) {
+Json ternary_json(const gguf::File& file, const formats::ReadOptions& read) {
+  std::vector<std::string> notes;
+  Json rows = Json::array();
+  for (const TernaryRow& row : ternary_census(file, read, notes)) {
+    if (!row.error.empty()) {
+      rows.push_back({{"name", row.name}, {"type", row.type}, {"error", row.error}});
+      continue;
+    }
+    rows.push_back({{"name", row.name},
+                    {"type", row.type},
+                    {"rows", row.rows},
+                    {"columns", row.columns},
+                    {"minus", row.census.minus},
+                    {"zero", row.census.zero},
+                    {"plus", row.census.plus},
+                    {"undefined", row.census.undefined},
+                    {"scales", row.scales},
+                    {"least_scale", number(row.census.least_scale)},
+                    {"largest_scale", number(row.census.largest_scale)},
+                    {"doubt", row.doubt.empty() ? Json() : Json(row.doubt)}});
+  }
+  return {{"tensors", std::move(rows)}, {"notes", notes}};
+}
+
+Json norms_json(const gguf::File& file) {
+  Json rows = Json::array();
+  for (const NormRow& row : norm_statistics(file)) {
+    rows.push_back({{"name", row.name},
+                    {"count", row.count},
+                    {"mean", number(row.mean)},
+                    {"rms", number(row.rms)},
+                    {"least", number(row.least)},
+                    {"largest", number(row.largest)},
+                    {"doubt", row.doubt.empty() ? Json() : Json(row.doubt)}});
+  }
+  return rows;
+}
+
+std::string json_report(const gguf::File& file, const Options& options) {
+  const bool full = options.full;
   Json metadata = Json::object();
   for (const gguf::KeyValue& entry : file.metadata()) metadata[std::string(entry.key)] = json_value(entry, full);
   Json tensors = Json::array();
@@ -145,13 +189,16 @@ std::string json_report(const gguf::File& file, bool full) {
                        {"bytes", tensor.bytes},
                        {"offset", tensor.offset}});
   }
-  const Json report = {{"path", file.path()},
-                       {"version", file.version()},
-                       {"alignment", file.alignment()},
-                       {"file_bytes", file.bytes().size()},
-                       {"data_offset", file.data_offset()},
-                       {"metadata", std::move(metadata)},
-                       {"tensors", std::move(tensors)}};
+  Json report = {{"path", file.path()},
+                 {"version", file.version()},
+                 {"alignment", file.alignment()},
+                 {"file_bytes", file.bytes().size()},
+                 {"data_offset", file.data_offset()},
+                 {"model", describe_model(file)},
+                 {"metadata", std::move(metadata)},
+                 {"tensors", std::move(tensors)}};
+  if (options.ternary) report["ternary"] = ternary_json(file, options.read);
+  if (options.ln_stats) report["norms"] = norms_json(file);
   return dump(report, 2) + "\n";
 }
 
@@ -209,9 +256,59 @@ std::string text_report(const gguf::File& file, bool full) {
   return out;
 }
 
+std::string decimal(double value, const char* format = "%.4g") {
+  char text[32];
+  std::snprintf(text, sizeof text, format, value);
+  return text;
+}
+
+std::string ternary_text(const gguf::File& file, const formats::ReadOptions& read) {
+  std::vector<std::string> notes;
+  std::string out;
+  const std::vector<TernaryRow> rows = ternary_census(file, read, notes);
+  for (const TernaryRow& row : rows) {
+    out += "  " + padded(name_text(row.name), 28) + "  " + padded(row.type, 6);
+    if (!row.error.empty()) {
+      out += "  " + row.error + "\n";
+      continue;
+    }
+    const auto all = static_cast<double>(std::max<std::uint64_t>(1, row.census.weights()));
+    const auto share = [&](std::uint64_t count) {
+      return decimal(100.0 * static_cast<double>(count) / all, "%5.1f %%");
+    };
+    out += "  " + padded(std::to_string(row.rows) + " x " + std::to_string(row.columns), 14) + "  -1 " +
+           share(row.census.minus) + "  0 " + share(row.census.zero) + "  +1 " + share(row.census.plus) +
+           "  scale by " + row.scales + " " + decimal(static_cast<double>(row.census.least_scale)) +
+           (row.census.least_scale == row.census.largest_scale
+                ? ""
+                : " .. " + decimal(static_cast<double>(row.census.largest_scale))) +
+           (row.doubt.empty() ? "" : "  ! " + row.doubt) + "\n";
+  }
+  std::string head = "ternary: " + std::to_string(rows.size()) + "\n";
+  for (const std::string& note : notes) head += "  note: " + note + "\n";
+  return head + out;
+}
+
+std::string norms_text(const gguf::File& file) {
+  const std::vector<NormRow> rows = norm_statistics(file);
+  std::string out = "norms: " + std::to_string(rows.size()) + "\n";
+  for (const NormRow& row : rows) {
+    out += "  " + padded(name_text(row.name), 30) + "  " + padded(std::to_string(row.count), 6) + "  mean " +
+           decimal(row.mean) + "  rms " + decimal(row.rms) + "  " + decimal(row.least) + " .. " + decimal(row.largest) +
+           (row.doubt.empty() ? "" : "  ! " + row.doubt) + "\n";
+  }
+  return out;
+}
+
 Status inspect(const Options& options) {
   BITNET_ASSIGN_OR_RETURN(const gguf::File file, gguf::File::open(options.path));
-  return write_output(options.json ? json_report(file, options.full) : text_report(file, options.full));
+  if (options.json) return write_output(json_report(file, options));
+  std::string text = text_report(file, options.full);
+  const Json model = describe_model(file);
+  if (!model.is_null()) text += "model: " + dump(model, -1) + "\n";
+  if (options.ternary) text += ternary_text(file, options.read);
+  if (options.ln_stats) text += norms_text(file);
+  return write_output(text);
 }
 
 }  // namespace
@@ -222,6 +319,9 @@ void add_inspect_command(CLI::App& app, int& exit_code) {
   command->add_option("file", options->path, "GGUF file")->required();
   command->add_flag("--json", options->json, "Print JSON; offsets of tensors count from data_offset");
   command->add_flag("--full", options->full, "Show long strings and arrays whole");
+  command->add_flag("--ternary", options->ternary, "Count the weights -1, 0 and +1 of every ternary tensor");
+  command->add_flag("--ln-stats", options->ln_stats, "Show mean, size and range of the gains of every norm");
+  add_read_options(*command, options->read);
   command->callback([options, &exit_code] {
     const Status status = inspect(*options);
     if (!status.ok()) exit_code = report(status.error());

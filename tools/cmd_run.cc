@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "runtime/base/process_memory.h"
+#include "runtime/chat/prompt_template.h"
 #include "runtime/generation/generator.h"
 #include "runtime/generation/ngram_draft.h"
 #include "runtime/model/model.h"
@@ -69,6 +70,8 @@ struct Options {
   std::optional<std::string> prompt;
   std::string prompt_file;
   std::vector<std::int32_t> prompt_ids;
+  std::string prompt_template = "auto";
+  std::optional<std::string> system_prompt;
   std::int64_t max_tokens = 128;
   SamplingChoice sampling;
   std::optional<std::uint64_t> seed;
@@ -108,6 +111,7 @@ class Run {
   Status prepare();
   Status load();
   Status read_prompt();
+  Status frame_prompt();
   Status prefill();
   Status generate();
   [[nodiscard]] Status show(std::string_view text);
@@ -171,8 +175,10 @@ Status Run::load() {
   load.log = log_to_stderr(options_.metrics || options_.verbose);  // the summary says in short what runs
   BITNET_ASSIGN_OR_RETURN(model_, Model::load(options_.model, load));
   BITNET_ASSIGN_OR_RETURN(context_, Context::create(*model_, {.size = options_.context, .kv_type = options_.kv_type}));
-  Result<Tokenizer> tokenizer = Tokenizer::from_gguf(model_->file());
+  Result<Tokenizer> tokenizer = Tokenizer::from_gguf(model_->file(), options_.load.strict);
   if (tokenizer.ok()) {
+    BITNET_RETURN_IF_ERROR(check_pair(*tokenizer, model_->config().vocab, options_.model));
+    if (!options_.quiet) print_tokenizer_notes(*tokenizer);
     tokenizer_.emplace(std::move(tokenizer).value());
   } else if (options_.prompt_ids.empty()) {
     return Error{tokenizer.error().code, tokenizer.error().message + "; --prompt-ids works without a tokenizer"};
@@ -203,12 +209,35 @@ Status Run::read_prompt() {
   } else if (options_.prompt_file.empty()) {
     BITNET_ASSIGN_OR_RETURN(prompt_, read_all(std::cin, "standard input"));
   }
+  BITNET_RETURN_IF_ERROR(frame_prompt());
   const auto start = std::chrono::steady_clock::now();
   const bool add_bos = tokenizer_->adds_bos() && !options_.no_bos;
   BITNET_ASSIGN_OR_RETURN(prompt_ids_, tokenizer_->encode(prompt_, add_bos, true));
   tokenize_ms_ = milliseconds_since(start);
   if (prompt_ids_.empty())
     return Error{ErrorCode::kUsage, "the prompt is empty; give -p, -f or text on standard input"};
+  return {};
+}
+
+// Puts the prompt into the frame of a conversation, if the user or the model's file names one.
+Status Run::frame_prompt() {
+  const PromptTemplate* frame = find_prompt_template(options_.prompt_template);
+  if (options_.prompt_template == "auto") {
+    const TemplateChoice choice = choose_prompt_template(model_->file());
+    frame = choice.chosen;
+    if (!options_.quiet && frame->name != "raw") {
+      std::fprintf(stderr, "bitnet: prompt template %s, since %s; --prompt-template raw takes the text as it is\n",
+                   std::string(frame->name).c_str(), choice.reason.c_str());
+    }
+  }
+  std::vector<Message> messages;
+  if (options_.system_prompt.has_value()) messages.push_back({Role::kSystem, *options_.system_prompt});
+  if (prompt_.empty()) return {};  // there is nothing to answer
+  messages.push_back({Role::kUser, prompt_});
+  BITNET_ASSIGN_OR_RETURN(prompt_, format_prompt(*frame, messages));
+  std::vector<std::string> stops = options_.stops;
+  if (!frame->stop.empty()) stops.emplace_back(frame->stop);
+  filter_ = StopFilter(std::move(stops));
   return {};
 }
 
@@ -410,6 +439,19 @@ void add_run_command(CLI::App& app, int& exit_code) {
   CLI::Option* ids = add_ids(*command, "--prompt-ids", o.prompt_ids, "Prompt as token ids (repeatable)");
   prompt->excludes(file)->excludes(ids);
   file->excludes(ids);
+  const CLI::Validator known(
+      [](const std::string& name) {
+        if (name == "auto" || find_prompt_template(name) != nullptr) return std::string();
+        return "expected auto or one of " + known_prompt_templates() + "; found \"" + name + "\"";
+      },
+      "NAME");
+  command
+      ->add_option("--prompt-template", o.prompt_template,
+                   "Frame around the prompt, see list-templates; auto: the one that the model's file points to")
+      ->capture_default_str()
+      ->check(known)
+      ->excludes(ids);
+  command->add_option("--system-prompt", o.system_prompt, "A system message before the prompt")->excludes(ids);
   command
       ->add_option("-n,--max-tokens,--max-new-tokens,--n-predict", o.max_tokens,
                    "Tokens to generate; -1: until the context is full")

@@ -136,7 +136,11 @@ Status Score::make_sequence() {
   BITNET_ASSIGN_OR_RETURN(const gguf::File file, gguf::File::open(options_.model));
   BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(file));
   BITNET_RETURN_IF_ERROR(choose_windows(config));
-  Result<Tokenizer> tokenizer = Tokenizer::from_gguf(file);
+  Result<Tokenizer> tokenizer = Tokenizer::from_gguf(file, options_.load.strict);
+  if (tokenizer.ok()) {
+    BITNET_RETURN_IF_ERROR(check_pair(*tokenizer, config.vocab, options_.model));
+    print_tokenizer_notes(*tokenizer);
+  }
   if (!text_.has_value()) {
     ids_ = options_.ids;
     BITNET_RETURN_IF_ERROR(check_ids(ids_, config.vocab, "--prompt-ids"));

@@ -1,5 +1,4 @@
 // bitnet tokenize: the token ids of a text, by the tokenizer of a model or of a tokenizer's own file.
-#include <cstdio>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -39,8 +38,7 @@ Result<std::string> read_text(const Options& options) {
 Status tokenize(const Options& options) {
   BITNET_RETURN_IF_ERROR(check_standard_output());
   BITNET_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::open(options.path, options.strict));
-  for (const std::string& note : tokenizer.notes())
-    std::fprintf(stderr, "bitnet tokenize: warning: %s\n", note.c_str());
+  print_tokenizer_notes(tokenizer);
   BITNET_ASSIGN_OR_RETURN(const std::string text, read_text(options));
   const bool add_bos = tokenizer.adds_bos() && !options.no_bos;
   BITNET_ASSIGN_OR_RETURN(const std::vector<std::int32_t> ids, tokenizer.encode(text, add_bos, options.parse_special));

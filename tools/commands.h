@@ -10,7 +10,9 @@
 namespace bitnet::tools {
 
 void add_bench_command(CLI::App& app, int& exit_code);
+void add_compat_check_command(CLI::App& app, int& exit_code);
 void add_convert_command(CLI::App& app, int& exit_code);
+void add_embed_command(CLI::App& app, int& exit_code);
 void add_inspect_command(CLI::App& app, int& exit_code);
 void add_list_commands(CLI::App& app, int& exit_code);  // list-architectures, list-templates
 void add_synth_command(CLI::App& app, int& exit_code);

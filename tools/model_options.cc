@@ -42,6 +42,7 @@ void add_load_options(CLI::App& command, ModelOptions& options) {
 
 void add_kernel_options(CLI::App& command, ModelOptions& options) {
   options.progress = progress_to_stderr();
+  add_read_options(command, options.read);
   command.add_option("--bundle", options.bundle, "Kernel bundle: FILE, none, or auto (beside the model)")
       ->capture_default_str();
   command.add_flag("--strict", options.strict, "Refuse whatever would make results less than honest")
@@ -78,6 +79,10 @@ void add_kv_option(CLI::App& command, KvType& type) {
                   "Keys and values in the cache: f16, or i8, which takes half the memory and is approximate")
       ->transform(CLI::CheckedTransformer(kTypes))
       ->option_text("f16|i8");
+}
+
+void print_tokenizer_notes(const Tokenizer& tokenizer) {
+  for (const std::string& note : tokenizer.notes()) std::fprintf(stderr, "bitnet: warning: %s\n", note.c_str());
 }
 
 LogFn log_to_stderr(bool details) {
@@ -154,6 +159,11 @@ std::string describe_kernels(const Model& model, std::span<const KernelUse> uses
 
 void print_bundle_advice(const Model& model) {
   if (!model.bundle_path().empty()) return;
+  if (!model.tensors().any_ternary()) {
+    std::fprintf(stderr,
+                 "bitnet: a dense model, without ternary weights: it runs on dense kernels, which are slower\n");
+    return;
+  }
   std::fprintf(stderr,
                "bitnet: running on built-in kernels; make faster ones for this model and CPU with "
                "bitnet-codegen --model %s --target native\n",

@@ -9,6 +9,7 @@
 
 #include "runtime/formats/options.h"
 #include "runtime/model/model.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace bitnet::tools {
 
@@ -27,6 +28,9 @@ void add_read_options(CLI::App& command, formats::ReadOptions& options);
 
 // --kv-type, into `type`.
 void add_kv_option(CLI::App& command, KvType& type);
+
+// Says on standard error what was assumed about the tokenizer.
+void print_tokenizer_notes(const Tokenizer& tokenizer);
 
 // A log that prints to standard error: warnings always, information only with `details`.
 [[nodiscard]] LogFn log_to_stderr(bool details);

@@ -47,8 +47,9 @@ Result<Checkpoint> Checkpoint::open_directory(const std::string& directory) {
     }
     names.insert(file);
   }
+  const std::string folder = directory + "/";
   for (const std::string& name : names) {
-    BITNET_ASSIGN_OR_RETURN(safetensors::File opened, safetensors::File::open(directory + "/" + name));
+    BITNET_ASSIGN_OR_RETURN(safetensors::File opened, safetensors::File::open(folder + name));
     checkpoint.files_.push_back(std::make_shared<const safetensors::File>(std::move(opened)));
     const safetensors::File* file = checkpoint.files_.back().get();
     for (const safetensors::Tensor& tensor : file->tensors()) {

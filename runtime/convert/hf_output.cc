@@ -36,7 +36,7 @@ auto reordered(Rows rows, const TensorRule& rule) {
       std::uint64_t undefined = 0;
       for (std::int64_t row = begin; row < end; ++row, out += rule.columns) {
         const std::int64_t from = row_after_permutation(row, rule.rows, rule.permuted_heads);
-        const Outcome outcome = rows(from, from + 1, out);
+        Outcome outcome = rows(from, from + 1, out);
         if (!outcome.ok()) return outcome;
         undefined += *outcome;
       }

@@ -45,7 +45,7 @@ class Rules {
                                    {"attn_v", "self_attn.v_proj"},
                                    {"ffn_gate", "mlp.gate_proj"},
                                    {"ffn_up", "mlp.up_proj"}}) {
-      vector(std::string(gguf) + ".in_norm.weight",
+      vector(std::string(gguf) + "_norm_in.weight",
              {std::string(hf) + ".rms_norm.weight", std::string(hf) + ".norm.weight"}, model_.hidden, false);
     }
     const bool permuted = config_.family == Family::kLlama;

@@ -162,7 +162,7 @@ class Stream {
   }
 
   Status floats_to_floats() {
-    const Status done = each_piece([this](std::int64_t begin, std::int64_t end) -> Status {
+    Status done = each_piece([this](std::int64_t begin, std::int64_t end) -> Status {
       BITNET_RETURN_IF_ERROR(load(begin, end));
       return write_values(begin);
     });
@@ -172,7 +172,7 @@ class Stream {
   }
 
   Status codes_to_floats() {
-    const Status done = each_piece([this](std::int64_t begin, std::int64_t end) -> Status {
+    Status done = each_piece([this](std::int64_t begin, std::int64_t end) -> Status {
       codes_.resize(static_cast<std::size_t>((end - begin) * columns_));
       BITNET_RETURN_IF_ERROR(read_codes(
           [this](std::int64_t from, std::int64_t to, std::uint8_t* codes) { return source_.codes(from, to, codes); },
@@ -223,7 +223,7 @@ class Stream {
     const bool grouped = columns_ % kScaleGroup == 0;
     formats::MagnitudeProbe rows(columns_);
     formats::MagnitudeProbe groups(kScaleGroup);  // to it, each group is a row
-    const Status done = each_piece(
+    Status done = each_piece(
         [&](std::int64_t begin, std::int64_t end) -> Status {
           BITNET_RETURN_IF_ERROR(load(begin, end));
           BITNET_RETURN_IF_ERROR(rows.add(values_));
@@ -309,7 +309,7 @@ class Stream {
     const formats::TernaryTarget wanted{target_.type, rows_, columns_, formats::I2sLayout::kX86, target_.tile};
     auto encoder = formats::TernaryEncoder::make(wanted, scales_.kind, scales_.group, scales_.values);
     if (!encoder.ok()) return fail(encoder.error().message);
-    const Status done = each_piece(
+    Status done = each_piece(
         [&](std::int64_t begin, std::int64_t end) -> Status {
           codes_.resize(static_cast<std::size_t>((end - begin) * columns_));
           BITNET_RETURN_IF_ERROR(read_codes(codes, begin, end));
@@ -342,7 +342,7 @@ class Stream {
     BITNET_RETURN_IF_ERROR(check_packable());
     const std::int64_t quarter = ceil_div<std::int64_t>(rows_, 4);
     std::vector<std::uint8_t> packed(static_cast<std::size_t>(quarter * columns_), 0);
-    const Status done = each_piece(
+    Status done = each_piece(
         [&](std::int64_t begin, std::int64_t end) -> Status {
           codes_.resize(static_cast<std::size_t>((end - begin) * columns_));
           BITNET_RETURN_IF_ERROR(read_codes(codes, begin, end));

@@ -40,7 +40,7 @@ Result<std::vector<float>> logits_of(const std::string& path, const formats::Rea
   ModelOptions options;
   options.bundle = "none";
   options.head = HeadMode::kExact;
-  (void)read;
+  options.read = read;
   BITNET_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, Model::load(path, options));
   ContextOptions context_options;
   context_options.size = std::min(kPositions, model->config().context);

@@ -2,9 +2,9 @@
 #include "runtime/model/graph.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "runtime/base/math.h"
+#include "runtime/formats/dense.h"
 #include "runtime/kernels/layout.h"
 
 namespace bitnet {
@@ -104,7 +104,7 @@ Status Graph::make_angles() {
   std::vector<float> factors;
   if (tensor != nullptr) {
     factors.resize(tensor->ne[0]);
-    std::memcpy(factors.data(), tensor->data.data(), factors.size() * sizeof(float));
+    formats::decode_floats(tensor->type, tensor->data.data(), 0, factors);
   }
   BITNET_ASSIGN_OR_RETURN(rope_angles[0].table, RopeTable::make(config, /*window=*/false, factors));
   if (config.has_window_rope()) {

@@ -1,11 +1,11 @@
 // Everything of the layers that is no matrix: shapes, norms, biases and scales, copied into one block of floats where
 // each begins a cache line.
-#include <cstring>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "runtime/base/math.h"
+#include "runtime/formats/dense.h"
 #include "runtime/kernels/kernel_abi.h"
 #include "runtime/model/load_weights.h"
 
@@ -17,17 +17,18 @@ class Copies {
  public:
   void add(const gguf::Tensor* tensor, const float*& slot) {
     if (tensor == nullptr) return;
-    entries_.push_back({tensor->data.data(), static_cast<std::size_t>(tensor->ne[0]), 1.0F, &slot});
+    entries_.push_back({tensor->data.data(), tensor->type, static_cast<std::size_t>(tensor->ne[0]), 1.0F, &slot});
   }
   void add(std::span<const float> values, float factor, const float*& slot) {
-    entries_.push_back({std::as_bytes(values).data(), values.size(), factor, &slot});
+    entries_.push_back({std::as_bytes(values).data(), gguf::TensorType::kF32, values.size(), factor, &slot});
   }
   void add_norm(NormKind kind, const gguf::Tensor* gain, const gguf::Tensor* bias, NormWeights& norm) {
     norm.kind = kind;
     add(gain, norm.gain);
     if (kind != NormKind::kLayer || gain == nullptr) return;
     const std::byte* values = bias == nullptr ? nullptr : bias->data.data();
-    entries_.push_back({values, static_cast<std::size_t>(gain->ne[0]), 1.0F, &norm.bias});
+    const gguf::TensorType type = bias == nullptr ? gguf::TensorType::kF32 : bias->type;
+    entries_.push_back({values, type, static_cast<std::size_t>(gain->ne[0]), 1.0F, &norm.bias});
   }
 
   [[nodiscard]] Status make(Buffer& memory) const {
@@ -36,7 +37,7 @@ class Copies {
     BITNET_ASSIGN_OR_RETURN(memory, Buffer::allocate(floats * sizeof(float)));
     auto* next = memory.as<float>();
     for (const Entry& entry : entries_) {
-      if (entry.from != nullptr) std::memcpy(next, entry.from, entry.count * sizeof(float));
+      if (entry.from != nullptr) formats::decode_floats(entry.type, entry.from, 0, {next, entry.count});
       if (entry.factor != 1.0F) {
         for (std::size_t i = 0; i < entry.count; ++i) next[i] *= entry.factor;
       }
@@ -50,6 +51,7 @@ class Copies {
   static constexpr std::size_t kAlign = 16;  // floats
   struct Entry {
     const std::byte* from;  // in the file perhaps unaligned; null: zeros
+    gguf::TensorType type;  // F32, F16 or BF16
     std::size_t count;
     float factor;
     const float** slot;

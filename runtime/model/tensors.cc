@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <map>
 #include <set>
 #include <utility>
@@ -47,10 +46,13 @@ class Mapper {
   Mapper(const gguf::File& file, const ModelConfig& config, const formats::ReadOptions& read, ModelTensors& out)
       : file_(file), config_(config), read_(read), out_(out) {}
 
-  // F32 [k].
+  // Floats [k]. Converters that keep norms narrow exist (the BitNet embedding models').
   Result<const gguf::Tensor*> vector(const std::string& name, std::int64_t k) {
+    using Type = gguf::TensorType;
     BITNET_ASSIGN_OR_RETURN(const gguf::Tensor* tensor, find(name, k, 1));
-    if (tensor->type != gguf::TensorType::kF32) return wrong_type(*tensor, "F32");
+    if (tensor->type != Type::kF32 && tensor->type != Type::kF16 && tensor->type != Type::kBF16) {
+      return wrong_type(*tensor, "F32, F16 or BF16");
+    }
     return tensor;
   }
   Result<const gguf::Tensor*> optional_vector(const std::string& name, std::int64_t k) {
@@ -87,7 +89,7 @@ class Mapper {
     BITNET_ASSIGN_OR_RETURN(piece.part.bias, optional_vector(layer, name + ".bias", n));
     BITNET_ASSIGN_OR_RETURN(const gguf::Tensor* scale, optional_vector(layer, name + ".scale", 1));
     if (scale != nullptr) {
-      std::memcpy(&piece.part.scale, scale->data.data(), sizeof(float));
+      formats::decode_floats(scale->type, scale->data.data(), 0, {&piece.part.scale, 1});
       if (!std::isfinite(piece.part.scale)) {
         return tensor_error(file_, scale->name,
                             "expected a finite factor, found " + std::to_string(piece.part.scale) +
@@ -96,7 +98,7 @@ class Mapper {
     }
     // Where there is one norm for one projection, it is a sub-norm under another name.
     if (alone != Role::kAttentionOutput && alone != Role::kDown) {
-      BITNET_ASSIGN_OR_RETURN(piece.in_norm, optional_vector(layer, name + ".in_norm.weight", k));
+      BITNET_ASSIGN_OR_RETURN(piece.in_norm, optional_vector(layer, name + "_norm_in.weight", k));
     }
     return piece;
   }
@@ -147,7 +149,7 @@ class Mapper {
   Result<const gguf::Tensor*> sub_norm(std::int64_t layer, const std::string& name, const std::string& projection,
                                        std::int64_t k) {
     BITNET_ASSIGN_OR_RETURN(const gguf::Tensor* norm, optional_vector(layer, name + ".weight", k));
-    BITNET_ASSIGN_OR_RETURN(const gguf::Tensor* other, optional_vector(layer, projection + ".in_norm.weight", k));
+    BITNET_ASSIGN_OR_RETURN(const gguf::Tensor* other, optional_vector(layer, projection + "_norm_in.weight", k));
     if (norm != nullptr && other != nullptr) {
       return tensor_error(file_, other->name,
                           "is the same norm as " + std::string(norm->name) + "; expected one of the two");

@@ -323,7 +323,8 @@ class Loader {
       if (type == TokenType::kByte || v.piece(id).empty()) continue;
       if (type == TokenType::kUnused) continue;
       worst = std::min(worst, static_cast<double>(v.score(id)));
-      if (type == TokenType::kControl || type == TokenType::kUnknown) continue;
+      // Added tokens are cut out of the text before; where their flags forbid that, the model does not know them.
+      if (type == TokenType::kControl || type == TokenType::kUnknown || type == TokenType::kUserDefined) continue;
       v.pieces.insert(v.piece(id), static_cast<std::uint32_t>(id));
     }
     v.unknown_score = (std::isfinite(worst) ? worst : 0) - kUnknownPenalty;
@@ -376,6 +377,7 @@ const Merges& Vocabulary::merges() const {
       const std::string_view piece = text(id);
       if (piece.empty() || kind == TokenType::kControl || kind == TokenType::kByte) continue;
       if (kind == TokenType::kUnknown && id != mergeable_unknown) continue;
+      if (kind == TokenType::kUserDefined && pipeline.byte_level) continue;
       merges_.pieces[piece] = id;  // of equal spellings the last, as in llama.cpp
       merges_.longest = std::max(merges_.longest, piece.size());
       if (cuts_at_borders) add_neighbours(merges_, piece);

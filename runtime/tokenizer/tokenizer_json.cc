@@ -228,7 +228,8 @@ class TokenizerJson {
     }
     if (id >= data_.tokens.size()) return model.fail("the unknown token is not in the vocabulary");
     data_.unknown = static_cast<std::uint32_t>(id);
-    if (!byte_level_) data_.types[id] = kUnknownType;
+    // Only as an added token is its spelling looked for in texts.
+    if (!byte_level_ && data_.types[id] == kControlType) data_.types[id] = kUnknownType;
     return {};
   }
 
