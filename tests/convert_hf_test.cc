@@ -460,6 +460,10 @@ TEST_CASE("masters: online quantisation, bitnet_b1_58 names, norms of single pro
       wrong += code_at(up, i) != static_cast<int>(std::clamp(rounded, -1.0, 1.0)) ? 1 : 0;
     }
     CHECK(wrong == 0);
+    if (prefix.empty()) {  // as the published files call them
+      CHECK(tensor_of(file, "blk.1.attn_v_norm_in.weight").ne[0] == kHidden);
+      CHECK(tensor_of(file, "blk.1.ffn_sub_norm.weight").ne[0] == kFfn);
+    }
     for (const ConvertedTensor& tensor : report->tensors) {
       CHECK(tensor.rounded == (tensor.to_type == "I2_S"));
       if (tensor.rounded) CHECK(tensor.relative_error > 0.1);
