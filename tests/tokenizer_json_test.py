@@ -59,7 +59,7 @@ CORNERS = [
     *("I'LL don'T we'Ve 'ſ x'ſ \u212a'\u212a", "3 33 333 3333 33333", "١٢٣ ½ ² Ⅷ", "नमस्ते ไทย 中文字 한국어 日本語"),
     *("e\u0301 é ﬁ Å \u212b", "a\u0085b\u180ec\u200bd", "<|endoftext|>", "x <|endoftext|> y", "<s>x</s>"),
     *("[USER] hi [USER]", "un[USER]known", "\u2581a \u2581\u2581", "😀" * 5, "word" * 50, " " * 100 + "x", "ü Ü"),
-    *("a\r\nb\r\n\r\nc", "$+<=>^`|~ !?", "whole1 wholesome whole", "can't  CAN'T\u2019t", "[MASK] [R] x"),
+    *("a\r\nb\r\n\r\nc", "$+<=>^`|~ !?", "qwhole1 qwholesome qwhole", "can't  CAN'T\u2019t", "[MASK] [R] x"),
 ]
 
 
@@ -152,7 +152,7 @@ ADDED = [
     AddedToken("ü", special=False, normalized=False),
     AddedToken("[MASK]", special=True, lstrip=True),
     AddedToken("[R]", special=True, rstrip=True),
-    AddedToken("whole", special=False, single_word=True, normalized=False),
+    AddedToken("qwhole", special=False, single_word=True, normalized=False),
 ]
 
 
