@@ -220,8 +220,8 @@ TEST_CASE("ternary weights in floats: found again, by tensor, by rows and by gro
 
   // One weight whose magnitude is 2e-6 off, and one that is 5e-7 off.
   for (const auto& [off, right] : {std::pair(2e-6, false), {5e-7, true}}) {
-    model.fill(down, [off = off](std::size_t row, std::size_t column) {
-      if (row == 3 && column == 17) return static_cast<float>(0.5 * (1.0 - off));
+    model.fill(down, [odd = static_cast<float>(0.5 * (1.0 - off))](std::size_t row, std::size_t column) {
+      if (row == 3 && column == 17) return odd;
       return magnitude(row + column, 0.5F);
     });
     if (right) converted(model.write(), path, to("i2_s"));

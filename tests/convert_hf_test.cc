@@ -60,9 +60,8 @@ struct Origins {
   void layers(const std::string& gguf, const std::string& hf, std::int64_t columns, std::int64_t rows = 1,
               std::int64_t heads = 0) {
     for (std::int64_t layer = 0; layer < kLayers; ++layer) {
-      const std::string number = std::to_string(layer);
-      const std::string block = prefix == "transformer." || prefix.empty() ? "h." : prefix + "layers.";
-      list.push_back({"blk." + number + "." + gguf, block + number + "." + hf, columns, rows, heads});
+      const std::string dotted = std::to_string(layer) + ".";
+      list.push_back({"blk." + dotted + gguf, prefix + "layers." + dotted + hf, columns, rows, heads});
     }
   }
   // Norms and projections that Llama, Qwen and their like share.
@@ -359,8 +358,8 @@ TEST_CASE("gpt2: transposed matrices, masks that are no weights, with and withou
     }
     const auto layers = [&](const std::string& gguf, const std::string& hf, std::int64_t columns, std::int64_t rows) {
       for (std::int64_t layer = 0; layer < kLayers; ++layer) {
-        const std::string number = std::to_string(layer);
-        Origin origin{"blk." + number + "." + gguf, prefix + ("h." + number + "." + hf), columns, rows};
+        const std::string dotted = std::to_string(layer) + ".";
+        Origin origin{"blk." + dotted + gguf, prefix + ("h." + dotted + hf), columns, rows};
         origin.transposed = rows > 1;
         origins.list.push_back(origin);
       }
@@ -461,6 +460,10 @@ TEST_CASE("masters: online quantisation, bitnet_b1_58 names, norms of single pro
       wrong += code_at(up, i) != static_cast<int>(std::clamp(rounded, -1.0, 1.0)) ? 1 : 0;
     }
     CHECK(wrong == 0);
+    if (prefix.empty()) {  // as the published files call them
+      CHECK(tensor_of(file, "blk.1.attn_v_norm_in.weight").ne[0] == kHidden);
+      CHECK(tensor_of(file, "blk.1.ffn_sub_norm.weight").ne[0] == kFfn);
+    }
     for (const ConvertedTensor& tensor : report->tensors) {
       CHECK(tensor.rounded == (tensor.to_type == "I2_S"));
       if (tensor.rounded) CHECK(tensor.relative_error > 0.1);

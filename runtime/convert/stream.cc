@@ -62,7 +62,7 @@ class Stream {
         warnings_(warnings),
         rows_(source.rows()),
         columns_(source.columns()),
-        piece_rows_(std::clamp<std::int64_t>(kPieceElements / std::max<std::int64_t>(columns_, 1), 1, rows_)) {}
+        piece_rows_(std::max<std::int64_t>(kPieceElements / std::max<std::int64_t>(columns_, 1), 1)) {}
 
   Status run() {
     const bool ternary = is_ternary_target(target_.type);

@@ -243,7 +243,7 @@ class DirectoryReader {
       if (!found) {
         warnings_.push_back(std::string(name) + ": " + key + " " + gguf::quoted(text) + " is no token; it is left out");
       } else if (std::string_view(key) != "unk_token" || !data_.unknown) {
-        *id = *found;
+        *id = found;
       }
     }
     return {};
