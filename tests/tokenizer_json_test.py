@@ -71,11 +71,8 @@ def random_texts(seed, count, settled=False):
     """
     draw = random.Random(seed)
     assigned = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Cn", "Cs", "Co")]
-<<<<<<< HEAD
-=======
     if settled:
         assigned = [c for c in assigned if unicodedata.ucd_3_2_0.category(c) == unicodedata.category(c)]
->>>>>>> main
     common = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
     marks = ".,;:!?'\"-()[]{}<>/\\|@#$%^&*_+=~`"
     spaces = [" "] * 12 + ["  ", "\n", "\n\n", "\t", "\r\n", "\u00a0", "\u3000", "   "]
