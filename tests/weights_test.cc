@@ -176,7 +176,7 @@ TEST_CASE("peak memory: packed weights, int8 head, keys and values, and 60 MB") 
   REQUIRE(file.ok());
   const auto config = read_config(*file);
   const auto tensors = map_tensors(*file, *config);
-  ProductLayouts layouts{};  // t2, the largest
+  const ProductLayouts layouts(kernel_shapes(*tensors).ternary.size(), Layout::kT2);  // the largest
   const std::size_t head = screened_layout(config->vocab, config->hidden).bytes;
   for (const std::string& bundle : {std::string("none"), packed}) {
     const test::Outcome outcome = programs.bitnet(
