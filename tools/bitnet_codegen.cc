@@ -6,6 +6,7 @@
 #include "tools/codegen_commands.h"
 #include "tools/codegen_inspect.h"
 #include "tools/output.h"
+#include "tools/read_options.h"
 
 namespace bitnet::tools {
 namespace {
@@ -26,8 +27,10 @@ void add_verify(CLI::App& app, int& exit_code) {
   auto json = std::make_shared<bool>(false);
   command->add_option("bundle", *path, "the bundle (.bnk)")->required();
   command->add_option("-m,--model", *model, "the model (.gguf) it was made for");
+  auto read = std::make_shared<formats::ReadOptions>();
+  add_read_options(*command, *read);
   command->add_flag("--json", *json, "one JSON object");
-  command->callback([path, model, json, &exit_code] { exit_code = verify_command(*path, *model, *json); });
+  command->callback([path, model, json, read, &exit_code] { exit_code = verify_command(*path, *model, *json, *read); });
 }
 
 void add_list_targets(CLI::App& app, int& exit_code) {

@@ -28,6 +28,7 @@
 #include "tools/codegen_commands.h"
 #include "tools/codegen_pack.h"
 #include "tools/output.h"
+#include "tools/read_options.h"
 
 namespace bitnet::tools {
 
@@ -213,7 +214,7 @@ Result<Report> compile_model(const CompileCommand& command) {
   BITNET_ASSIGN_OR_RETURN(codegen::Points points, codegen::find_points(command.points));
   BITNET_ASSIGN_OR_RETURN(const gguf::File file, gguf::File::open(command.model));
   BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(file));
-  BITNET_ASSIGN_OR_RETURN(const ModelTensors tensors, map_tensors(file, config));
+  BITNET_ASSIGN_OR_RETURN(const ModelTensors tensors, map_tensors(file, config, command.read));
   if (!tensors.any_ternary()) {
     return Error{ErrorCode::kTensorMapping, file.path() +
                                                 ": a dense model: it has no ternary tensor, so there is nothing to "
@@ -290,6 +291,7 @@ Result<Report> compile_model(const CompileCommand& command) {
 
 void CompileCommand::add_options(CLI::App& app) {
   app.add_option("-m,--model", model, "the model (.gguf)");
+  add_read_options(app, read);
   app.add_option("-t,--target", targets, "a name of list-targets, or native (repeatable: one bundle with all images)");
   app.add_option("-o,--output", output,
                  "the bundle; default: MODEL.TARGET.bnk beside the model, MODEL.bnk for several");

@@ -13,6 +13,7 @@
 #include "runtime/model/tensors.h"
 #include "tools/codegen_commands.h"
 #include "tools/output.h"
+#include "tools/read_options.h"
 
 namespace bitnet::tools {
 namespace {
@@ -101,7 +102,7 @@ Result<codegen::Explanation> from_model(const ExplainCommand& command, const cod
   BITNET_ASSIGN_OR_RETURN(const codegen::PlanOptions options, read_format(command.format));
   BITNET_ASSIGN_OR_RETURN(const gguf::File file, gguf::File::open(command.model));
   BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(file));
-  BITNET_ASSIGN_OR_RETURN(const ModelTensors tensors, map_tensors(file, config));
+  BITNET_ASSIGN_OR_RETURN(const ModelTensors tensors, map_tensors(file, config, command.read));
   BITNET_ASSIGN_OR_RETURN(const codegen::Plan plan,
                           codegen::make_plan(kernel_shapes(tensors), selection, points, options));
   BITNET_ASSIGN_OR_RETURN(const codegen::CompiledBundle bundle, codegen::compile(plan));
@@ -118,6 +119,7 @@ void ExplainCommand::add_options(CLI::App& command) {
   command.add_option("name", name, "the kernel's name, as `inspect` lists it")->required();
   command.add_option("bundle", bundle, "the bundle (.bnk), of any target");
   command.add_option("-m,--model", model, "instead of a bundle: the model (.gguf), compiled in memory");
+  add_read_options(command, read);
   command.add_option("-t,--target", target, "with --model: the target; default: native");
   command.add_option("--format", format, "with --model: weight layouts, as for compiling")->capture_default_str();
   command.add_option("--points", points, "the tuned points that the bundle was made with, if not the defaults");

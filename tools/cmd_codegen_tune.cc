@@ -23,6 +23,7 @@
 #include "runtime/probe/host.h"
 #include "tools/codegen_commands.h"
 #include "tools/output.h"
+#include "tools/read_options.h"
 
 namespace bitnet::tools {
 namespace {
@@ -129,7 +130,7 @@ Result<std::vector<codegen::TuneShape>> shapes_of_command(const TuneCommand& com
   if (!command.model.empty()) {
     BITNET_ASSIGN_OR_RETURN(const gguf::File file, gguf::File::open(command.model));
     BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(file));
-    BITNET_ASSIGN_OR_RETURN(const ModelTensors tensors, map_tensors(file, config));
+    BITNET_ASSIGN_OR_RETURN(const ModelTensors tensors, map_tensors(file, config, command.read));
     return shapes_to_tune(tensors);
   }
   if (!command.shapes.empty()) {
@@ -283,6 +284,7 @@ Status tune_to_file(const TuneRequest& request, const codegen::TargetSelection& 
 void TuneCommand::add_options(CLI::App& command) {
   command.add_option("-t,--target", targets, "what to tune for; this CPU must execute it")->capture_default_str();
   command.add_option("-m,--model", model, "tune the shapes of this model (.gguf)");
+  add_read_options(command, read);
   command.add_option("--shapes", shapes,
                      "tune these shapes: TOML with [[shape]] n, k, layers; default: those of 2b-4t, large and 3b");
   command.add_option("-o,--output", output, "the points (TOML)");

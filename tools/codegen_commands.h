@@ -8,6 +8,7 @@
 #include "codegen/plan.h"
 #include "codegen/tune.h"
 #include "runtime/base/result.h"
+#include "runtime/formats/options.h"
 #include "runtime/model/tensors.h"
 
 namespace bitnet::tools {
@@ -23,6 +24,7 @@ class CompileCommand {
   [[nodiscard]] int run() const;
 
   std::string model;
+  formats::ReadOptions read;
   std::vector<std::string> targets;
   std::string output;
   std::string points;
@@ -51,6 +53,7 @@ class ExplainCommand {
   std::string name;
   std::string bundle;
   std::string model;
+  formats::ReadOptions read;
   std::string target;
   std::string format = "auto";
   std::string points;
@@ -66,6 +69,7 @@ class TuneCommand {
 
   std::vector<std::string> targets = {"native"};
   std::string model;
+  formats::ReadOptions read;
   std::string shapes;
   std::string output;
   std::string points;

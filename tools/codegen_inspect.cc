@@ -168,10 +168,10 @@ struct ModelFile {
 };
 
 // Fills `out` in place: the tensors point into its file.
-Status open_model(const std::string& path, ModelFile& out) {
+Status open_model(const std::string& path, const formats::ReadOptions& read, ModelFile& out) {
   BITNET_ASSIGN_OR_RETURN(out.file, gguf::File::open(path));
   BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(out.file));
-  BITNET_ASSIGN_OR_RETURN(out.tensors, map_tensors(out.file, config));
+  BITNET_ASSIGN_OR_RETURN(out.tensors, map_tensors(out.file, config, read));
   return {};
 }
 
@@ -221,9 +221,10 @@ Result<std::string> describe_bundle(const std::string& path, bool json) {
   return json ? print(to_json_object(file, manifest)) : to_text(file, manifest);
 }
 
-Result<VerifyReport> verify_bundle(const std::string& path, const std::string& model, bool json) {
+Result<VerifyReport> verify_bundle(const std::string& path, const std::string& model, bool json,
+                                   const formats::ReadOptions& read) {
   ModelFile model_file;
-  if (!model.empty()) BITNET_RETURN_IF_ERROR(open_model(model, model_file));
+  if (!model.empty()) BITNET_RETURN_IF_ERROR(open_model(model, read, model_file));
   Checklist checks;
   gguf::File file;
   bundle_checks::Manifest manifest;
@@ -231,7 +232,7 @@ Result<VerifyReport> verify_bundle(const std::string& path, const std::string& m
     BITNET_ASSIGN_OR_RETURN(file, bundle_checks::open_container(path));
     return {};
   };
-  const auto read = [&]() -> Status {
+  const auto read_table = [&]() -> Status {
     BITNET_ASSIGN_OR_RETURN(manifest, bundle_checks::read_manifest(file));
     return {};
   };
@@ -240,7 +241,7 @@ Result<VerifyReport> verify_bundle(const std::string& path, const std::string& m
     return bundle_checks::check_permissions(path, file.mapping() == nullptr || file.mapping()->world_writable());
   });
   checks.run("metadata digest and versions", [&] { return bundle_checks::check_metadata(file); }, /*essential=*/true);
-  checks.run("manifest and kernel table", read, /*essential=*/true);
+  checks.run("manifest and kernel table", read_table, /*essential=*/true);
   checks.run("padding", [&] { return bundle_checks::check_padding(file); });
   for (const ImageRecord& image : manifest.table.images) {
     checks.run(image.tensor, [&] { return bundle_checks::check_image(file, image); });
@@ -263,8 +264,8 @@ int inspect_command(const std::string& path, bool json) {
   return show_result("bitnet-codegen", *text);
 }
 
-int verify_command(const std::string& path, const std::string& model, bool json) {
-  const Result<VerifyReport> report = verify_bundle(path, model, json);
+int verify_command(const std::string& path, const std::string& model, bool json, const formats::ReadOptions& read) {
+  const Result<VerifyReport> report = verify_bundle(path, model, json, read);
   if (!report.ok()) return report_error("bitnet-codegen", report.error());
   const int shown = show_result("bitnet-codegen", report->text);
   return report->ok ? shown : static_cast<int>(ErrorCode::kVerification);

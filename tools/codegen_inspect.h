@@ -4,6 +4,7 @@
 #include <string>
 
 #include "runtime/base/result.h"
+#include "runtime/formats/options.h"
 
 namespace bitnet::tools {
 
@@ -18,11 +19,12 @@ struct VerifyReport {
 // Every check of Bundle::open that needs no execution, the packed weights' hashes, and the model file's SHA-256, shape
 // hash and packed size. `model` "" leaves the model's checks out and says so. Reads both files completely. Error: the
 // model's reader's, where it cannot be read: that is no verdict on the bundle, so none is given.
-[[nodiscard]] Result<VerifyReport> verify_bundle(const std::string& path, const std::string& model, bool json);
+[[nodiscard]] Result<VerifyReport> verify_bundle(const std::string& path, const std::string& model, bool json,
+                                                 const formats::ReadOptions& read = {});
 
 // The two subcommands: print to standard output and return the exit code (0, 15 where the bundle is refused, or
 // that of the reader where the model cannot be read: 1, or 3 for tensors that do not fit its metadata).
 int inspect_command(const std::string& path, bool json);
-int verify_command(const std::string& path, const std::string& model, bool json);
+int verify_command(const std::string& path, const std::string& model, bool json, const formats::ReadOptions& read);
 
 }  // namespace bitnet::tools

@@ -7,9 +7,9 @@
 #include <span>
 #include <string>
 
-#include "runtime/formats/options.h"
 #include "runtime/model/model.h"
 #include "runtime/tokenizer/tokenizer.h"
+#include "tools/read_options.h"
 
 namespace bitnet::tools {
 
@@ -22,9 +22,6 @@ void add_model_option(CLI::App& command, std::string& path);
 void add_load_options(CLI::App& command, ModelOptions& options);
 // The same without -t.
 void add_kernel_options(CLI::App& command, ModelOptions& options);
-
-// --i2s-layout and --tile-config, into `options`: what a file of ternary weights does not say about itself.
-void add_read_options(CLI::App& command, formats::ReadOptions& options);
 
 // --kv-type, into `type`.
 void add_kv_option(CLI::App& command, KvType& type);
