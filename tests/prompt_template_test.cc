@@ -68,7 +68,8 @@ TEST_CASE("the conversations of the assets") {
     std::ifstream stream(path);
     return json::parse(stream);
   };
-  for (const json& entry : read(*bitnet_path).at("bitnet_2b_4t_hf").at("cases")) {
+  const json bitnet = read(*bitnet_path);
+  for (const json& entry : bitnet.at("bitnet_2b_4t_hf").at("cases")) {
     CHECK(prompt("bitnet", messages_of(entry.at("messages"))) == entry.at("expect").get<std::string>());
   }
   const json cases = read(*cases_path);
