@@ -309,7 +309,7 @@ struct Nodes {
       const std::string bytes((std::istreambuf_iterator<char>(data)), {});
       std::vector<float>& values = by_name[name + "." + op];
       values.resize(bytes.size() / sizeof(float));
-      std::memcpy(values.data(), bytes.data(), bytes.size());
+      if (!values.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());  // views have no data of their own
     }
   }
   [[nodiscard]] const std::vector<float>& operator[](const std::string& name) const {
