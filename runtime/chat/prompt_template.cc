@@ -96,11 +96,7 @@ TemplateChoice choose_prompt_template(const gguf::File& file) {
 }
 
 Result<std::string> format_prompt(const PromptTemplate& frame, std::span<const Message> messages) {
-  if (messages.empty() || messages.back().role == Role::kAssistant) {
-    return Error{ErrorCode::kUsage,
-                 std::string("a prompt needs messages of which the last is not the assistant's, found ") +
-                     (messages.empty() ? "none" : "the assistant's")};
-  }
+  if (messages.empty()) return Error{ErrorCode::kUsage, "a prompt needs a message, found none"};
   std::string prompt;
   std::string system;  // waits for the first user message where the template has no place for it
   for (const Message& message : messages) {

@@ -49,7 +49,7 @@ struct TemplateChoice {
 [[nodiscard]] TemplateChoice choose_prompt_template(const gguf::File& file);
 
 // The prompt of a conversation, its begin token left to the tokenizer; ends where the assistant is to go on. Special
-// tokens stand in it as text. kUsage: no message, or one of the assistant last.
+// tokens stand in it as text. kUsage: no message.
 [[nodiscard]] Result<std::string> format_prompt(const PromptTemplate& frame, std::span<const Message> messages);
 
 }  // namespace bitnet
