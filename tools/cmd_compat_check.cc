@@ -157,6 +157,13 @@ class Check {
       if (!score.error.empty() || !std::isfinite(score.perplexity)) continue;
       if (best_ == nullptr || score.perplexity < best_->perplexity) best_ = &score;
     }
+    // A text that no layout foretells better than chance says nothing.
+    if (best_ != nullptr && best_->perplexity >= static_cast<double>(vocab_)) {
+      best_ = nullptr;
+      warn(options_.text + ": no layout foretells it better than chance, so that it does not tell which one it is: " +
+           "give a text like those that the model was trained on");
+      return {};
+    }
     if (best_ == nullptr) {
       error({ErrorCode::kTensorMapping, file.path() + ": no I2_S layout gives finite logits on " + options_.text},
             ErrorCode::kTensorMapping);

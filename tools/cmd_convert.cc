@@ -1,6 +1,7 @@
 // bitnet convert: models between Hugging Face directories, SafeTensors and the types of GGUF files.
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <string>
 
@@ -45,6 +46,14 @@ Status complete(Options& options) {
   BITNET_RETURN_IF_ERROR(read_type("--embedding", options.embedding, options.convert.embedding));
   BITNET_RETURN_IF_ERROR(read_type("--head", options.head, options.convert.head));
   options.convert.ternarize = !options.ternarize.empty();
+  for (const std::string& other : {options.input, options.output}) {
+    std::error_code ignored;
+    if (options.report.empty() ||
+        (options.report != other && !std::filesystem::equivalent(options.report, other, ignored))) {
+      continue;
+    }
+    return Error{ErrorCode::kUsage, "--report: expected a file of its own, found " + other + "; name another file"};
+  }
   if (options.format == "gguf") options.convert.format = ConvertFormat::kGguf;
   if (options.format == "safetensors") options.convert.format = ConvertFormat::kSafetensors;
   return {};

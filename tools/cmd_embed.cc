@@ -133,7 +133,7 @@ Status embed(Options& options) {
   for (const Embedded& result : results) {
     report["embeddings"].push_back({{"tokens", result.tokens}, {"values", result.values}});
   }
-  return write_output(report.dump() + "\n");
+  return write_output(report.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
 }  // namespace

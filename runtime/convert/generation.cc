@@ -9,9 +9,9 @@
 namespace bitnet::convert {
 namespace {
 
-Status read_positive(const Settings& settings, std::string_view key, float& value) {
+Status read_number(const Settings& settings, std::string_view key, float& value) {
   if (!settings.has(key)) return {};
-  BITNET_ASSIGN_OR_RETURN(value, settings.positive(key));
+  BITNET_ASSIGN_OR_RETURN(value, settings.number(key));
   return {};
 }
 
@@ -24,10 +24,10 @@ Result<Generation> read_generation(const std::string& directory) {
   if (!std::filesystem::exists(path, ignored)) return generation;
   BITNET_ASSIGN_OR_RETURN(const Settings settings, Settings::read(path, ErrorCode::kFailure));
   SamplingParams& sampling = generation.sampling;
-  BITNET_RETURN_IF_ERROR(read_positive(settings, "temperature", sampling.temperature));
-  BITNET_RETURN_IF_ERROR(read_positive(settings, "top_p", sampling.top_p));
-  BITNET_RETURN_IF_ERROR(read_positive(settings, "min_p", sampling.min_p));
-  BITNET_RETURN_IF_ERROR(read_positive(settings, "repetition_penalty", sampling.repetition_penalty));
+  BITNET_RETURN_IF_ERROR(read_number(settings, "temperature", sampling.temperature));
+  BITNET_RETURN_IF_ERROR(read_number(settings, "top_p", sampling.top_p));
+  BITNET_RETURN_IF_ERROR(read_number(settings, "min_p", sampling.min_p));
+  BITNET_RETURN_IF_ERROR(read_number(settings, "repetition_penalty", sampling.repetition_penalty));
   if (settings.has("top_k")) {
     BITNET_ASSIGN_OR_RETURN(const std::int64_t top_k,
                             settings.integer("top_k", 0, std::numeric_limits<std::int32_t>::max()));

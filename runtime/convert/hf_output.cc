@@ -186,6 +186,10 @@ Result<std::vector<SourceTensor>> hf_tensors(std::vector<SourceTensor> tensors, 
         unmapped.push_back({tensor.name, "the architecture never uses it"});
         continue;
       }
+      if (tensor.name == "rope_freqs.weight") {
+        unmapped.push_back({tensor.name, "RoPE factors, for which a checkpoint has no tensor"});
+        continue;
+      }
       return Error{ErrorCode::kTensorMapping, tensor.place +
                                                   ": expected a tensor that a checkpoint of this kind has, " +
                                                   "found none of that name; only a GGUF file can hold it"};
@@ -200,6 +204,12 @@ Result<std::vector<SourceTensor>> hf_tensors(std::vector<SourceTensor> tensors, 
     if (!tensor.ternary && !tensor.floats) {
       return Error{ErrorCode::kTensorMapping, tensor.place + ": expected a type that can be read as numbers, found " +
                                                   tensor.type + "; convert it with the program that wrote it"};
+    }
+    // Codes have rows of their own order; what exchanges rows and columns, or shifts values, needs floats.
+    if (tensor.ternary && (rule->transposed || rule->less_one || rule->rows == 0)) {
+      return Error{ErrorCode::kTensorMapping,
+                   tensor.place + ": expected floats, which a checkpoint of this kind has in another order, found " +
+                       tensor.type + "; convert the file with --type f16 to GGUF first"};
     }
     tensor.name = (rule->outside ? "" : prefix) + (layer.empty() ? "" : layers + layer) + rule->hf.front();
     apply(*rule, tensor);

@@ -4,8 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -59,9 +62,11 @@ Result<std::vector<float>> logits_of(const std::string& path, const formats::Rea
   return all;
 }
 
+// By its first bytes: a file may have any name.
 bool is_gguf(const std::string& path) {
-  std::error_code ignored;
-  return fs::is_regular_file(path, ignored) && fs::path(path).extension() != ".safetensors";
+  std::ifstream file(path, std::ios::binary);
+  std::array<char, 4> magic{};
+  return file.read(magic.data(), magic.size()) && std::string_view(magic.data(), magic.size()) == "GGUF";
 }
 
 // The logits of a model of any form. `type`: that of an exact image of a checkpoint.
