@@ -146,6 +146,14 @@ TEST_CASE("windows, scales, pooling") {
   CHECK(good(folder, "llama").logit_scale == 1.0F);
 }
 
+TEST_CASE("longrope without an original context has the model's own") {
+  const TempFolder folder;
+  const ModelConfig config = good(
+      folder, "minicpm", [](gguf::Writer& w, const std::string& p) { w.set(p + "rope.scaling.type", "longrope"); });
+  CHECK(config.rope_scaling == RopeScaling::kLongrope);
+  CHECK(config.rope_original_context == 4096);
+}
+
 TEST_CASE("what would change the graph unseen is refused by its key") {
   const TempFolder folder;
   const auto refused = [&](const char* key, gguf::Value value, std::vector<std::string> parts) {
@@ -174,6 +182,8 @@ TEST_CASE("what would change the graph unseen is refused by its key") {
   refused("rope.scaling.factor", 0.5F, {"1..65536"});
   refused("rope.scaling.factor", std::nanf(""), {"1..65536"});
   refused("rope.dimension_count", std::uint32_t{7}, {"found 7"});
+  refused("rope.scaling.yarn_ext_factor", 0.5F, {"expected 1"});
+  refused("rope.freq_base", 0.5F, {"at least 1"});
   refused("embedding_scale", -1.0F, {"above 0"});
   refused("attention.sliding_window", std::uint32_t{1} << 30, {"positions"});
   check_refused(read(folder, "llama",

@@ -1,4 +1,5 @@
 // bitnet run: text (or token ids) in, generated text out.
+#include <cctype>
 #include <charconv>
 #include <chrono>
 #include <cstdint>
@@ -232,7 +233,15 @@ Status Run::frame_prompt() {
   }
   std::vector<Message> messages;
   if (options_.system_prompt.has_value()) messages.push_back({Role::kSystem, *options_.system_prompt});
-  if (prompt_.empty()) return {};  // there is nothing to answer
+  if (prompt_.empty()) {
+    if (!options_.system_prompt.has_value()) return {};  // there is nothing to answer
+    return Error{ErrorCode::kUsage, "--system-prompt: expected a prompt to answer, found an empty one"};
+  }
+  if (options_.system_prompt.has_value() && frame->name == "raw") {
+    return Error{ErrorCode::kUsage,
+                 "--system-prompt: expected a prompt template with a place for it, found raw; choose "
+                 "one with --prompt-template, or put the text into the prompt"};
+  }
   messages.push_back({Role::kUser, prompt_});
   BITNET_ASSIGN_OR_RETURN(prompt_, format_prompt(*frame, messages));
   std::vector<std::string> stops = options_.stops;
@@ -274,7 +283,7 @@ Status Run::show_token(std::int32_t id, std::string_view text) {
   BITNET_RETURN_IF_ERROR(show(text));
   if (!options_.jsonl) return {};
   const nlohmann::ordered_json line = {{"token", id}, {"text", text}};
-  return buffer_output(line.dump() + "\n");
+  return buffer_output(line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
 Status Run::generate() {
@@ -300,7 +309,8 @@ Status Run::generate() {
 }
 
 nlohmann::ordered_json Run::results() const {
-  const std::string_view format = "i2_s";
+  std::string format(type_name(*model_->tensors().layers.front().products.front().parts.front().tensor));  // "i2_s"
+  for (char& c : format) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   const GenerationStats& stats = generator_->stats();
   const ProcessMemory memory = process_memory();
   return {

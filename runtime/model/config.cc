@@ -76,11 +76,20 @@ Status refuse_unsupported(const Keys& keys) {
                                          std::to_string(value) + "; this runtime does not implement it");
     }
   }
-  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping", "attention.clamp_kqv"}) {
+  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping", "attention.clamp_kqv",
+                          "rope.scaling.yarn_log_multiplier"}) {
     if (!keys.has(key)) continue;
     BITNET_ASSIGN_OR_RETURN(const double value, keys.file.get_float(keys.name(key)));
     if (value != 0.0) {
       return config_error(keys.file, "metadata key " + keys.name(key) + ": expected 0 or no such key, found " +
+                                         std::to_string(value) + "; this runtime does not implement it");
+    }
+  }
+  for (const char* key : {"rope.scaling.yarn_attn_factor", "rope.scaling.yarn_ext_factor"}) {
+    if (!keys.has(key)) continue;
+    BITNET_ASSIGN_OR_RETURN(const double value, keys.file.get_float(keys.name(key)));
+    if (value != 1.0 && !(value < 0.0)) {  // below 0: what the kind of scaling says
+      return config_error(keys.file, "metadata key " + keys.name(key) + ": expected 1 or no such key, found " +
                                          std::to_string(value) + "; this runtime does not implement it");
     }
   }
@@ -174,8 +183,11 @@ Status read_rope_scaling(const Keys& keys, ModelConfig& config) {
     return {};
   }
   config.rope_scaling = type == "yarn" ? RopeScaling::kYarn : RopeScaling::kLongrope;
+  // Converters leave it out where the model was not trained beyond it.
   BITNET_ASSIGN_OR_RETURN(config.rope_original_context,
-                          keys.dimension("rope.scaling.original_context_length", kMaxContext));
+                          type == "longrope"
+                              ? keys.dimension_or("rope.scaling.original_context_length", kMaxContext, config.context)
+                              : keys.dimension("rope.scaling.original_context_length", kMaxContext));
   BITNET_RETURN_IF_ERROR(keys.optional_positive("rope.scaling.attn_factor", config.rope_attention_factor));
   BITNET_RETURN_IF_ERROR(keys.optional_positive("rope.scaling.yarn_beta_fast", config.yarn_beta_fast));
   return keys.optional_positive("rope.scaling.yarn_beta_slow", config.yarn_beta_slow);
@@ -190,6 +202,11 @@ Status read_rope(const Keys& keys, ModelConfig& config) {
                                        " (the head width), found " + std::to_string(config.rope_dim));
   }
   BITNET_RETURN_IF_ERROR(keys.optional_positive("rope.freq_base", config.rope_base));
+  for (const float base : {config.rope_base, config.has_window_rope() ? config.window_rope_base : 1.0F}) {
+    if (base >= 1.0F) continue;  // below it angles grow from pair to pair, beyond what sines are exact for
+    return config_error(keys.file, "metadata key " + keys.name("rope.freq_base") +
+                                       ": expected a base of at least 1, found " + std::to_string(base));
+  }
   return read_rope_scaling(keys, config);
 }
 
@@ -228,9 +245,9 @@ Status read_vocabulary(const Keys& keys, ModelConfig& config) {
   if (embedding == nullptr) {
     return Error{ErrorCode::kTensorMapping, file.path() + ": tensor token_embd.weight is missing"};
   }
-  if (embedding->ne[1] > (std::uint64_t{1} << 26)) {
+  if (embedding->ne[1] < 1 || embedding->ne[1] > (std::uint64_t{1} << 26)) {
     return Error{ErrorCode::kTensorMapping, file.path() + ": tensor token_embd.weight has " +
-                                                std::to_string(embedding->ne[1]) + " rows, expected at most 67108864"};
+                                                std::to_string(embedding->ne[1]) + " rows, expected 1..67108864"};
   }
   config.vocab = static_cast<std::int64_t>(embedding->ne[1]);
   if (!keys.has("vocab_size")) return {};

@@ -200,6 +200,7 @@ Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink
   const auto evaluate = [&]() -> Status {
     for (std::int64_t at = 0; at < many; at += graph.batch) {
       const std::int64_t pass = std::min(graph.batch, many - at);
+      state_->screened_first = state_->screened_end = 0;  // they count the tokens of a pass
       graph.dump = dump;
       const Status passed = graph.forward(tokens.subspan(static_cast<std::size_t>(at), static_cast<std::size_t>(pass)));
       graph.dump = nullptr;

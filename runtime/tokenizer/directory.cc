@@ -43,12 +43,15 @@ class DirectoryReader {
 
   Result<VocabularyData> run() {
     BITNET_RETURN_IF_ERROR(read_main());
+    const auto framed_bos = data_.add_bos.value_or(false) ? data_.bos : std::nullopt;
+    const auto framed_eos = data_.add_eos.value_or(false) ? data_.eos : std::nullopt;
     BITNET_RETURN_IF_ERROR(read_config());
     BITNET_RETURN_IF_ERROR(read_added_tokens());
     BITNET_RETURN_IF_ERROR(read_names("special_tokens_map.json"));
     BITNET_RETURN_IF_ERROR(read_names("tokenizer_config.json"));
     BITNET_RETURN_IF_ERROR(check_size());
     BITNET_RETURN_IF_ERROR(read_model_ids());
+    keep_frame(framed_bos, framed_eos);
     find_turn_end();
     BITNET_RETURN_IF_ERROR(read_template());
     pad();
@@ -255,6 +258,14 @@ class DirectoryReader {
                 std::to_string(data_.tokens.size()) + " pieces; the tokenizer belongs to another model");
   }
 
+  // The tokens that tokenizer.json puts around a text are those, whatever else begins a text or ends an answer.
+  void keep_frame(std::optional<std::uint32_t> bos, std::optional<std::uint32_t> eos) {
+    if (bos && data_.add_bos.value_or(false)) data_.bos = bos;
+    if (!eos || !data_.add_eos.value_or(false) || data_.eos == eos) return;
+    if (!data_.eot) data_.eot = data_.eos;
+    data_.eos = eos;
+  }
+
   // config.json's ids, each a number or a list of them; what the model was trained with.
   Status read_model_ids() {
     BITNET_ASSIGN_OR_RETURN(const Json config, read_json("config.json"));
@@ -269,13 +280,13 @@ class DirectoryReader {
                     ", found " + std::to_string(data_.tokens.size()) +
                     " pieces; the tokenizer belongs to another model");
       }
-      if (*id && **id != stated &&
-          !(value->is_array() && std::find(value->begin(), value->end(), **id) != value->end())) {
+      const bool listed = *id && value->is_array() && std::find(value->begin(), value->end(), **id) != value->end();
+      if (*id && **id != stated && !listed) {
         warnings_.push_back("config.json: " + std::string(key) + " is " + std::to_string(stated) +
                             ", but the tokenizer's " + gguf::quoted(data_.tokens[**id]) + " is " +
                             std::to_string(**id) + "; config.json's is written");
       }
-      if (!*id || !value->is_array()) *id = static_cast<std::uint32_t>(stated);
+      if (!listed) *id = static_cast<std::uint32_t>(stated);
     }
     return {};
   }
