@@ -67,6 +67,8 @@ Error strict_refusal(const Error& refusal) {
 
 Status load_bundle(Model::State& state, const ModelOptions& options, std::span<const Isa> usable,
                    const std::string& shape_hash, const Logger& log) {
+  // A dense model has no products that a bundle could serve.
+  if (!state.tensors.any_ternary() && (options.bundle == "auto" || options.bundle == "none")) return {};
   const bool read_ahead = state.pool->size() > 1;  // else there is no CPU for it
   if (options.bundle == "none") {
     if (options.strict) return Error{ErrorCode::kStrict, "strict mode: a kernel bundle is needed, but none was wanted"};
@@ -146,6 +148,8 @@ void log_kernels(const Model::State& state, const Logger& log) {
     std::string images;
     for (const Isa isa : state.bundle->loaded()) images += (images.empty() ? "" : ", ") + std::string(to_string(isa));
     log.info("kernels of " + state.bundle->path() + " (" + images + "), others built in: " + join(names));
+  } else if (!state.tensors.any_ternary()) {
+    log.info("a dense model, running on built-in kernels: " + join(names));
   } else {
     log.info("no kernel bundle, running on built-in kernels (make one with bitnet-codegen --model " +
              state.file.path() + " --target native): " + join(names));
