@@ -36,8 +36,6 @@ struct Embedded {
   std::vector<float> values;
 };
 
-const char* name_of(Pooling pooling) { return pooling == Pooling::kMean ? "mean" : "last"; }
-
 // One for each line, the empty ones left out.
 std::vector<std::string> split_lines(const std::string& text) {
   std::vector<std::string> lines;
@@ -125,7 +123,7 @@ Status embed(Options& options) {
     return write_output(out);
   }
   nlohmann::ordered_json report = {{"model", {{"path", model->path()}, {"architecture", model->config().architecture}}},
-                                   {"pooling", name_of(pooling)},
+                                   {"pooling", pooling_name(pooling)},
                                    {"normalized", !options.raw},
                                    {"dimension", model->config().hidden},
                                    {"bundle", bundle_json(*model, context->kernel_uses())},

@@ -25,24 +25,6 @@ bool is_ternary_type(gguf::TensorType type) {
 
 std::uint64_t elements(const gguf::Tensor& tensor) { return tensor.ne[0] * tensor.ne[1] * tensor.ne[2] * tensor.ne[3]; }
 
-std::string_view to_string(RopeScaling scaling) {
-  switch (scaling) {
-    case RopeScaling::kNone:
-      return "none";
-    case RopeScaling::kLinear:
-      return "linear";
-    case RopeScaling::kYarn:
-      return "yarn";
-    case RopeScaling::kLongrope:
-      return "longrope";
-  }
-  return "";
-}
-
-std::string_view to_string(Pooling pooling) {
-  return pooling == Pooling::kNone ? "none" : pooling == Pooling::kMean ? "mean" : "last";
-}
-
 Json architecture_json(const gguf::File& file, const ModelConfig& config) {
   Json json = {{"architecture", config.architecture},
                {"activation", to_string(config.activation)},
@@ -68,7 +50,7 @@ Json architecture_json(const gguf::File& file, const ModelConfig& config) {
   json["scales"] = {
       {"embedding", config.embedding_scale}, {"residual", config.residual_scale}, {"logit", config.logit_scale}};
   json["tied_head"] = config.tied_only || file.find_tensor("output.weight") == nullptr;
-  json["pooling"] = to_string(config.pooling);
+  json["pooling"] = pooling_name(config.pooling);
   return json;
 }
 

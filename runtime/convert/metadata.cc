@@ -6,20 +6,6 @@
 namespace bitnet::convert {
 namespace {
 
-const char* scaling_name(RopeScaling scaling) {
-  switch (scaling) {
-    case RopeScaling::kNone:
-      return "none";
-    case RopeScaling::kLinear:
-      return "linear";
-    case RopeScaling::kYarn:
-      return "yarn";
-    case RopeScaling::kLongrope:
-      return "longrope";
-  }
-  return "none";
-}
-
 class Keys {
  public:
   Keys(const ModelConfig& config, gguf::Writer& writer) : config_(config), writer_(writer) {}
@@ -71,7 +57,7 @@ class Keys {
       set("rope.scaling.factor", 1.0F);
       return;
     }
-    writer_.set(config.architecture + ".rope.scaling.type", scaling_name(config.rope_scaling));
+    writer_.set(config.architecture + ".rope.scaling.type", to_string(config.rope_scaling));
     if (config.rope_scaling != RopeScaling::kLongrope) set("rope.scaling.factor", config.rope_factor);
     if (config.rope_scaling == RopeScaling::kLinear) return;
     set("rope.scaling.original_context_length", config.rope_original_context);

@@ -265,6 +265,24 @@ std::string known_names() {
 
 }  // namespace
 
+std::string_view to_string(RopeScaling scaling) {
+  switch (scaling) {
+    case RopeScaling::kNone:
+      return "none";
+    case RopeScaling::kLinear:
+      return "linear";
+    case RopeScaling::kYarn:
+      return "yarn";
+    case RopeScaling::kLongrope:
+      return "longrope";
+  }
+  return "";
+}
+
+std::string_view pooling_name(Pooling pooling) {
+  return pooling == Pooling::kNone ? "none" : pooling == Pooling::kMean ? "mean" : "last";
+}
+
 Result<ModelConfig> read_config(const gguf::File& file) {
   ModelConfig config;
   BITNET_ASSIGN_OR_RETURN(const std::string_view name, file.get_string("general.architecture"));

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/base/result.h"
@@ -15,6 +16,9 @@ namespace bitnet {
 
 enum class RopeScaling : std::uint8_t { kNone, kLinear, kYarn, kLongrope };
 enum class Pooling : std::uint8_t { kNone, kMean, kLast };
+
+[[nodiscard]] std::string_view to_string(RopeScaling scaling);  // as in rope.scaling.type
+[[nodiscard]] std::string_view pooling_name(Pooling pooling);   // "none", "mean", "last"
 
 struct ModelConfig {
   std::string architecture;  // general.architecture, one of architectures()
