@@ -15,6 +15,9 @@
 // the bits of a multiplication and an addition; those with float32 are rounded before they are added. Keys and values
 // of a long context come from memory: while one block of 256 positions is worked on, the next is brought into the L2
 // cache, in the order K, V of a chunk, K, V of the next.
+//
+// Functions that do much work a call are not inlined: inlined step by step into the kernel, each would be optimised
+// over and over, and they were a third of a model's compilation.
 #ifndef BITNET_GENERATED_DENSE_ATTENTION_AVX512_H_
 #define BITNET_GENERATED_DENSE_ATTENTION_AVX512_H_
 
@@ -139,7 +142,8 @@ template <int R, int J, bool kAhead, typename T>
 // p[first + r][j] = score of row first + r at position j of the page, for R rows and start <= j < count, start a
 // multiple of 16; p beyond, up to a whole block, holds anything. Meanwhile as many rows come nearer at `ahead`.
 template <int R, bool kAhead, typename T>
-inline void scores(const Group& g, int first, const Page<T>& key, const T* ahead, long long start, long long count) {
+[[gnu::noinline]] void scores(const Group& g, int first, const Page<T>& key, const T* ahead, long long start,
+                              long long count) {
   constexpr int J = kDotTile / R < 4 ? kDotTile / R : 4;
   static_assert(kLanes % J == 0, "16 keys are whole groups of J");
   const float* const* q = g.q + first;
@@ -276,7 +280,8 @@ template <typename T>
 // Rows first .. first + R - 1 of o, all of head_dim, from begin to end; meanwhile end - begin rows come nearer at
 // `ahead`.
 template <int R, bool kAhead, typename T>
-inline void weigh(const Group& g, int first, const T* value, const T* ahead, long long begin, long long end, float* o) {
+[[gnu::noinline]] void weigh(const Group& g, int first, const T* value, const T* ahead, long long begin, long long end,
+                             float* o) {
   constexpr int D = kValueTile / R < 8 ? kValueTile / R : 8;
   const float* p = g.p + first * kChunk;
   float* rows = o + first * g.width;
@@ -324,7 +329,7 @@ inline void weigh_all(const Group& g, int first, int last, const T* value, const
 }
 
 template <typename T>
-inline void attend(const Group& g, const void* const* key_pages, const void* const* value_pages) {
+[[gnu::noinline]] void attend(const Group& g, const void* const* key_pages, const void* const* value_pages) {
   alignas(64) float m[kRows];
   alignas(64) float l[kRows];
   int first = 0;
@@ -421,7 +426,7 @@ inline void attend(const Group& g, const void* const* key_pages, const void* con
 }
 
 template <typename T>
-inline void attention(const bitnet_attention_args* a) {
+[[gnu::always_inline]] inline void attention(const bitnet_attention_args* a) {
   Group g;
   g.head_dim = a->head_dim;
   g.width = (a->head_dim + kLanes - 1) / kLanes * kLanes;
@@ -452,9 +457,15 @@ inline void attention(const bitnet_attention_args* a) {
 
 }  // namespace dense_detail
 
-inline void attention_f16(const bitnet_attention_args* a) noexcept { dense_detail::attention<dense_detail::Half>(a); }
-inline void attention_i8(const bitnet_attention_args* a) noexcept { dense_detail::attention<int8_t>(a); }
-inline void attention_f32(const bitnet_attention_args* a) noexcept { dense_detail::attention<float>(a); }
+[[gnu::always_inline]] inline void attention_f16(const bitnet_attention_args* a) noexcept {
+  dense_detail::attention<dense_detail::Half>(a);
+}
+[[gnu::always_inline]] inline void attention_i8(const bitnet_attention_args* a) noexcept {
+  dense_detail::attention<int8_t>(a);
+}
+[[gnu::always_inline]] inline void attention_f32(const bitnet_attention_args* a) noexcept {
+  dense_detail::attention<float>(a);
+}
 
 }  // namespace
 }  // namespace bitnet_kernels::avx512_family
