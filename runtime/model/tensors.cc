@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "runtime/formats/dense.h"
+#include "runtime/model/rope.h"
 
 namespace bitnet {
 namespace {
@@ -242,6 +243,26 @@ Status Mapper::check_complete() const {
   return {};
 }
 
+// The values of the RoPE factors: what no table of angles could be made from is the file's fault, not a context's.
+Status check_rope_factors(const gguf::File& file, const ModelConfig& config, const ModelTensors& tensors) {
+  bool any = false;
+  for (const gguf::Tensor* tensor : {tensors.rope_freqs, tensors.rope_factors_long, tensors.rope_factors_short}) {
+    if (tensor == nullptr) continue;
+    any = true;
+    std::vector<float> factors(tensor->ne[0]);
+    formats::decode_floats(tensor->type, tensor->data.data(), 0, factors);
+    const auto table = RopeTable::make(config, /*window=*/false, factors);
+    if (!table.ok()) {
+      return tensor_error(file, tensor->name,
+                          table.error().message + "; the file is damaged or of an unknown kind: convert it again");
+    }
+  }
+  if (any || config.rope_scaling != RopeScaling::kLongrope) return {};
+  return tensor_error(file, "rope_factors_long.weight",
+                      "missing, though metadata key " + config.architecture +
+                          ".rope.scaling.type is longrope, whose factors it holds; convert the model again");
+}
+
 // Which entry of kernel_shapes().ternary each product is.
 void number_shapes(ModelTensors& tensors) {
   const std::vector<KernelShape> shapes = kernel_shapes(tensors).ternary;
@@ -328,6 +349,7 @@ Result<ModelTensors> map_tensors(const gguf::File& file, const ModelConfig& conf
           file, tensors.rope_factors_long == nullptr ? "rope_factors_long.weight" : "rope_factors_short.weight",
           "missing, though the other one of the two is there");
     }
+    BITNET_RETURN_IF_ERROR(check_rope_factors(file, config, tensors));
   }
   for (std::int64_t i = 0; i < config.layers; ++i) {
     BITNET_ASSIGN_OR_RETURN(LayerTensors layer, mapper.layer(i));
