@@ -66,10 +66,27 @@ class Mapper {
     layers_with_[name].insert(layer);
     return vector(block(layer) + name, k);
   }
-  // Rows that are looked up, or multiplied by dense kernels.
-  Result<const gguf::Tensor*> rows(const std::string& name, std::int64_t n) {
+  // Rows that are looked up, or multiplied by dense kernels. `ternary` takes them where the type has no rows of its
+  // own; null: such types are refused.
+  Result<const gguf::Tensor*> rows(const std::string& name, std::int64_t n,
+                                   std::optional<formats::TernaryMatrix>* ternary) {
     BITNET_ASSIGN_OR_RETURN(const gguf::Tensor* tensor, find(name, config_.hidden, n));
-    if (!formats::is_dense(tensor->type)) return wrong_type(*tensor, "a dense type or a ternary one of blocks");
+    if (formats::is_dense(tensor->type)) return tensor;
+    if (ternary == nullptr) return wrong_type(*tensor, "a dense type or a ternary one of blocks");
+    BITNET_ASSIGN_OR_RETURN(*ternary, formats::TernaryMatrix::open(file_, *tensor, read_, notes_about(*tensor)));
+    if (!ternary->has_value()) return wrong_type(*tensor, "a dense or a ternary type");
+    constexpr std::int64_t kRows = 256;
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(kRows * config_.hidden));
+    for (std::int64_t row = 0; row < n; row += kRows) {
+      const std::uint64_t undefined = (*ternary)->decode(row, std::min(row + kRows, n), codes.data());
+      if (undefined == 0) continue;
+      return tensor_error(file_, tensor->name,
+                          std::to_string(undefined) + " codes that mean no weight in rows " + std::to_string(row) +
+                              ".." + std::to_string(std::min(row + kRows, n) - 1) +
+                              "; the file is damaged: convert it again");
+    }
+    out_.usual_notes.push_back(std::string(tensor->name) + " is ternary (" + std::string(gguf::type_name(*tensor)) +
+                               "): its rows are looked up one by one, and those of the head expanded to float16");
     return tensor;
   }
 
@@ -327,13 +344,15 @@ std::string type_census(const gguf::File& file) {
 Result<ModelTensors> map_tensors(const gguf::File& file, const ModelConfig& config, const formats::ReadOptions& read) {
   ModelTensors tensors;
   Mapper mapper(file, config, read, tensors);
-  BITNET_ASSIGN_OR_RETURN(tensors.token_embd, mapper.rows("token_embd.weight", config.vocab));
+  BITNET_ASSIGN_OR_RETURN(tensors.token_embd, mapper.rows("token_embd.weight", config.vocab, &tensors.ternary_embd));
   tensors.head = tensors.token_embd;
+  tensors.ternary_head = tensors.ternary_embd;
   if (!config.tied_only && file.find_tensor("output.weight") != nullptr) {
-    BITNET_ASSIGN_OR_RETURN(tensors.head, mapper.rows("output.weight", config.vocab));
+    tensors.ternary_head.reset();
+    BITNET_ASSIGN_OR_RETURN(tensors.head, mapper.rows("output.weight", config.vocab, &tensors.ternary_head));
   }
   if (config.learned_positions) {
-    BITNET_ASSIGN_OR_RETURN(tensors.position_embd, mapper.rows("position_embd.weight", config.context));
+    BITNET_ASSIGN_OR_RETURN(tensors.position_embd, mapper.rows("position_embd.weight", config.context, nullptr));
   }
   BITNET_ASSIGN_OR_RETURN(tensors.output_norm, mapper.vector("output_norm.weight", config.hidden));
   if (config.norm == NormKind::kLayer) {
