@@ -190,6 +190,19 @@ ADDED = [
 ]
 
 
+def pieces_as_added(model):
+    """Added tokens that the model knows as pieces, too: where single_word forbids one, the model may still find it."""
+    vocab = model["vocab"]
+    pieces = sorted(piece for piece in ([piece for piece, _ in vocab] if isinstance(vocab, list) else vocab))
+    words = [piece for piece in pieces if piece.isascii() and piece.isalpha() and 2 <= len(piece) <= 4]
+    found = [
+        AddedToken(word, special=i % 4 == 0, single_word=True) for i, word in enumerate(words[:: len(words) // 12])
+    ]
+    letters = [piece for piece in pieces if len(piece) == 1 and piece.isalpha()]
+    found += [AddedToken(letter, single_word=True, normalized=False) for letter in letters[:: len(letters) // 6]]
+    return [*found, AddedToken("\u0436", single_word=True, special=True), AddedToken("\u00df", single_word=True)]
+
+
 def llama2(tokenizer):
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     tokenizer.decoder = decoders.Sequence(
@@ -289,6 +302,15 @@ def llama3_model():
     return path if path.exists() else None
 
 
+def write_texts(path, texts):
+    """For tokenize_texts: the length of each text and its bytes."""
+    with open(path, "wb") as stream:
+        for text in texts:
+            data = text.encode()
+            stream.write(struct.pack("<I", len(data)) + data)
+    return path
+
+
 class Case(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -309,12 +331,7 @@ class Case(unittest.TestCase):
             drawn = settled_characters(assigned) if settled else assigned
             print(f"{COUNT} texts of {len(drawn)} of {len(assigned)} characters")
             texts = CORNERS + random_texts(1, COUNT, drawn) + corpora
-            packed = cls.folder / f"texts{settled}"
-            with open(packed, "wb") as stream:
-                for text in texts:
-                    data = text.encode()
-                    stream.write(struct.pack("<I", len(data)) + data)
-            cls.sets[settled] = texts, packed
+            cls.sets[settled] = texts, write_texts(cls.folder / f"texts{settled}", texts)
 
     def setUp(self):
         self.texts, self.packed = self.sets[False]
@@ -337,7 +354,9 @@ class Case(unittest.TestCase):
         data = json.loads(text)["metadata"]
         return data["tokenizer.ggml.pre"], "bitnet.tokenizer.pipeline" in data
 
-    def check(self, name, model, finish, added=()):
+    def check(self, name, model, finish, added=(), own_texts=None):
+        if added is ADDED:
+            added = [*added, *pieces_as_added(model)]
         tokenizer = Tokenizer.from_str(
             json.dumps({"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None,
                         "post_processor": None, "decoder": None, "model": model})
@@ -350,6 +369,8 @@ class Case(unittest.TestCase):
         normalizer = json.loads(tokenizer.to_str())["normalizer"]
         forms = normalizer is not None and normalizer["type"] in ("NFC", "NFKC")
         self.texts, self.packed = self.sets[forms or "Punctuation" in tokenizer.to_str()]
+        if own_texts is not None:
+            self.texts, self.packed = own_texts, write_texts(self.folder / "own", own_texts)
         found = self.ids(path)
         wanted = tokenizer.encode_batch(self.texts, add_special_tokens=False)
         wrong = 0
@@ -383,6 +404,32 @@ class Case(unittest.TestCase):
             for name, finish in families.items():
                 with self.subTest(f"{source} as {name}"):
                     self.check(f"{source} as {name}", model, finish)
+
+    def test_unigram_worst_score(self):
+        """An unknown character costs 10 more than the worst of all pieces, bytes among them."""
+        bytes_at_50 = [[f"<0x{byte:02X}>", -50.0] for byte in range(256)]
+        pieces = [
+            ["<unk>", 0.0],
+            ["hello", -1.0],
+            ["o\u0436", -5.0],
+            *([c, -9.0] for c in "helo \u2581"),
+            ["[M]", -2.0],
+        ]
+        added = [AddedToken("[M]", normalized=False), AddedToken("hello", single_word=True, special=True)]
+        for name, vocab in (("without bytes", pieces), ("with bytes", pieces + bytes_at_50)):
+            model = {"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": len(vocab) > 256}
+            for form in (None, normalizers.NFKC()):
+                texts = ["hello\u0436", "hellohello", "hello", "\uff3bM\uff3d", "[M]", "\uff48ello", "hhello o\u0436"]
+                with self.subTest(f"{name}, {form}"):
+                    self.check(f"worst score, {name}, {form}", model, self.normal_form(form), added, own_texts=texts)
+
+    @staticmethod
+    def normal_form(form):
+        def finish(tokenizer):
+            if form is not None:
+                tokenizer.normalizer = form
+
+        return finish
 
     def test_llama3_ranks(self):
         path = llama3_model()

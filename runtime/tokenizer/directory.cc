@@ -195,6 +195,7 @@ class DirectoryReader {
       if (!data_.scores.empty()) data_.scores[id] = 0;
     } else if (data_.tokens[id] == content && data_.types[id] == kNormalType) {
       data_.types[id] = type;
+      if (!data_.flags.empty()) data_.flags[id] |= kTokenPiece;
     } else if (data_.tokens[id] != content) {
       return reader.fail("token " + std::to_string(id) + " is " + gguf::quoted(content) + ", but " + path_ + " has " +
                          gguf::quoted(data_.tokens[id]));

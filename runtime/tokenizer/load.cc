@@ -274,7 +274,8 @@ class Loader {
     v.bytes.resize(v.data.tokens.size());
     for (std::int32_t id = 0; id < v.size(); ++id) {
       const TokenType type = v.type(id);
-      if (type == TokenType::kControl || type == TokenType::kUserDefined) continue;
+      const bool added = type == TokenType::kControl || type == TokenType::kUserDefined;
+      if (added && !v.is_added_piece(id)) continue;
       std::optional<std::string> bytes = unspell_bytes(v.piece(id));
       if (bytes && bytes->size() == 1 && type != TokenType::kByte && type != TokenType::kUnknown) {
         v.byte_ids[static_cast<unsigned char>(bytes->front())] = id;
@@ -308,7 +309,7 @@ class Loader {
         return fail("merge " + std::to_string(i) + " is " + quoted_text(merge) + ", but " + quoted_text(unknown) +
                     " is no token; vocabulary and merges do not belong together");
       }
-      if (v.type(whole->second) == TokenType::kControl) continue;  // text never becomes a control token
+      if (v.type(whole->second) == TokenType::kControl && !v.is_added_piece(whole->second)) continue;
       v.ranks.insert(static_cast<std::uint32_t>(left->second), static_cast<std::uint32_t>(right->second),
                      {static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(whole->second)});
     }
@@ -320,11 +321,12 @@ class Loader {
     double worst = std::numeric_limits<double>::infinity();
     for (std::int32_t id = 0; id < v.size(); ++id) {
       const TokenType type = v.type(id);
-      if (type == TokenType::kByte || v.piece(id).empty()) continue;
-      if (type == TokenType::kUnused) continue;
+      if (type == TokenType::kUnused || v.piece(id).empty()) continue;
+      // For Hugging Face's tokenizers bytes are pieces like all others, for SentencePiece they are none.
+      if (type == TokenType::kByte && v.data.pipeline.empty()) continue;
       worst = std::min(worst, static_cast<double>(v.score(id)));
-      // Added tokens are cut out of the text before; where their flags forbid that, the model does not know them.
-      if (type == TokenType::kControl || type == TokenType::kUnknown || type == TokenType::kUserDefined) continue;
+      const bool added = type == TokenType::kControl || type == TokenType::kUnknown || type == TokenType::kUserDefined;
+      if (type == TokenType::kByte || (added && !v.is_added_piece(id))) continue;
       v.pieces.insert(v.piece(id), static_cast<std::uint32_t>(id));
     }
     v.unknown_score = (std::isfinite(worst) ? worst : 0) - kUnknownPenalty;
@@ -374,10 +376,12 @@ const Merges& Vocabulary::merges() const {
     merges_.pieces.reserve(data.tokens.size());
     for (std::int32_t id = 0; id < size(); ++id) {
       const TokenType kind = type(id);
-      const std::string_view piece = text(id);
-      if (piece.empty() || kind == TokenType::kControl || kind == TokenType::kByte) continue;
-      if (kind == TokenType::kUnknown && id != mergeable_unknown) continue;
-      if (kind == TokenType::kUserDefined && pipeline.byte_level) continue;
+      const bool cut_out = kind == TokenType::kControl || kind == TokenType::kUserDefined ||
+                           (kind == TokenType::kUnknown && id != mergeable_unknown);
+      if (kind == TokenType::kByte || (cut_out && !is_added_piece(id))) continue;
+      const std::string_view piece =
+          pipeline.byte_level ? std::string_view(bytes[static_cast<std::size_t>(id)]) : text(id);
+      if (piece.empty()) continue;
       merges_.pieces[piece] = id;  // of equal spellings the last, as in llama.cpp
       merges_.longest = std::max(merges_.longest, piece.size());
       if (cuts_at_borders) add_neighbours(merges_, piece);

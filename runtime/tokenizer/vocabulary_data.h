@@ -20,6 +20,7 @@ enum TokenFlag : std::uint8_t {
   kTokenRstrip = 2,      // and after it
   kTokenSingleWord = 4,  // is found only where no letter, digit or underscore stands beside it
   kTokenNormalized = 8,  // is looked for in the normalised text, in its own normalised spelling
+  kTokenPiece = 16,      // is one of the model's own tokens, too: words may become it where it was not cut out
 };
 
 struct VocabularyData {
