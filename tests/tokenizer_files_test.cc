@@ -87,6 +87,38 @@ TEST_CASE("tokenizer.json: flags of added tokens") {
   CHECK(encoded(t, "\u00E9word").size() == 6);
 }
 
+TEST_CASE("tokenizer.json: an added token that is a piece, too, may be found by the model") {
+  Json json = byte_level();
+  json["model"] = {{"type", "Unigram"},
+                   {"unk_id", 0},
+                   {"vocab", Json::parse(R"([["<unk>", 0], ["word", -1], ["end", -1], ["s", -2], ["x", -2]])")}};
+  const auto token = [](int id, const char* content, bool special) {
+    return Json{{"id", id}, {"content", content}, {"special", special}, {"single_word", true}, {"normalized", false}};
+  };
+  json["added_tokens"] = {token(1, "word", false), token(2, "end", true), token(5, "new", false)};
+  json["pre_tokenizer"] = json["decoder"] = nullptr;
+  const Tokenizer t = made(json);
+  CHECK(encoded(t, "word") == Ids{1});
+  CHECK(encoded(t, "words") == Ids{1, 3});
+  CHECK(encoded(t, "xword") == Ids{4, 1});
+  CHECK(encoded(t, "new") == Ids{5});
+  CHECK(encoded(t, "news") == Ids{0, 3});  // the model does not know it
+  CHECK(encoded(t, "ends") == Ids{2, 3});
+  CHECK(encoded(t, "ends", false) == Ids{0, 3});  // nothing becomes a control token that was not asked for
+  // Characters that merge: "ab" is a piece, "b" one of its characters.
+  json["model"] = {{"type", "BPE"},
+                   {"unk_token", "<unk>"},
+                   {"vocab", {{"<unk>", 0}, {"a", 1}, {"b", 2}, {"ab", 3}, {"x", 4}}},
+                   {"merges", {"a b"}}};
+  json["added_tokens"] = {token(2, "b", false), token(3, "ab", true), token(5, "n", false)};
+  const Tokenizer merged = made(json);
+  CHECK(encoded(merged, "xb") == Ids{4, 2});
+  CHECK(encoded(merged, "xab") == Ids{4, 3});
+  CHECK(encoded(merged, "xab", false) == Ids{4, 1, 2});
+  CHECK(encoded(merged, "xn") == Ids{4, 0});
+  CHECK(encoded(merged, "n") == Ids{5});
+}
+
 TEST_CASE("tokenizer.json: what the post_processor adds") {
   Json json = byte_level();
   const auto special = [](const char* name) { return Json{{"SpecialToken", {{"id", name}, {"type_id", 0}}}}; };

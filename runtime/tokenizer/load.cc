@@ -94,7 +94,12 @@ class Loader {
 
   Status read_types() {
     Vocabulary& v = *vocabulary_;
-    BITNET_RETURN_IF_ERROR(check_parallel("tokenizer.ggml.token_type", v.data.types.size()));
+    if (v.data.types.empty() && v.data.model == "gpt2") {
+      BITNET_RETURN_IF_ERROR(assume("tokenizer.ggml.token_type is missing; every token is taken for a normal one"));
+      v.types.assign(v.data.tokens.size(), TokenType::kNormal);
+    } else {
+      BITNET_RETURN_IF_ERROR(check_parallel("tokenizer.ggml.token_type", v.data.types.size()));
+    }
     v.types.reserve(v.data.types.size());
     for (std::size_t i = 0; i < v.data.types.size(); ++i) {
       if (v.data.types[i] < 0 || v.data.types[i] > static_cast<std::int32_t>(TokenType::kByte)) {
@@ -120,6 +125,24 @@ class Loader {
     return {};
   }
 
+  // An id that nothing here uses: told where it is wrong, and no reason to refuse the model but in strict mode.
+  Status check_unused_id(const char* name, const std::optional<std::uint32_t>& id) {
+    std::int32_t ignored = kNone;
+    const Status checked = check_id(name, id, ignored);
+    if (checked.ok()) return {};
+    return assume(checked.error().message.substr(name_.size() + 2) + "; the id is ignored");
+  }
+
+  // Tells what is assumed, or refuses it in strict mode.
+  Status assume(const std::string& what) {
+    if (strict_) {
+      return Error{ErrorCode::kStrict,
+                   name_ + ": " + what + ": strict mode assumes nothing; convert the model again, or correct the key"};
+    }
+    vocabulary_->notes.push_back(what);
+    return {};
+  }
+
   std::int32_t find_control(std::string_view spelling) const {
     const Vocabulary& v = *vocabulary_;
     for (std::int32_t id = 0; id < v.size(); ++id) {
@@ -132,15 +155,14 @@ class Loader {
 
   Status read_ids() {
     Vocabulary& v = *vocabulary_;
-    std::int32_t ignored = kNone;
     BITNET_RETURN_IF_ERROR(check_id("bos", v.data.bos, v.bos));
     BITNET_RETURN_IF_ERROR(check_id("eos", v.data.eos, v.eos));
     BITNET_RETURN_IF_ERROR(check_id("eot", v.data.eot, v.eot));
     BITNET_RETURN_IF_ERROR(check_id("eom", v.data.eom, v.eom));
     BITNET_RETURN_IF_ERROR(check_id("unknown", v.data.unknown, v.unknown));
-    BITNET_RETURN_IF_ERROR(check_id("padding", v.data.pad, ignored));
-    BITNET_RETURN_IF_ERROR(check_id("seperator", v.data.sep, ignored));
-    BITNET_RETURN_IF_ERROR(check_id("mask", v.data.mask, ignored));
+    BITNET_RETURN_IF_ERROR(check_unused_id("padding", v.data.pad));
+    BITNET_RETURN_IF_ERROR(check_unused_id("seperator", v.data.sep));
+    BITNET_RETURN_IF_ERROR(check_unused_id("mask", v.data.mask));
     if (v.unknown != kNone && v.type(v.unknown) == TokenType::kUndefined) {
       v.types[static_cast<std::size_t>(v.unknown)] = TokenType::kUnknown;
       v.mergeable_unknown = v.unknown;
@@ -192,19 +214,19 @@ class Loader {
     std::string pre = v.data.pre;
     if (pre.empty() && v.data.tokens.size() == kLlama3Tokens) {
       pre = "llama-bpe";
-      const std::string what =
-          "tokenizer.ggml.pre is missing; for a byte-level BPE vocabulary of 128256 tokens llama-bpe (Llama 3) is ";
-      if (strict_) {
-        return Error{ErrorCode::kStrict, name_ + ": " + what +
-                                             "likely, but strict mode assumes nothing; convert the "
-                                             "model again, or set the key"};
-      }
-      v.notes.push_back(what + "assumed");
+      BITNET_RETURN_IF_ERROR(
+          assume("tokenizer.ggml.pre is missing; for a byte-level BPE vocabulary of 128256 tokens llama-bpe (Llama 3) "
+                 "is assumed"));
     }
     BITNET_ASSIGN_OR_RETURN(std::optional<Pipeline> pipeline, named_pipeline(pre));
     if (!pipeline) {
+      // What llama.cpp's converter writes where it knows no name; text would be cut by a guess.
+      const bool unnamed = pre.empty() || pre == "default";
       return fail("tokenizer.ggml.pre is " + (pre.empty() ? "missing" : quoted_text(pre)) + "; supported are " +
-                  known_names() + "; give token ids with --prompt-ids instead of text");
+                  known_names() +
+                  (unnamed ? "; convert the model from its Hugging Face directory, whose tokenizer.json says how text "
+                             "is cut, or give token ids with --prompt-ids instead of text"
+                           : "; give token ids with --prompt-ids instead of text"));
     }
     v.pipeline = *std::move(pipeline);
     return {};
