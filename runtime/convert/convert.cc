@@ -187,7 +187,9 @@ class Conversion {
       return Error{ErrorCode::kUsage, "--type: expected the type of the result's matrices, one of " +
                                           std::string(target_type_names()) + ", found none; a GGUF file needs it"};
     }
-    return source_.config.storage == convert::Storage::kPlain ? TensorType::kF16 : TensorType::kI2_S;
+    const bool plain =
+        source_.config.storage == convert::Storage::kPlain && source_.config.family != convert::Family::kBitNet;
+    return plain ? TensorType::kF16 : TensorType::kI2_S;
   }
 
   // What each tensor becomes; fills the report's list of tensors.

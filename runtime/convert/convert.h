@@ -27,8 +27,8 @@ enum class ConvertFormat : std::uint8_t { kGguf, kSafetensors };
 
 struct ConvertOptions {
   std::string name;  // general.name; empty: the source's
-  // Of the projections. Not set: I2_S for checkpoints that are packed or say that they round, float16 for others; a
-  // GGUF file needs it.
+  // Of the projections. Not set: I2_S for checkpoints that are packed, say that they round, or are of a BitNet class;
+  // float16 for others; a GGUF file needs it.
   std::optional<gguf::TensorType> type;
   // Of the embedding and the head. Not set: `type` where that is F32, F16 or BF16, otherwise float16, or what a GGUF
   // file has.

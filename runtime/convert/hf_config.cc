@@ -202,7 +202,14 @@ Status read_quantization(const Settings& settings, const Kind& kind, HfConfig& c
     config.storage = Storage::kMasters;
     return {};
   }
-  if (!settings.has("quantization_config") && kind.family != Family::kBitNet) return {};
+  if (!settings.has("quantization_config")) {
+    if (kind.family == Family::kBitNet) {
+      config.warnings.emplace_back(
+          "config.json states no quantization_config: the weights are read as the floats that they are, and those of "
+          "one magnitude as ternary ones");
+    }
+    return {};
+  }
   const auto at = [](const char* key) { return "quantization_config." + std::string(key); };
   BITNET_RETURN_IF_ERROR(
       settings.require(at("quant_method"), "bitnet", "weights that are quantised in another way cannot be read"));
@@ -394,14 +401,13 @@ Status read_shape(const Settings& settings, const Kind& kind, HfConfig& config) 
   return read_rope(settings, kind.class_name == "BitNetForCausalLM" ? 0.0F : 10000.0F, config);
 }
 
-Status read_ids(const Settings& settings, const Kind& kind, HfConfig& config) {
+Status read_ids(const Settings& settings, HfConfig& config) {
   const std::int64_t last = config.model.vocab - 1;
-  const bool needed = kind.class_name == "BitNetForCausalLM";
-  if (needed || settings.has("bos_token_id")) {
+  if (settings.has("bos_token_id")) {
     BITNET_ASSIGN_OR_RETURN(config.bos, settings.integer("bos_token_id", 0, last));
   }
   // Several ends are a list; the tokenizer's files and the chat template say which of them ends what.
-  if (needed || (settings.has("eos_token_id") && !settings.is_array("eos_token_id"))) {
+  if (settings.has("eos_token_id") && !settings.is_array("eos_token_id")) {
     BITNET_ASSIGN_OR_RETURN(config.eos, settings.integer("eos_token_id", 0, last));
   }
   return {};
@@ -480,7 +486,7 @@ Result<HfConfig> read_hf_config(const std::string& directory) {
   }
   BITNET_ASSIGN_OR_RETURN(model.vocab, settings.integer("vocab_size", 1, kMaxVocab));
   BITNET_RETURN_IF_ERROR(read_scales(settings, kind, model));
-  BITNET_RETURN_IF_ERROR(read_ids(settings, kind, config));
+  BITNET_RETURN_IF_ERROR(read_ids(settings, config));
   if (settings.has("_name_or_path")) {
     BITNET_ASSIGN_OR_RETURN(config.name, settings.text("_name_or_path"));
   }
