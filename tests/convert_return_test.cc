@@ -6,6 +6,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -164,6 +165,64 @@ TEST_CASE("floats of a BitNet class that are not ternary are rounded on request 
   CHECK(!trip.back(options).lossless());
   trip.back(to("f32"));
   trip.check_equal();
+}
+
+TEST_CASE("GGUF files that are no whole models are refused, with every name in the report") {
+  const Trip trip(spec_of("llama"));
+  const auto refused = [&](const std::function<void(ModelCopy&)>& edit, ConvertReport& report) {
+    ModelCopy copy = trip.model;
+    edit(copy);
+    copy.write(trip.folder.file("part.gguf"));
+    std::string message;
+    for (const char* output : {"x.gguf", "x.safetensors"}) {
+      const Status status = convert_model(trip.folder.file("part.gguf"), trip.folder.file(output), to("f16"), report);
+      REQUIRE(!status.ok());
+      CHECK(!fs::exists(trip.folder.file(output)));
+      CHECK_MESSAGE(status.error().message.find(trip.folder.file("part.gguf")) == 0, status.error().message);
+      message = status.error().message;
+    }
+    return message;
+  };
+  ConvertReport report;
+  std::string message = refused(
+      [](ModelCopy& copy) {
+        for (const char* name : {"blk.1.ffn_norm.weight", "blk.0.ffn_down.weight", "blk.1.attn_k.weight"}) {
+          copy.remove(name);
+        }
+        copy.add_floats("blk.0.attn_gate.weight", 16);
+      },
+      report);
+  CHECK_MESSAGE(message.find("missing: 'blk.0.ffn_down.weight', 'blk.1.attn_k.weight', 'blk.1.ffn_norm.weight'; ") !=
+                    message.npos,
+                message);
+  CHECK_MESSAGE(message.find("not part of this model: 'blk.0.attn_gate.weight'") != message.npos, message);
+  CHECK(report.missing ==
+        std::vector<std::string>{"blk.0.ffn_down.weight", "blk.1.attn_k.weight", "blk.1.ffn_norm.weight"});
+  CHECK(report.unexpected == std::vector<std::string>{"blk.0.attn_gate.weight"});
+  CHECK(report.config.architecture == "llama");
+
+  // What one block has, all must have.
+  refused([](ModelCopy& copy) { copy.add_floats("blk.1.attn_q.bias", 256); }, report);
+  CHECK(report.missing == std::vector<std::string>{"blk.0.attn_q.bias"});
+  refused([](ModelCopy& copy) { copy.remove("output_norm.weight"); }, report);
+  CHECK(report.missing == std::vector<std::string>{"output_norm.weight"});
+  refused([](ModelCopy& copy) { copy.remove("token_embd.weight"); }, report);
+  CHECK(report.missing == std::vector<std::string>{"token_embd.weight"});
+
+  message = refused(
+      [](ModelCopy& copy) {
+        copy.set("split.count", std::uint32_t{3});
+        copy.set("split.no", std::uint32_t{0});
+      },
+      report);
+  CHECK_MESSAGE(message.find("found a part number 0 (from 0) of 3; merge the parts") != message.npos, message);
+  message = refused(
+      [](ModelCopy& copy) {
+        copy.remove("output_norm.weight");
+        copy.add_floats("output_norm.weight", 128);
+      },
+      report);
+  CHECK_MESSAGE(message.find("tensor output_norm.weight: expected shape [256]") != message.npos, message);
 }
 
 }  // namespace

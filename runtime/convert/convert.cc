@@ -20,6 +20,7 @@
 #include "runtime/convert/plan.h"
 #include "runtime/convert/stream.h"
 #include "runtime/gguf/types.h"
+#include "runtime/model/tensors.h"
 #include "runtime/safetensors/safetensors.h"
 #include "runtime/sampling/recommended.h"
 #include "runtime/tokenizer/directory.h"
@@ -154,7 +155,16 @@ class Conversion {
   Status open_gguf() {
     BITNET_RETURN_IF_ERROR(convert::check_output(output_, input_));
     BITNET_ASSIGN_OR_RETURN(source_.file, gguf::File::open(input_));
+    if (source_.file->find_tensor("token_embd.weight") == nullptr) report_.missing = {"token_embd.weight"};
     BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(*source_.file));
+    report_.config = config;
+    // What loading would refuse: a part of a model must not become a whole one.
+    BITNET_ASSIGN_OR_RETURN(TensorNames names, check_names(*source_.file, config));
+    report_.missing = std::move(names.missing);
+    report_.unexpected = std::move(names.foreign);
+    BITNET_RETURN_IF_ERROR(convert::refuse_names(
+        input_, report_.missing, report_.unexpected,
+        "the file is not a whole model of architecture " + config.architecture + ": fetch or convert it again"));
     const bool tied = config.tied_only || source_.file->find_tensor("output.weight") == nullptr;
     source_.config = convert::hf_config_of(config, tied);
     for (const auto& [key, id] : {std::pair("tokenizer.ggml.bos_token_id", &source_.config.bos),

@@ -330,14 +330,17 @@ Result<HfTensors> map_checkpoint(const Checkpoint& checkpoint, HfConfig& config)
   return Mapper(checkpoint, config).run();
 }
 
-Status check_names(const Checkpoint& checkpoint, const HfTensors& tensors) {
-  if (tensors.missing.empty() && tensors.unexpected.empty()) return {};
+Status refuse_names(const std::string& path, const std::vector<std::string>& missing,
+                    const std::vector<std::string>& unexpected, std::string_view advice) {
+  if (missing.empty() && unexpected.empty()) return {};
   std::string what;
-  if (!tensors.missing.empty()) what += "missing: " + list(tensors.missing);
-  if (!tensors.unexpected.empty()) {
-    what += (what.empty() ? "" : "; ") + ("not part of this model: " + list(tensors.unexpected));
-  }
-  return Error{ErrorCode::kTensorMapping, checkpoint.path() + ": tensors " + what + "; " + kAdvice};
+  if (!missing.empty()) what += "missing: " + list(missing);
+  if (!unexpected.empty()) what += (what.empty() ? "" : "; ") + ("not part of this model: " + list(unexpected));
+  return Error{ErrorCode::kTensorMapping, path + ": tensors " + what + "; " + std::string(advice)};
+}
+
+Status check_names(const Checkpoint& checkpoint, const HfTensors& tensors) {
+  return refuse_names(checkpoint.path(), tensors.missing, tensors.unexpected, kAdvice);
 }
 
 }  // namespace bitnet::convert

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/base/result.h"
@@ -46,5 +47,8 @@ struct HfTensors {
 // check_names() makes the error of it.
 [[nodiscard]] Result<HfTensors> map_checkpoint(const Checkpoint& checkpoint, HfConfig& config);
 [[nodiscard]] Status check_names(const Checkpoint& checkpoint, const HfTensors& tensors);
+// kTensorMapping if there is any: the first of the names, and what to do.
+[[nodiscard]] Status refuse_names(const std::string& path, const std::vector<std::string>& missing,
+                                  const std::vector<std::string>& unexpected, std::string_view advice);
 
 }  // namespace bitnet::convert
