@@ -52,8 +52,6 @@ TEST_CASE("configurations of another kind are refused") {
   with("/quantization_config/linear_class", "nibble", {"linear_class", "\"autobitlinear\"", "\"nibble\""});
   with("/quantization_config/quantization_mode", "later", {"quantization_mode", "\"offline\"", "\"later\""});
   with("/quantization_config/use_rms_norm", true, {"rms_norm_eps", "that of the model"});
-  with("/attention_bias", true, {"attention_bias"});
-  with("/mlp_bias", true, {"mlp_bias"});
   with("/rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}}, {"rope_scaling.type", "llama3", "found \"dynamic\""});
   with("/rope_scaling", {{"rope_type", "linear"}, {"factor", 0.5}}, {"rope_scaling.factor", "1 to 65536"});
   with("/rope_scaling", {{"rope_type", "linear"}}, {"rope_scaling.factor", "no such key"});

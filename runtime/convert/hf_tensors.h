@@ -25,6 +25,7 @@ struct TensorRule {
   bool transposed = false;          // [columns, rows] in the checkpoint
   bool less_one = false;            // the checkpoint holds the values less 1
   bool outside = false;             // without "model." (lm_head)
+  std::string scaled_by;            // the checkpoint's values are to be multiplied by this tensor
 };
 
 // All tensors that a model of this configuration may have, in the order of a GGUF file.
