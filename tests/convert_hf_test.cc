@@ -163,6 +163,19 @@ ModelConfig converted_config(const Checkpoint& checkpoint, const Origins& origin
   CHECK(report.tensors.size() == file.tensors().size());
   const auto config = read_config(file);
   REQUIRE_MESSAGE(config.ok(), config.error().message);
+
+  // To SafeTensors and back: the same again.
+  fs::create_directory(folder.file("out"));
+  const ConvertReport out = converted(folder.file("x.gguf"), folder.file("out/model.safetensors"));
+  CHECK(out.lossless());
+  ConvertOptions options;
+  options.type = parse_target_type("f32");
+  options.weights_only = true;
+  const auto back = convert_model(folder.file("out"), folder.file("back.gguf"), options);
+  REQUIRE_MESSAGE(back.ok(), back.error().message);
+  const gguf::File returned = opened(folder.file("back.gguf"));
+  check(returned, origins);
+  CHECK(returned.tensors().size() == file.tensors().size());
   return *config;
 }
 

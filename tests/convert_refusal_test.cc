@@ -165,10 +165,10 @@ TEST_CASE("tensors: missing, unexpected, of another type or shape") {
   refused(ErrorCode::kTensorMapping,
           [](Checkpoint& c) {
             c.tensors.push_back(floats("model.layers.0.self_attn.r_proj.weight", {kVocab, kHidden}));
-            c.tensors.push_back(floats("model.layers.0.self_attn.q_proj.bias", {kHidden}));
+            c.tensors.push_back(floats("model.layers.0.self_attn.q_proj.gain", {kHidden}));
           },
           {"not part of this model: ", "'model.layers.0.self_attn.r_proj.weight'",
-           "'model.layers.0.self_attn.q_proj.bias'"});
+           "'model.layers.0.self_attn.q_proj.gain'"});
   refused(ErrorCode::kTensorMapping,
           [](Checkpoint& c) { c.tensors.push_back(floats("model.layers.0.mlp.down_proj.norm.weight", {kFfn})); },
           {"'model.layers.0.mlp.down_proj.norm.weight': expected one tensor for ffn_sub_norm.weight"});
@@ -178,7 +178,7 @@ TEST_CASE("tensors: missing, unexpected, of another type or shape") {
           {"missing: 'model.layers.2.input_layernorm.weight'", "and 10 more"});
   change(q, [](HfTensor& t) { t.shape = {32, 32}; }, {q, "expected shape [16, 64], found [32, 32]"});
   change(q, [](HfTensor& t) { t.shape = {16, 64, 1}; }, {"found [16, 64, 1]"});
-  change(q, [](HfTensor& t) { t.dtype = "I8"; }, {q, "expected type U8, found I8"});
+  change(q, [](HfTensor& t) { t.dtype = "I8"; }, {q, "packed ternary weights (U8), found I8", "quantised to 8 bits"});
   change(scale, [](HfTensor& t) { t.shape = {}; }, {scale, "expected shape [1], found []"});
   change(scale, [](HfTensor& t) { t.dtype = "I32"; }, {scale, "F32, BF16 or F16", "found I32"});
   change("model.norm.weight", [](HfTensor& t) { t.shape = {kHidden / 2, 2}; },

@@ -2,6 +2,7 @@
 // architecture; what config.json cannot say is refused before anything is written.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -95,7 +96,14 @@ struct Trip {
     const gguf::File after = opened(folder.file("after.gguf"));
     for (const gguf::Tensor& tensor : before.tensors()) {
       CAPTURE(std::string(tensor.name));
-      const gguf::Tensor* same = after.find_tensor(tensor.name);
+      // One norm, two names.
+      std::string name(tensor.name);
+      for (const auto& [alone, usual] :
+           {std::pair("attn_output_norm_in", "attn_sub_norm"), {"ffn_down_norm_in", "ffn_sub_norm"}}) {
+        const std::size_t at = name.find(alone);
+        if (at != name.npos) name.replace(at, std::string(alone).size(), usual);
+      }
+      const gguf::Tensor* same = after.find_tensor(name);
       REQUIRE(same != nullptr);
       CHECK(same->ne == tensor.ne);
       REQUIRE(same->data.size() == tensor.data.size());
@@ -165,6 +173,244 @@ TEST_CASE("floats of a BitNet class that are not ternary are rounded on request 
   CHECK(!trip.back(options).lossless());
   trip.back(to("f32"));
   trip.check_equal();
+}
+
+gguf::Value number(std::uint32_t value) { return value; }
+gguf::Value number(float value) { return value; }
+
+TEST_CASE("every architecture to SafeTensors and back") {
+  struct Case {
+    GraphSpec spec;
+    std::vector<const char*> types;
+  };
+  std::vector<Case> cases;
+  const auto add = [&](GraphSpec spec, std::vector<const char*> types) { cases.push_back({std::move(spec), types}); };
+  add(spec_of("bitnet"), {"i2_s", "f32"});
+  add(spec_of("bitnet-25"), {"i2_s"});
+  GraphSpec llama = spec_of("llama");
+  llama.untied = true;
+  llama.keys = {{"rope.scaling.type", std::string_view("linear")}, {"rope.scaling.factor", number(2.0F)}};
+  add(llama, {"i2_s", "f32"});
+  llama.biases = true;
+  llama.keys = {{"attention.sliding_window", number(5U)}};
+  add(llama, {"i2_s", "f32"});
+  GraphSpec qwen = spec_of("qwen2");
+  qwen.biases = true;
+  qwen.keys = {{"attention.sliding_window", number(7U)}};
+  add(qwen, {"i2_s", "f32"});
+  qwen = spec_of("qwen3");
+  qwen.in_norms = true;
+  qwen.layers = 4;
+  qwen.keys = {{"attention.sliding_window", number(7U)}, {"attention.sliding_window_pattern", number(2U)}};
+  add(qwen, {"i2_s", "f32"});
+  GraphSpec gemma = spec_of("gemma3");
+  gemma.keys = {{"attention.sliding_window", number(5U)},
+                {"attention.sliding_window_pattern", number(2U)},
+                {"attention.scale", number(0.11F)}};
+  add(gemma, {"i2_s", "f32"});
+  GraphSpec minicpm = spec_of("minicpm");
+  minicpm.keys = {{"embedding_scale", number(3.3F)},
+                  {"residual_scale", number(0.7F)},
+                  {"logit_scale", number(1.0F)},
+                  {"rope.scaling.type", std::string_view("yarn")},
+                  {"rope.scaling.factor", number(4.0F)},
+                  {"rope.scaling.original_context_length", number(64U)},
+                  {"rope.scaling.yarn_beta_slow", number(2.0F)}};
+  add(minicpm, {"i2_s"});
+  for (const Case& one : cases) {
+    const Trip trip(one.spec);
+    for (const char* type : one.types) {
+      CAPTURE(one.spec.architecture);
+      CAPTURE(type);
+      ConvertOptions options = to(type);
+      options.embedding = TensorType::kF32;
+      const ConvertReport report = trip.out(options);
+      const auto found = verify_conversion(trip.path(), trip.out() + "/model.safetensors", options, report);
+      REQUIRE_MESSAGE(found.ok(), found.error().message);
+      CHECK(found->cosine > 0.98);
+      if (report.lossless()) CHECK(found->largest_difference == 0.0);
+      CHECK((report.lossless() || std::string(type) == "f32" || one.spec.biases || report.config_rounded));
+      ConvertOptions unsaid;
+      unsaid.weights_only = true;
+      unsaid.embedding = TensorType::kF32;
+      if (!one.spec.architecture.starts_with("bitnet") && !one.spec.in_norms) unsaid.type = TensorType::kI2_S;
+      const ConvertReport back = trip.back(unsaid);
+      for (const ConvertedTensor& tensor : back.tensors) CHECK(!tensor.rounded);
+      // A bias of packed weights goes through a quotient, which some values do not survive.
+      if (!one.spec.biases || std::string(type) != "i2_s") trip.check_equal();
+      const auto before = read_config(opened(trip.path()));
+      const auto after = read_config(opened(trip.back_path()));
+      REQUIRE(before.ok());
+      REQUIRE(after.ok());
+      for (std::int64_t layer = 0; layer < before->layers; ++layer) {
+        CHECK(before->windowed(layer) == after->windowed(layer));
+      }
+      CHECK(before->window == after->window);
+      CHECK(before->rope_scaling == after->rope_scaling);
+      CHECK(before->residual_scale == after->residual_scale);
+    }
+  }
+}
+
+TEST_CASE("biases of packed weights: within the rounding of a quotient") {
+  GraphSpec spec = spec_of("llama");
+  spec.biases = true;
+  const Trip trip(spec);
+  ConvertOptions options = to("i2_s");
+  options.embedding = TensorType::kF32;
+  const ConvertReport report = trip.out(options);
+  trip.back(options);
+  const gguf::File before = opened(trip.path());
+  const gguf::File after = opened(trip.back_path());
+  for (const gguf::Tensor& tensor : before.tensors()) {
+    if (!tensor.name.ends_with(".bias")) continue;
+    CAPTURE(std::string(tensor.name));
+    const gguf::Tensor* same = after.find_tensor(tensor.name);
+    REQUIRE(same != nullptr);
+    double worst = 0;
+    for (std::size_t i = 0; i < tensor.data.size(); i += sizeof(float)) {
+      float a = 0;
+      float b = 0;
+      std::memcpy(&a, tensor.data.data() + i, sizeof a);
+      std::memcpy(&b, same->data.data() + i, sizeof b);
+      worst = std::max(worst, std::fabs(static_cast<double>(a) - static_cast<double>(b)));
+      CHECK(b == doctest::Approx(a).epsilon(2e-7));
+    }
+    for (const ConvertedTensor& converted : report.tensors) {
+      if (converted.from.front() == tensor.name) CHECK(converted.max_error == worst);
+    }
+  }
+}
+
+TEST_CASE("what config.json has no words for is refused before anything is written") {
+  const auto refused = [](GraphSpec spec, std::string_view part) {
+    const Trip trip(spec);
+    fs::create_directory(trip.out());
+    const std::string message = refusal(trip.path(), trip.out() + "/model.safetensors", to("f32"));
+    CHECK_MESSAGE(message.find(part) != message.npos, message);
+    CHECK_MESSAGE(message.find("config.json") != message.npos, message);
+    CHECK(fs::is_empty(trip.out()));
+  };
+  GraphSpec spec = spec_of("llama");
+  spec.keys = {{"attention.sliding_window", number(5U)}, {"attention.sliding_window_pattern", number(2U)}};
+  refused(spec, "window of layer 0");
+  spec.keys = {{"attention.scale", number(0.2F)}};
+  refused(spec, "attention scale");
+  spec.keys = {{"embedding_scale", number(2.0F)}};
+  refused(spec, "embedding scale");
+  spec.keys = {{"rope.dimension_count", number(32U)}};
+  refused(spec, "RoPE dimensions");
+  spec.keys.clear();
+  spec.rope_freqs = true;  // random
+  refused(spec, "no llama3 scaling");
+  spec = spec_of("bitnet-b1.58");
+  spec.keys = {{"attention.sliding_window", number(5U)}};
+  refused(spec, "window of layer 0");
+  refused(spec_of("gpt2", TensorType::kF32), "key-value heads 2");
+}
+
+// rope_freqs.weight of the usual scalings, worked out here in float32 as well, which is how other programs do it.
+TEST_CASE("llama3 scaling: found again in the factors") {
+  struct Case {
+    float factor, low, high;
+    std::int64_t original;
+    bool wide;
+  };
+  for (const Case& one : {Case{8, 1, 4, 8192, true},
+                          {32, 1, 4, 8192, true},
+                          {8, 1, 4, 8192, false},
+                          {32, 1, 4, 8192, false},
+                          {4, 2, 5, 2048, true},
+                          {16, 1, 8, 1000, true}}) {
+    CAPTURE(one.factor);
+    CAPTURE(one.wide);
+    GraphSpec spec = spec_of("llama", TensorType::kF32);
+    spec.head_dim = 128;
+    spec.rope_freqs = true;
+    spec.keys = {{"rope.freq_base", number(500000.0F)}};
+    Trip trip(spec);
+    std::vector<float> factors;
+    for (int i = 0; i < 64; ++i) {
+      double frequency = std::pow(500000.0, -2.0 * i / 128.0);
+      if (!one.wide) frequency = static_cast<double>(1.0F / std::pow(500000.0F, static_cast<float>(2 * i) / 128.0F));
+      const double wavelength = 2.0 * 3.141592653589793 / frequency;
+      const double smooth = (static_cast<double>(one.original) / wavelength - static_cast<double>(one.low)) /
+                            static_cast<double>(one.high - one.low);
+      double factor = 1.0 / ((1.0 - smooth) / static_cast<double>(one.factor) + smooth);
+      if (smooth < 0.0) factor = static_cast<double>(one.factor);
+      if (smooth > 1.0) factor = 1.0;
+      factors.push_back(static_cast<float>(factor));
+    }
+    std::memcpy(trip.model.tensor("rope_freqs.weight").data.data(), factors.data(), 64 * sizeof(float));
+    trip.model.write(trip.path());
+    const ConvertReport report = trip.out("f32");
+    const nlohmann::json scaling = config_of(trip.out())["rope_scaling"];
+    CHECK(scaling["rope_type"] == "llama3");
+    CHECK(scaling["factor"] == one.factor);
+    if (one.original == 8192 || one.original == 2048) {
+      // Only their ratios follow from the factors.
+      const double unit = scaling["original_max_position_embeddings"].get<double>() / static_cast<double>(one.original);
+      CHECK(scaling["low_freq_factor"].get<double>() == doctest::Approx(static_cast<double>(one.low) * unit));
+      CHECK(scaling["high_freq_factor"].get<double>() == doctest::Approx(static_cast<double>(one.high) * unit));
+    }
+    trip.back(to("f32"));
+    const gguf::File back = opened(trip.back_path());
+    const gguf::Tensor* tensor = back.find_tensor("rope_freqs.weight");
+    REQUIRE(tensor != nullptr);
+    int wrong = 0;
+    for (std::size_t i = 0; i < factors.size(); ++i) {
+      float found = 0;
+      std::memcpy(&found, tensor->data.data() + i * sizeof found, sizeof found);
+      CHECK(found == doctest::Approx(factors[i]).epsilon(5e-6));
+      wrong += found == factors[i] ? 0 : 1;
+    }
+    CHECK(report.config_rounded == (wrong != 0));
+    if (one.wide && one.original != 1000) CHECK(wrong == 0);
+    const auto found = verify_conversion(trip.path(), trip.out() + "/model.safetensors", to("f32"), report);
+    REQUIRE_MESSAGE(found.ok(), found.error().message);
+    CHECK(found->cosine > 0.99999);
+
+    // The file that a conversion wrote remembers what it was told, even where the factors alone would not tell.
+    nlohmann::json told = config_of(trip.out());
+    told["rope_scaling"]["low_freq_factor"] = 1.3;
+    told["rope_scaling"]["high_freq_factor"] = 3.7;
+    told["rope_scaling"]["original_max_position_embeddings"] = 9000;
+    std::ofstream(trip.out() + "/config.json") << told.dump();
+    trip.back(to("f32"));
+    fs::remove_all(trip.out());
+    fs::create_directory(trip.out());
+    const ConvertReport again = converted(trip.back_path(), trip.out() + "/model.safetensors", to("f32"));
+    CHECK(!again.config_rounded);
+    CHECK(config_of(trip.out())["rope_scaling"]["original_max_position_embeddings"] == 9000);
+    CHECK(config_of(trip.out())["rope_scaling"]["low_freq_factor"] == doctest::Approx(1.3));
+  }
+}
+
+TEST_CASE("the model's name, and a head that is none") {
+  GraphSpec spec = spec_of("llama");
+  Trip trip(spec);
+  ConvertOptions options = to("f16");
+  options.name = "a name";
+  trip.out(options);
+  CHECK(config_of(trip.out())["_name_or_path"] == "a name");
+  CHECK(trip.back(to("f16")).name == "a name");
+  const auto has_warning = [](const ConvertReport& report) {
+    bool said = false;
+    for (const std::string& warning : report.warnings) said = said || warning.find("--head") != warning.npos;
+    return said;
+  };
+  options.head = TensorType::kQ8_0;
+  CHECK(has_warning(converted(trip.path(), trip.folder.file("x.gguf"), options)));
+
+  spec.untied = true;
+  const Trip untied(spec);
+  const auto head = [&] { return opened(untied.folder.file("x.gguf")).find_tensor("output.weight")->type; };
+  CHECK(!has_warning(converted(untied.path(), untied.folder.file("x.gguf"), options)));
+  CHECK(head() == TensorType::kQ8_0);
+  options.head.reset();
+  options.embedding = TensorType::kBF16;
+  converted(untied.path(), untied.folder.file("x.gguf"), options);
+  CHECK(head() == TensorType::kBF16);
 }
 
 TEST_CASE("GGUF files that are no whole models are refused, with every name in the report") {

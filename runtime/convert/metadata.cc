@@ -102,7 +102,12 @@ std::uint32_t file_type(gguf::TensorType type) {
     case gguf::TensorType::kTL2OrMXFP4:
       return 39;
     case gguf::TensorType::kI2_S:
+    case gguf::TensorType::kQ1_0:  // the same number, in another program
       return 40;
+    case gguf::TensorType::kQ2_0:
+      return 41;
+    case gguf::TensorType::kPQ2_0:
+      return 141;
     default:
       return 0;  // float32
   }
