@@ -10,9 +10,14 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
+#include "runtime/base/half.h"
 #include "runtime/convert/convert.h"
+#include "runtime/convert/plan.h"
+#include "runtime/convert/stream.h"
 #include "runtime/convert/verify.h"
 #include "runtime/model/model.h"
 #include "tests/graph_model.h"
@@ -469,6 +474,171 @@ TEST_CASE("GGUF files that are no whole models are refused, with every name in t
       },
       report);
   CHECK_MESSAGE(message.find("tensor output_norm.weight: expected shape [256]") != message.npos, message);
+}
+
+TEST_CASE("a matrix of zeros has any scale") {
+  const Trip trip(spec_of("bitnet-b1.58"));
+  for (const TensorType type :
+       {TensorType::kTQ1_0, TensorType::kTQ2_0, TensorType::kQ2_0, TensorType::kPQ2_0, TensorType::kQ1_0}) {
+    CAPTURE(gguf::to_string(type));
+    ModelCopy copy = trip.model;
+    test::CopiedTensor& tensor = copy.tensor("blk.0.ffn_up.weight");
+    tensor.type = type;
+    tensor.data.assign(*gguf::tensor_bytes(type, tensor.ne), std::byte{0});
+    copy.write(trip.path());
+    converted(trip.path(), trip.folder.file("x.gguf"), to("i2_s"));
+    const gguf::File file = opened(trip.folder.file("x.gguf"));
+    const gguf::Tensor* zeros = file.find_tensor("blk.0.ffn_up.weight");
+    REQUIRE(zeros->type == TensorType::kI2_S);
+    int other = 0;  // than four codes of 0
+    for (const std::byte byte : zeros->data.first(zeros->data.size() - 32)) other += byte != std::byte{0x55} ? 1 : 0;
+    CHECK(other == 0);
+    float scale = 0;
+    std::memcpy(&scale, zeros->data.data() + zeros->data.size() - 32, sizeof scale);
+    CHECK(scale == 1.0F);
+    trip.out("i2_s");
+    trip.back(to("i2_s"));  // a scale of 0 is refused there
+  }
+}
+
+// A Qwen3 checkpoint as Ternary-Bonsai's: float16, t * scale with a scale for each 128 columns.
+TEST_CASE("K-groups of 64 and 128 in floats: kept exactly, and run") {
+  const Trip trip(spec_of("qwen3", TensorType::kF16));
+  for (const auto& [group, type, other] : {std::tuple(128, "pq2_0", "tq2_0"), {64, "q2_0", "pq2_0"}}) {
+    CAPTURE(type);
+    ModelCopy copy = trip.model;
+    std::uint32_t random = 1;
+    for (test::CopiedTensor& tensor : copy.tensors) {
+      if (tensor.type != TensorType::kF16) continue;
+      for (std::size_t i = 0; i < tensor.data.size() / 2; ++i) {
+        random = random * 1664525 + 1013904223;
+        const std::size_t index = i / static_cast<std::size_t>(group);
+        const int sign = static_cast<int>((random >> 16) % 3) - 1;
+        const float scale = 0.03F + 0.001F * static_cast<float>(index * 7 % 31);
+        const std::uint16_t half = float_to_half(static_cast<float>(sign) * half_to_float(float_to_half(scale)));
+        std::memcpy(tensor.data.data() + 2 * i, &half, 2);
+      }
+    }
+    copy.write(trip.path());
+    trip.out("f16");
+    const std::string message = refusal(trip.out(), trip.back_path(), to(other));
+    CHECK_MESSAGE(message.find("not ternary") != message.npos, message);
+    CHECK(refusal(trip.out(), trip.back_path(), to("i2_s")).find("not ternary") != std::string::npos);
+    if (group == 128) {
+      CHECK(refusal(trip.out(), trip.back_path(), to("q1_0")).find("expected -1 or +1") != std::string::npos);
+    }
+    const ConvertReport report = trip.back(to(type));
+    for (const ConvertedTensor& tensor : report.tensors) {
+      CHECK((tensor.max_error == 0.0 || tensor.to == "token_embd.weight"));
+      if (tensor.to == "blk.1.ffn_up.weight") CHECK(tensor.to_type == (group == 64 ? "Q2_0" : "PQ2_0"));
+    }
+    ConvertOptions floats = to("f16");
+    converted(trip.back_path(), trip.folder.file("f16.gguf"), floats);
+    const gguf::File before = opened(trip.path());
+    const gguf::File after = opened(trip.folder.file("f16.gguf"));
+    for (const gguf::Tensor& tensor : before.tensors()) {
+      if (tensor.type != TensorType::kF16) continue;
+      const gguf::Tensor* same = after.find_tensor(tensor.name);
+      REQUIRE(same != nullptr);
+      REQUIRE(same->data.size() == tensor.data.size());
+      int wrong = 0;
+      for (std::size_t i = 0; i < tensor.data.size() / 2; ++i) {
+        std::uint16_t a = 0;
+        std::uint16_t b = 0;
+        std::memcpy(&a, tensor.data.data() + 2 * i, 2);
+        std::memcpy(&b, same->data.data() + 2 * i, 2);
+        wrong += a != b && ((a | b) & 0x7fff) != 0 ? 1 : 0;  // -0 becomes 0
+      }
+      CHECK(wrong == 0);
+    }
+    const auto found =
+        verify_conversion(trip.out(), trip.back_path(), to(type), converted(trip.out(), trip.back_path(), to(type)));
+    REQUIRE_MESSAGE(found.ok(), found.error().message);
+    CHECK(found->cosine > 0.9999);  // the embedding in float16
+    const auto model = Model::load(trip.back_path(), [] {
+      ModelOptions options;
+      options.bundle = "none";
+      return options;
+    }());
+    REQUIRE_MESSAGE(model.ok(), model.error().message);
+    // From GGUF to GGUF and back: the same bytes.
+    converted(trip.folder.file("f16.gguf"), trip.folder.file("again.gguf"), to(type));
+    const gguf::File again = opened(trip.folder.file("again.gguf"));
+    const gguf::File first = opened(trip.back_path());
+    for (const gguf::Tensor& tensor : first.tensors()) {
+      const gguf::Tensor* same = again.find_tensor(tensor.name);
+      REQUIRE(same->data.size() == tensor.data.size());
+      CHECK(std::memcmp(same->data.data(), tensor.data.data(), tensor.data.size()) == 0);
+    }
+  }
+}
+
+// What no file of a whole model holds, straight to the functions.
+TEST_CASE("types that cannot be read are no targets, and rows without columns end at once") {
+  convert::SourceTensor source;
+  source.name = "blk.0.ffn_up.weight";
+  source.role = convert::Role::kProjection;
+  source.ne = {256, 4};
+  source.type = "MXFP4";
+  source.place = "x.gguf: tensor 'blk.0.ffn_up.weight'";
+  source.raw_type = TensorType::kTL2OrMXFP4;
+  source.release = [] {};
+  convert::PlanOptions options;
+  options.type = TensorType::kTL2OrMXFP4;
+  options.keep_types = true;
+  std::vector<std::string> warnings;
+  const auto targets = convert::plan_targets({source}, options, warnings);
+  REQUIRE_FALSE(targets.ok());
+  CHECK_MESSAGE(targets.error().message.find("found MXFP4") != std::string::npos, targets.error().message);
+  source.ternary = true;
+  source.type = "TL2";
+  CHECK_FALSE(convert::is_copied(source, {TensorType::kTL2OrMXFP4, std::nullopt, false, false}));
+  source.raw_type = TensorType::kTQ2_0;
+  CHECK(convert::is_copied(source, {TensorType::kTQ2_0, std::nullopt, false, false}));
+
+  source = {};
+  source.ne = {0, std::uint64_t{1} << 62};
+  source.floats = [](std::int64_t, std::int64_t, float*) { FAIL("nothing to read"); };
+  source.release = [] {};
+  int calls = 0;
+  const convert::Sink sink = [&](std::span<const std::byte> bytes) -> Status {
+    calls += bytes.empty() ? 0 : 1;
+    return {};
+  };
+  const convert::Step step = [&](std::uint64_t) -> Status {
+    return ++calls < 100 ? Status() : Status(Error{ErrorCode::kInterrupted, "without end"});
+  };
+  ConvertedTensor report;
+  CHECK(convert::stream_tensor(source, {TensorType::kF16, std::nullopt, false, false}, sink, step, report, warnings)
+            .ok());
+  CHECK(calls == 0);
+}
+
+TEST_CASE("rows that Q8_0 cannot hold keep their values") {
+  GraphSpec spec = spec_of("llama", TensorType::kF32);
+  const Trip trip(spec);
+  ModelCopy copy = trip.model;
+  // 80 wide heads' worth of columns do not come in blocks of 32: an ffn of 500.
+  copy.set("llama.feed_forward_length", std::uint32_t{500});
+  for (const char* layer : {"0", "1"}) {
+    for (const char* name : {"ffn_gate", "ffn_up", "ffn_down"}) {
+      test::CopiedTensor& tensor = copy.tensor("blk." + std::string(layer) + "." + name + ".weight");
+      tensor.ne =
+          std::string(name) == "ffn_down" ? std::vector<std::uint64_t>{500, 256} : std::vector<std::uint64_t>{256, 500};
+      tensor.data.resize(500 * 256 * 4);
+    }
+  }
+  copy.write(trip.path());
+  const ConvertReport report = converted(trip.path(), trip.folder.file("x.gguf"), to("q8_0"));
+  const gguf::File file = opened(trip.folder.file("x.gguf"));
+  CHECK(file.find_tensor("blk.1.ffn_up.weight")->type == TensorType::kQ8_0);
+  const gguf::Tensor* down = file.find_tensor("blk.1.ffn_down.weight");
+  CHECK(down->type == TensorType::kF32);
+  CHECK(std::memcmp(down->data.data(), copy.tensor("blk.1.ffn_down.weight").data.data(), down->data.size()) == 0);
+  bool said = false;
+  for (const std::string& warning : report.warnings)
+    said = said || warning.find("no whole blocks of Q8_0") != warning.npos;
+  CHECK(said);
 }
 
 }  // namespace
