@@ -69,7 +69,9 @@ std::vector<std::string> arguments_for(const Target& target, const std::string& 
       // Code.
       "-ffreestanding", "-fno-builtin", "-ffp-contract=off", "-fno-rtti", "-fvisibility=hidden", "-mrelocation-model",
       "pic", "-pic-level", "2", "-mframe-pointer=none", "-ffunction-sections", "-fdata-sections", "-vectorize-loops",
-      "-vectorize-slp", "-Qn", "-main-file-name", source_name};
+      "-Qn", "-main-file-name", source_name};
+  // Where kernels are written in intrinsics there is no straight-line code for it to find; looking takes a while.
+  if (target.features.find("+avx2") == std::string_view::npos) arguments.emplace_back("-vectorize-slp");
   if (target.triple.starts_with("x86_64")) {
     // Without a frame pointer clang keeps spilled vectors where the caller's stack happens to put them, 16-byte
     // aligned. A slot that crosses a page costs a store-forward in every turn of a loop: avx2's small batches then ran

@@ -57,6 +57,7 @@ constexpr DenseKernel kDenseKernels[] = {
     {Op::kSiluGate, Format::kF32},    {Op::kHead, Format::kF16},      {Op::kHead, Format::kBf16},
     {Op::kHead, Format::kF32},        {Op::kHeadScreen, Format::kI8}, {Op::kGeluGate, Format::kF32},
     {Op::kGelu, Format::kF32},        {Op::kLayerNorm, Format::kF32}, {Op::kHead, Format::kQ8},
+    {Op::kAttention, Format::kF32},
 };
 
 bool has_format(const Target& target, Format format) { return has_family(target.isa, format, "gemv"); }
@@ -195,13 +196,16 @@ KernelSpec halide_norm_quantize(const Target& target, std::int64_t k) {
   return spec;
 }
 
-void add_dense(ImagePlan& image, const ModelShapes& shapes, const Points& points, bool every_technique) {
+void add_dense(ImagePlan& image, const ModelShapes& shapes, const Points& points, const PlanOptions& options) {
+  const bool every_technique = options.every_format;
   const Target& target = *image.target;
   const bool templates = !dense_headers(target.isa).empty();
   const bool halide = points.technique(target.isa, Op::kNormQuantize) == "halide";
   for (const DenseKernel& dense : kDenseKernels) {
     if (!templates) break;
     if (dense.op == Op::kNormQuantize && halide && !every_technique) continue;
+    const bool rare = dense.op == Op::kAttention && dense.format == Format::kF32;
+    if (rare && !options.float32_cache && !every_technique) continue;
     KernelSpec spec;
     spec.kernel.format = dense.format;
     spec.kernel.op = dense.op;
@@ -248,7 +252,7 @@ Result<Plan> make_plan(const ModelShapes& shapes, const TargetSelection& selecti
       }
       if (options.halide && shape.group == 0) BITNET_RETURN_IF_ERROR(add_halide(image, shape, points));
     }
-    if (options.dense) add_dense(image, shapes, points, options.every_format);
+    if (options.dense) add_dense(image, shapes, points, options);
     if (!image.kernels.empty()) plan.images.push_back(std::move(image));
   }
   return plan;

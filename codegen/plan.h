@@ -44,6 +44,7 @@ struct PlanOptions {
   std::optional<Format> format;  // ternary; nullopt: what the points say for each shape, i2s where they say nothing
   bool every_format = false;     // all families and techniques of a target, beside each other: for tests and benches
   bool dense = true;             // the dense operations too
+  bool float32_cache = false;    // among them attention to float32 keys and values, which few ask the runtime for
   bool halide = false;           // the Halide variants of i2s gemv and gemm too, beside the kernels chosen
 };
 

@@ -1,4 +1,4 @@
-// Attention over Lanes, for float16 and int8 keys and values behind a page table.
+// Attention over Lanes, for float16, int8 and float32 keys and values behind a page table.
 //
 // GENERATED from templates/dense_attention.h.j2 and templates/dict/xsimd/dense.j2
 // by templates/render.py. DO NOT EDIT: change the templates and run templates/render.py again.
@@ -11,9 +11,13 @@
 // along and never read, values outside are left out (0 * infinity is NaN). No row's order of operations depends on its
 // neighbours, so that prefill and decode give the same bits.
 //
-// All products of queries and keys, weights and values are exact (kernel_abi.h says why), so a fused multiply-add gives
-// the bits of a multiplication and an addition. Keys and values of a long context come from memory: while one block of
-// 256 positions is worked on, the next is brought into the L2 cache, in the order K, V of a chunk, K, V of the next.
+// Products with keys and values of float16 and int8 are exact (kernel_abi.h says why), so a fused multiply-add gives
+// the bits of a multiplication and an addition; those with float32 are rounded before they are added. Keys and values
+// of a long context come from memory: while one block of 256 positions is worked on, the next is brought into the L2
+// cache, in the order K, V of a chunk, K, V of the next.
+//
+// Functions that do much work a call are not inlined: inlined step by step into the kernel, each would be optimised
+// over and over, and they were a third of a model's compilation.
 #ifndef BITNET_GENERATED_DENSE_ATTENTION_XSIMD_H_
 #define BITNET_GENERATED_DENSE_ATTENTION_XSIMD_H_
 
@@ -33,6 +37,24 @@ template <typename T>
 constexpr bool kHasFactors = false;
 template <>
 constexpr bool kHasFactors<int8_t> = true;
+
+// Whether products with elements of T are exact, and weights therefore rounded.
+template <typename T>
+constexpr bool kExactProducts = true;
+template <>
+constexpr bool kExactProducts<float> = false;
+
+// sum + a * b, where b holds elements of T.
+template <typename T>
+[[gnu::always_inline]] inline Lanes add_product(const Lanes& sum, const Lanes& a, const Lanes& b) {
+  if constexpr (kExactProducts<T>) return add_exact_product(sum, a, b);
+  return sum + a * b;
+}
+template <typename T>
+[[gnu::always_inline]] inline Lanes rounded_weight(const Lanes& weight) {
+  if constexpr (kExactProducts<T>) return thirteen_bits(weight);
+  return weight;
+}
 
 // One page: [256][head_dim] values and, for int8, [256] factors.
 template <typename T>
@@ -104,13 +126,13 @@ template <int R, int J, bool kAhead, typename T>
     for (int r = 0; r < R; ++r) {
       const Lanes v = load(q[r] + d, Full{});
 #pragma GCC unroll 16
-      for (int j = 0; j < J; ++j) s[r][j] = add_exact_product(s[r][j], v, k[j]);
+      for (int j = 0; j < J; ++j) s[r][j] = add_product<T>(s[r][j], v, k[j]);
     }
   }
   if (d < head_dim) [[unlikely]] {
     for (int j = 0; j < J; ++j) {
       const Lanes k = load_rest(rows[j] + d, head_dim - d);
-      for (int r = 0; r < R; ++r) s[r][j] = add_exact_product(s[r][j], load_rest(q[r] + d, head_dim - d), k);
+      for (int r = 0; r < R; ++r) s[r][j] = add_product<T>(s[r][j], load_rest(q[r] + d, head_dim - d), k);
     }
   }
 #pragma GCC unroll 16
@@ -120,7 +142,8 @@ template <int R, int J, bool kAhead, typename T>
 // p[first + r][j] = score of row first + r at position j of the page, for R rows and start <= j < count, start a
 // multiple of 16; p beyond, up to a whole block, holds anything. Meanwhile as many rows come nearer at `ahead`.
 template <int R, bool kAhead, typename T>
-inline void scores(const Group& g, int first, const Page<T>& key, const T* ahead, long long start, long long count) {
+[[gnu::noinline]] void scores(const Group& g, int first, const Page<T>& key, const T* ahead, long long start,
+                              long long count) {
   constexpr int J = kDotTile / R < 4 ? kDotTile / R : 4;
   static_assert(kLanes % J == 0, "16 keys are whole groups of J");
   const float* const* q = g.q + first;
@@ -164,35 +187,36 @@ inline void all_scores(const Group& g, int first, int last, const Page<T>& key, 
 }
 
 // The weights of the scores at p[0 .. 15].
-template <typename Extent>
+template <typename T, typename Extent>
 [[gnu::always_inline]] inline Lanes weights_of(const float* p, float top, Extent extent) {
   const Lanes x = load(p, extent) - broadcast(top);
-  return thirteen_bits(exponential(maximum(x, broadcast(BITNET_ATTENTION_LEAST_EXPONENT))));
+  return rounded_weight<T>(exponential(maximum(x, broadcast(BITNET_ATTENTION_LEAST_EXPONENT))));
 }
 
 // The weights of a block in which the row sees positions begin .. count - 1 alone; zeros for the others. Not inlined:
 // a row has one such block, if any. The scores before begin may be of anything, NaN as well: they are replaced.
-[[gnu::noinline]] inline Lanes first_weights(const float* p, long long begin, long long count, float top) {
+template <typename T>
+[[gnu::noinline]] Lanes first_weights(const float* p, long long begin, long long count, float top) {
   alignas(64) float block[kLanes];
   for (long long j = 0; j < kLanes; ++j) block[j] = j < begin || j >= count ? top : p[j];
-  store(block, weights_of(static_cast<const float*>(block), top, Full{}), Full{});
+  store(block, weights_of<T>(static_cast<const float*>(block), top, Full{}), Full{});
   for (long long j = 0; j < kLanes; ++j) {
     if (j < begin || j >= count) block[j] = 0.0F;
   }
   return load(static_cast<const float*>(block), Full{});
 }
 
-// p[j] = exp(p[j] - top), rounded, for begin <= j < count, and with `factors` p[j] * factors[j], rounded, in its place;
+// p[j] = exp(p[j] - top), rounded, for begin <= j < count, and with factors p[j] * factors[j], rounded, in its place;
 // returns the 16-lane sum of p before the factors.
-template <bool kFactors>
+template <typename T>
 inline float weights(float* p, const float* factors, long long begin, long long count, float top) {
   Lanes sums = broadcast(0.0F);
   if (begin % kLanes != 0) [[unlikely]] {
     const long long start = begin - begin % kLanes;
     const long long end = count - start < kLanes ? count : start + kLanes;
-    sums = first_weights(p + start, begin - start, end - start, top);
+    sums = first_weights<T>(p + start, begin - start, end - start, top);
     store(p + start, sums, Full{});
-    if constexpr (kFactors) {
+    if constexpr (kHasFactors<T>) {
       alignas(64) float block[kLanes] = {};
       for (long long j = begin; j < end; ++j) block[j - start] = factors[j];
       store(p + start, thirteen_bits(sums * load(static_cast<const float*>(block), Full{})), Full{});
@@ -200,11 +224,11 @@ inline float weights(float* p, const float* factors, long long begin, long long 
     begin = start + kLanes;
   }
   p += begin;
-  if constexpr (kFactors) factors += begin;
+  if constexpr (kHasFactors<T>) factors += begin;
   for_blocks(count - begin, [&](long long j, auto extent) {
-    Lanes weight = weights_of(static_cast<const float*>(p + j), top, extent);
+    Lanes weight = weights_of<T>(static_cast<const float*>(p + j), top, extent);
     sums = sums + only(weight, extent);
-    if constexpr (kFactors) weight = thirteen_bits(weight * load(factors + j, extent));
+    if constexpr (kHasFactors<T>) weight = thirteen_bits(weight * load(factors + j, extent));
     store(p + j, weight, extent);
   });
   return tree(sums);
@@ -233,7 +257,7 @@ template <int R, int D, bool kAhead, typename T, typename Extent>
     for (int r = 0; r < R; ++r) {
       const Lanes weight = broadcast(p[r * kChunk + j]);
 #pragma GCC unroll 16
-      for (int d = 0; d < D; ++d) sums[r][d] = add_exact_product(sums[r][d], weight, v[d]);
+      for (int d = 0; d < D; ++d) sums[r][d] = add_product<T>(sums[r][d], weight, v[d]);
     }
   }
 #pragma GCC unroll 16
@@ -256,7 +280,8 @@ template <typename T>
 // Rows first .. first + R - 1 of o, all of head_dim, from begin to end; meanwhile end - begin rows come nearer at
 // `ahead`.
 template <int R, bool kAhead, typename T>
-inline void weigh(const Group& g, int first, const T* value, const T* ahead, long long begin, long long end, float* o) {
+[[gnu::noinline]] void weigh(const Group& g, int first, const T* value, const T* ahead, long long begin, long long end,
+                             float* o) {
   constexpr int D = kValueTile / R < 8 ? kValueTile / R : 8;
   const float* p = g.p + first * kChunk;
   float* rows = o + first * g.width;
@@ -304,7 +329,7 @@ inline void weigh_all(const Group& g, int first, int last, const T* value, const
 }
 
 template <typename T>
-inline void attend(const Group& g, const void* const* key_pages, const void* const* value_pages) {
+[[gnu::noinline]] void attend(const Group& g, const void* const* key_pages, const void* const* value_pages) {
   alignas(64) float m[kRows];
   alignas(64) float l[kRows];
   int first = 0;
@@ -329,7 +354,7 @@ inline void attend(const Group& g, const void* const* key_pages, const void* con
       const long long begin = begin_in_chunk(g, r, chunk);
       const long long count = positions_in_chunk(g, r, chunk);
       chunk_m[r] = largest(p + begin, count - begin);
-      chunk_l[r] = weights<kHasFactors<T>>(p, value.factors, begin, count, chunk_m[r]);
+      chunk_l[r] = weights<T>(p, value.factors, begin, count, chunk_m[r]);
     }
 
     // What each row sees before the others, the positions that all rows see, then each row's own rest.
@@ -401,7 +426,7 @@ inline void attend(const Group& g, const void* const* key_pages, const void* con
 }
 
 template <typename T>
-inline void attention(const bitnet_attention_args* a) {
+[[gnu::always_inline]] inline void attention(const bitnet_attention_args* a) {
   Group g;
   g.head_dim = a->head_dim;
   g.width = (a->head_dim + kLanes - 1) / kLanes * kLanes;
@@ -432,8 +457,15 @@ inline void attention(const bitnet_attention_args* a) {
 
 }  // namespace dense_detail
 
-inline void attention_f16(const bitnet_attention_args* a) noexcept { dense_detail::attention<dense_detail::Half>(a); }
-inline void attention_i8(const bitnet_attention_args* a) noexcept { dense_detail::attention<int8_t>(a); }
+[[gnu::always_inline]] inline void attention_f16(const bitnet_attention_args* a) noexcept {
+  dense_detail::attention<dense_detail::Half>(a);
+}
+[[gnu::always_inline]] inline void attention_i8(const bitnet_attention_args* a) noexcept {
+  dense_detail::attention<int8_t>(a);
+}
+[[gnu::always_inline]] inline void attention_f32(const bitnet_attention_args* a) noexcept {
+  dense_detail::attention<float>(a);
+}
 
 }  // namespace
 }  // namespace bitnet_kernels::xsimd_family

@@ -180,9 +180,9 @@ template <int Streams, int Tokens>
   }
 }
 
-// As many rows side by side as there are registers for their sums.
+// As many rows side by side as there are registers for their sums. Not inlined: dense_attention says why.
 template <int Tokens>
-inline void screen_block(const bitnet_head_screen_args* a, long long begin, long long end, long long token) {
+[[gnu::noinline]] void screen_block(const bitnet_head_screen_args* a, long long begin, long long end, long long token) {
   constexpr int kFit = kScreenSums / Tokens;
   constexpr int kStreams = kFit < 1 ? 1 : kFit < kHeadStreams ? kFit : kHeadStreams;
   const long long step = (end - begin) / kStreams;

@@ -368,6 +368,23 @@ TEST_CASE("equal plans give equal bytes, wherever the compiler runs") {
   }
 }
 
+TEST_CASE("attention to float32 keys and values is compiled on request alone") {
+  const auto has_it = [](const PlanOptions& options) {
+    const Plan plan = plan_of(k2B4T, {"avx512"}, nullptr, options);
+    std::size_t images = 0;
+    for (const ImagePlan& image : plan.images) {
+      images += std::ranges::any_of(image.kernels, [](const KernelSpec& spec) {
+        return spec.kernel.op == Op::kAttention && spec.kernel.format == Format::kF32;
+      });
+    }
+    return images;
+  };
+  CHECK(has_it({}) == 0);
+  PlanOptions options;
+  options.float32_cache = true;
+  CHECK(has_it(options) == 2);  // avx512-vbmi has no dense operations of its own
+}
+
 TEST_CASE("the kernel table states what was compiled") {
   const auto bundle = compile(plan_of(kSmall, {"avx512"}));
   REQUIRE_MESSAGE(bundle.ok(), bundle.error().message);

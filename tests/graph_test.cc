@@ -376,6 +376,53 @@ TEST_CASE("node dumps show every layer, and change nothing") {
   CHECK(nodes.by_name.contains("l_out-0.ADD"));
 }
 
+TEST_CASE("node dumps with float32 keys and values; none with int8 ones") {
+  const TempFolder folder;
+  const GraphSpec spec = graph_cases().front().spec;
+  const auto model = test::load(write(folder, spec), 2);
+  const ModelConfig& config = model->config();
+  constexpr std::int64_t kTokens = 4;
+  const std::vector<std::int32_t> ids = prompt(kTokens, spec.vocab);
+  const auto dumped = [&](KvType type, Logits& logits) -> Status {
+    BITNET_ASSIGN_OR_RETURN(auto dump, NodeDump::create(folder.file("kv"), std::nullopt));
+    return context_of(*model, 32, 512, type)
+        ->eval_dump(ids, dump, [&](std::int64_t, std::span<const float> row) -> Status {
+          logits.emplace_back(row.begin(), row.end());
+          return {};
+        });
+  };
+  Logits ours;
+  REQUIRE(dumped(KvType::kF32, ours).ok());
+  CHECK(equal(ours, evaluate_all(*context_of(*model, 32, 512, KvType::kF32), ids)));
+  // What attention gave is the mean of the values by the weights shown, up to the order of sums.
+  const Nodes nodes(folder.file("kv"));
+  const std::vector<float>& values = nodes["Vcur-0.MUL_MAT"];               // [token][kv_heads * head_dim]
+  const std::vector<float>& weights = nodes["kq_soft_max_ext-0.SOFT_MAX"];  // [head][token][32]
+  const std::vector<float>& attended = nodes["kqv_out-0.CONT"];             // [token][heads * head_dim]
+  const std::int64_t dim = config.head_dim;
+  REQUIRE(weights.size() == static_cast<std::size_t>(config.heads * kTokens * 32));
+  for (std::int64_t i = 0; i < kTokens * config.heads * dim; ++i) {
+    const std::int64_t token = i / (config.heads * dim);
+    const std::int64_t head = i / dim % config.heads;
+    double expected = 0.0;
+    double size = 0.0;
+    for (std::int64_t j = 0; j < kTokens; ++j) {
+      const std::int64_t kv_head = head / (config.heads / config.kv_heads);
+      const auto value = values[static_cast<std::size_t>((j * config.kv_heads + kv_head) * dim + i % dim)];
+      const auto weight = weights[static_cast<std::size_t>((head * kTokens + token) * 32 + j)];
+      expected += static_cast<double>(weight) * static_cast<double>(value);
+      size += std::fabs(static_cast<double>(weight) * static_cast<double>(value));
+    }
+    // A dozen roundings of 2^-24.
+    REQUIRE(std::fabs(static_cast<double>(attended[static_cast<std::size_t>(i)]) - expected) <= 1e-6 * size);
+  }
+
+  std::filesystem::remove_all(folder.file("kv"));
+  const Status refused = dumped(KvType::kI8, ours);
+  REQUIRE_FALSE(refused.ok());
+  CHECK(refused.error().message.find("--kv-type i8") != std::string::npos);
+}
+
 TEST_CASE("bundles, packed too, give the logits of the built-in kernels") {
   const auto codegen = test::codegen_program("bundles of every architecture");
   if (!codegen.has_value()) return;

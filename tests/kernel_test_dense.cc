@@ -51,14 +51,18 @@ bitnet_attention_args with_pages(const bitnet_attention_args& a, const std::vect
   return args;
 }
 
-// Attention to float16 in plain loops, all products of queries, keys, weights and values fused with their sums; the
-// weights rounded or, against the contract, not.
-template <bool Rounded>
-void fused_attention(const bitnet_attention_args* a) {
+float as_float(std::uint16_t half) { return half_to_float(half); }
+float as_float(float value) { return value; }
+
+// Attention to float16 or float32 (T) in plain loops, all products of queries, keys, weights and values fused with
+// their sums or not; the weights rounded or not. One of these is the contract of each format, the others break it.
+template <typename T, bool Rounded, bool Fused>
+void plain_attention(const bitnet_attention_args* a) {
   const auto element = [a](const void* const* pages, std::int64_t j, std::int64_t d) {
-    const auto* page = static_cast<const std::uint16_t*>(pages[j / BITNET_ATTENTION_CHUNK]);
-    return half_to_float(page[j % BITNET_ATTENTION_CHUNK * a->head_dim + d]);
+    const auto* page = static_cast<const T*>(pages[j / BITNET_ATTENTION_CHUNK]);
+    return as_float(page[j % BITNET_ATTENTION_CHUNK * a->head_dim + d]);
   };
+  const auto add_product = [](float x, float y, float sum) { return Fused ? std::fma(x, y, sum) : x * y + sum; };
   for (std::int64_t row = 0; row < a->tokens * a->heads; ++row) {
     const std::int64_t token = row / a->heads;
     const float* q = a->q + token * a->q_stride + row % a->heads * a->head_dim;
@@ -75,7 +79,7 @@ void fused_attention(const bitnet_attention_args* a) {
         std::vector<float> lanes(16, 0.0F);
         for (std::int64_t d = 0; d < a->head_dim; ++d) {
           float& lane = lanes[static_cast<std::size_t>(d % 16)];
-          lane = std::fma(q[d], element(a->key_pages, j, d), lane);
+          lane = add_product(q[d], element(a->key_pages, j, d), lane);
         }
         p.push_back(reference::sum(lanes.data(), 16) * a->scale);
       }
@@ -89,7 +93,7 @@ void fused_attention(const bitnet_attention_args* a) {
       for (std::int64_t d = 0; d < a->head_dim; ++d) {
         float o = 0.0F;
         for (std::int64_t j = begin; j < end; ++j) {
-          o = std::fma(p[static_cast<std::size_t>(j - begin)], element(a->value_pages, j, d), o);
+          o = add_product(p[static_cast<std::size_t>(j - begin)], element(a->value_pages, j, d), o);
         }
         y[d] = begin == first ? o : y[d] * old_share + o * new_share;
       }
@@ -131,10 +135,21 @@ TEST_CASE("the tester objects to another order of sums and to fused multiply-add
                 "kind 0");
 }
 
-TEST_CASE("fused multiply-adds give the bits of attention because weights are rounded") {
-  CHECK(test_kernel(broken<bitnet_attention_args>(Op::kAttention, fused_attention<true>, Format::kF16), quick_plan())
-            .empty());
-  expect_caught(broken<bitnet_attention_args>(Op::kAttention, fused_attention<false>, Format::kF16), "expected");
+TEST_CASE("fused multiply-adds give the bits of attention to float16 because weights are rounded") {
+  const auto kernel = [](auto* function) {
+    return broken<bitnet_attention_args>(Op::kAttention, function, Format::kF16);
+  };
+  CHECK(test_kernel(kernel(plain_attention<std::uint16_t, true, true>), quick_plan()).empty());
+  expect_caught(kernel(plain_attention<std::uint16_t, false, true>), "expected");
+}
+
+TEST_CASE("attention to float32 rounds its products and not its weights") {
+  const auto kernel = [](auto* function) {
+    return broken<bitnet_attention_args>(Op::kAttention, function, Format::kF32);
+  };
+  CHECK(test_kernel(kernel(plain_attention<float, false, false>), quick_plan()).empty());
+  expect_caught(kernel(plain_attention<float, false, true>), "expected");
+  expect_caught(kernel(plain_attention<float, true, false>), "expected");
 }
 
 TEST_CASE("the tester objects to wrong pages, positions and tokens of attention") {

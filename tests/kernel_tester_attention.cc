@@ -1,5 +1,6 @@
-// The tester's attention: float16 and int8 pages, decode and prefill. Pages lie apart and out of order, the page table
-// and the last page end at inaccessible memory, and rows of several tokens end at different positions of a chunk.
+// The tester's attention: float16, int8 and float32 pages, decode and prefill. Pages lie apart and out of order, the
+// page table and the last page end at inaccessible memory, and rows of several tokens end at different positions of a
+// chunk.
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -29,6 +30,13 @@ struct Shape {
   [[nodiscard]] std::int64_t first() const { return window == 0 ? 0 : std::max<std::int64_t>(0, past + 1 - window); }
 };
 
+// float32 queries, keys and values. The largest are about 2^48, so that scores stay finite; all other kinds have all 24
+// bits, which fused and separate roundings tell apart.
+void fill_elements(FloatKind kind, std::mt19937& random, float* out, std::int64_t count) {
+  fill_floats(kind == FloatKind::kHuge ? FloatKind::kNormal : kind, random, out, count);
+  if (kind == FloatKind::kHuge) std::transform(out, out + count, out, [](float v) { return v * 0x1p48F; });
+}
+
 // The pages of the keys or of the values, and their table. Pages before the first position that is seen do not exist;
 // what lies before it in its own page is NaN.
 class Pages {
@@ -44,8 +52,9 @@ class Pages {
     for (const std::int64_t page : order) {
       if (page < shape.first() / kPage) continue;
       const std::int64_t seen = std::min(kPage, positions - page * kPage);
-      table[index(page)] =
-          format == Format::kI8 ? int8_page(page, seen, kind, random) : half_page(page, seen, kind, random);
+      table[index(page)] = format == Format::kI8    ? int8_page(page, seen, kind, random)
+                           : format == Format::kF32 ? float_page(page, seen, kind, random)
+                                                    : half_page(page, seen, kind, random);
     }
     table_region_ = std::make_unique<Region>(table.size() * sizeof(void*));
     table_ = place_copy(*table_region_, table);
@@ -76,6 +85,15 @@ class Pages {
     return data;
   }
 
+  const void* float_page(std::int64_t page, std::int64_t seen, FloatKind kind, std::mt19937& random) {
+    const std::int64_t count = seen * shape_.head_dim;
+    regions_[index(page)] = std::make_unique<Region>(index(count) * sizeof(float));
+    auto* data = regions_[index(page)]->place<float>(count);
+    fill_elements(kind, random, data, count);
+    std::fill_n(data, unseen(page) * shape_.head_dim, std::numeric_limits<float>::quiet_NaN());
+    return data;
+  }
+
   // Ends behind the last factor that is used; int8 values behind the last position that is seen stay the pattern.
   const void* int8_page(std::int64_t page, std::int64_t seen, FloatKind kind, std::mt19937& random) {
     const std::int64_t bytes = kPage * shape_.head_dim + seen * static_cast<std::int64_t>(sizeof(float));
@@ -101,6 +119,11 @@ class Pages {
   const void* const* table_ = nullptr;
 };
 
+void (*reference_attention(Format format))(const bitnet_attention_args&) {
+  if (format == Format::kF32) return reference::attention_f32;
+  return format == Format::kI8 ? reference::attention_i8 : reference::attention_f16;
+}
+
 void test_shape(const Kernel& kernel, const Shape& shape, std::int64_t gap, FloatKind kind, Failures& failures) {
   const auto& [heads, head_dim, tokens, past, window] = shape;
   const std::string where = shape.name() + ", strides + " + std::to_string(gap) + ", values " + to_string(kind);
@@ -117,6 +140,10 @@ void test_shape(const Kernel& kernel, const Shape& shape, std::int64_t gap, Floa
   auto* q = q_region.place<float>(count);
   std::vector<std::uint16_t> q_half(index(row));
   for (std::int64_t t = 0; t < tokens; ++t) {
+    if (kernel.format == Format::kF32) {
+      fill_elements(kind, random, q + t * stride, row);
+      continue;
+    }
     fill_halves(kind, random, q_half.data(), row);
     std::transform(q_half.begin(), q_half.end(), q + t * stride, half_to_float);
   }
@@ -137,7 +164,7 @@ void test_shape(const Kernel& kernel, const Shape& shape, std::int64_t gap, Floa
   std::vector<float> expected(index(count), std::bit_cast<float>(kPatternInt));
   args.y = expected.data();
   args.scratch = nullptr;
-  (kernel.format == Format::kI8 ? reference::attention_i8 : reference::attention_f16)(args);
+  reference_attention(kernel.format)(args);
 
   args.y = y_region.place<float>(count);
   args.scratch = scratch_region.place<float>(scratch_count, 64);

@@ -1,11 +1,14 @@
-// The key/value cache: pages, memory, page borders, float16 and int8.
+// The key/value cache: pages, memory, page borders; float16, int8 and float32.
 #include <doctest/doctest.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
 
 #include "runtime/model/kv_cache.h"
+#include "tests/assets.h"
 #include "tests/model_evaluation.h"
 #include "tests/model_files.h"
 
@@ -21,13 +24,13 @@ using test::prompt;
 using test::TempFolder;
 
 TEST_CASE("cache pages: layout, sizes, memory as the sequence grows") {
-  for (const KvType type : {KvType::kF16, KvType::kI8}) {
+  for (const KvType type : {KvType::kF16, KvType::kI8, KvType::kF32}) {
     constexpr std::int64_t kLayers = 3;
     constexpr std::int64_t kHeads = 2;
     constexpr std::int64_t kDim = 72;
     auto cache = KvCache::create(type, kLayers, kHeads, kDim, 513);
     REQUIRE(cache.ok());
-    const std::int64_t page = type == KvType::kF16 ? 256 * kDim * 2 : 256 * (kDim + 4);
+    const std::int64_t page = 256 * (type == KvType::kF16 ? kDim * 2 : type == KvType::kI8 ? kDim + 4 : kDim * 4);
     CHECK(cache->bytes() == static_cast<std::uint64_t>(kLayers * kHeads * 2 * 3 * page));
     std::vector<std::pair<const std::byte*, const std::byte*>> ranges;
     for (std::int64_t layer = 0; layer < kLayers; ++layer) {
@@ -68,13 +71,13 @@ TEST_CASE("cache pages: layout, sizes, memory as the sequence grows") {
   CHECK_FALSE(resident(65535));
 }
 
-TEST_CASE("a context across page borders, float16 and int8: decode, prefill and truncation agree") {
+TEST_CASE("a context across page borders, in each type: decode, prefill and truncation agree") {
   const TempFolder folder;
   const std::string path = write_synth(folder, "m.gguf", "2x64x128x4/2x300", "bitnet");
   const auto model = load(path, 2);
   const std::vector<std::int32_t> ids = prompt(514, model->config().vocab);
-  for (const KvType type : {KvType::kF16, KvType::kI8}) {
-    INFO("type ", static_cast<int>(type));
+  for (const KvType type : {KvType::kF16, KvType::kI8, KvType::kF32}) {
+    INFO("type ", kv_name(type));
     const auto step = context_of(*model, 514, 512, type);
     Logits expected;
     for (const std::int32_t& id : ids) {
@@ -136,6 +139,46 @@ TEST_CASE("int8 keys and values are near float16 ones, and not equal") {
   MESSAGE("largest logit ", largest, ", largest difference ", difference);
   CHECK(difference > 0.0);
   CHECK(difference <= 0.06 * largest);
+}
+
+TEST_CASE("stories260K with float32 keys and values: the expected logits and texts") {
+  const auto path = test::asset("models/stories260K.gguf", "logits of a float32 cache");
+  const auto expectation = test::asset("models/stories260K.expected.json", "logits of a float32 cache");
+  if (!path || !expectation) return;
+  const auto expected = nlohmann::json::parse(std::ifstream(*expectation));
+  const auto model = load(*path, 2);
+
+  const std::vector<std::int32_t> greedy = expected.at("greedy_from_bos");
+  const std::vector<double> bos = expected.at("logits_bos");
+  const auto context = context_of(*model, 256, 512, KvType::kF32);
+  const auto logits = context->eval({greedy.data(), 1});
+  REQUIRE(logits.ok());
+  REQUIRE(logits->size() == bos.size());
+  double difference = 0.0;
+  for (std::size_t i = 0; i < bos.size(); ++i) {
+    difference = std::max(difference, std::abs(static_cast<double>((*logits)[i]) - bos[i]));
+  }
+  MESSAGE("largest difference from the expected logits ", difference);
+  CHECK(difference <= 1e-3);
+  bool single = false;
+  for (const KernelUse& use : context->kernel_uses()) single |= use.name.starts_with("f32_attention_");
+  CHECK(single);
+
+  const auto continues = [&](std::span<const std::int32_t> prefix, std::span<const std::int32_t> rest) {
+    context->truncate(0);
+    auto next = context->eval(prefix);
+    for (std::size_t i = 0; i < rest.size(); ++i) {
+      REQUIRE(next.ok());
+      REQUIRE(std::max_element(next->begin(), next->end()) - next->begin() == rest[i]);
+      next = context->eval({&rest[i], 1});
+    }
+  };
+  continues(std::span(greedy).first(1), std::span(greedy).subspan(1));
+  for (const auto& one : expected.at("prompts")) {
+    const std::vector<std::int32_t> ids = one.at("ids");
+    const std::vector<std::int32_t> rest = one.at("greedy64");
+    continues(ids, rest);
+  }
 }
 
 }  // namespace

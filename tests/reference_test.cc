@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "runtime/base/half.h"
+#include "runtime/kernels/kernel.h"
 
 namespace bitnet {
 
@@ -195,10 +196,13 @@ namespace {
 
 // One head's keys or values for `positions` positions, both as a page table has them and as double.
 struct Cache {
-  Cache(bool int8, std::int64_t positions, std::int64_t dim, std::mt19937& random)
+  Cache(Format format, std::int64_t positions, std::int64_t dim, std::mt19937& random)
       : values(static_cast<std::size_t>(positions * dim)) {
     std::normal_distribution<float> normal;
-    const std::int64_t page_bytes = BITNET_ATTENTION_CHUNK * (int8 ? dim + 4 : 2 * dim);
+    const bool int8 = format == Format::kI8;
+    const std::int64_t page_bytes = BITNET_ATTENTION_CHUNK * (int8                     ? dim + 4
+                                                              : format == Format::kF32 ? 4 * dim
+                                                                                       : 2 * dim);
     for (std::int64_t j = 0; j < positions; ++j) {
       if (j % BITNET_ATTENTION_CHUNK == 0) pages.emplace_back(static_cast<std::size_t>(page_bytes));
       const std::int64_t row = j % BITNET_ATTENTION_CHUNK;
@@ -212,6 +216,9 @@ struct Cache {
           const auto q = static_cast<std::int8_t>(std::clamp(value * 40.0F, -127.0F, 127.0F));
           std::memcpy(page + row * dim + d, &q, 1);
           stored = static_cast<double>(q) * static_cast<double>(factor);
+        } else if (format == Format::kF32) {
+          std::memcpy(page + 4 * (row * dim + d), &value, 4);
+          stored = static_cast<double>(value);
         } else {
           const std::uint16_t half = float_to_half(value);
           std::memcpy(page + 2 * (row * dim + d), &half, 2);
@@ -226,7 +233,9 @@ struct Cache {
   std::vector<const void*> table;
 };
 
-void test_attention(bool int8, std::int64_t window) {
+void test_attention(Format format, std::int64_t window) {
+  const bool int8 = format == Format::kI8;
+  const bool single = format == Format::kF32;
   std::mt19937 random(3);
   std::normal_distribution<float> normal;
   const std::int64_t heads = 2;
@@ -234,10 +243,10 @@ void test_attention(bool int8, std::int64_t window) {
   const std::int64_t tokens = 90;
   const std::int64_t past = 470;  // rows that end on both sides of position 512
   const std::int64_t stride = heads * dim + 1;
-  const Cache keys(int8, past + tokens, dim, random);
-  const Cache values(int8, past + tokens, dim, random);
+  const Cache keys(format, past + tokens, dim, random);
+  const Cache values(format, past + tokens, dim, random);
   std::vector<float> q(static_cast<std::size_t>(tokens * stride));
-  for (float& v : q) v = half_to_float(float_to_half(normal(random)));
+  for (float& v : q) v = single ? normal(random) : half_to_float(float_to_half(normal(random)));
   std::vector<float> y(q.size());
   const bitnet_attention_args args = {.q = q.data(),
                                       .key_pages = keys.table.data(),
@@ -253,7 +262,7 @@ void test_attention(bool int8, std::int64_t window) {
                                       .y_stride = stride,
                                       .next = nullptr,
                                       .scale = 0.25F};
-  (int8 ? reference::attention_i8 : reference::attention_f16)(args);
+  (int8 ? reference::attention_i8 : single ? reference::attention_f32 : reference::attention_f16)(args);
   for (std::int64_t t = 0; t < tokens; ++t) {
     for (std::int64_t h = 0; h < heads; ++h) {
       const std::int64_t row = t * stride + h * dim;
@@ -277,13 +286,14 @@ void test_attention(bool int8, std::int64_t window) {
         double truth = 0.0;
         for (std::size_t j = 0; j < weights.size(); ++j) truth += weights[j] / total * value(j);
         // A weight is off by 2^-13 of itself, one with a factor once more; y is the mean by weight of the values, so
-        // that only their distances from it count (and, with factors, themselves). The rest is as without rounding.
+        // that only their distances from it count (and, with factors, themselves). The rest is as without rounding,
+        // which is all that there is of float32.
         double spread = 0.0;
         for (std::size_t j = 0; j < weights.size(); ++j) {
           spread += weights[j] / total * (std::fabs(value(j) - truth) + (int8 ? std::fabs(value(j)) : 0.0));
         }
         REQUIRE(std::fabs(static_cast<double>(y[static_cast<std::size_t>(row + d)]) - truth) <
-                3e-6 + 1.001 * 0x1p-13 * spread);
+                3e-6 + (single ? 0.0 : 1.001 * 0x1p-13 * spread));
       }
     }
   }
@@ -292,13 +302,13 @@ void test_attention(bool int8, std::int64_t window) {
 }  // namespace
 
 TEST_CASE("attention against double precision, across chunks and for several tokens") {
-  SUBCASE("float16") { test_attention(false, 0); }
-  SUBCASE("int8 with factors") { test_attention(true, 0); }
+  SUBCASE("float16") { test_attention(Format::kF16, 0); }
+  SUBCASE("int8 with factors") { test_attention(Format::kI8, 0); }
+  SUBCASE("float32") { test_attention(Format::kF32, 0); }
   // A window within a chunk, over the border of two, and of one position.
   for (const std::int64_t window : {37, 300, 1}) {
     CAPTURE(window);
-    test_attention(false, window);
-    test_attention(true, window);
+    for (const Format format : {Format::kF16, Format::kI8, Format::kF32}) test_attention(format, window);
   }
 }
 

@@ -292,6 +292,11 @@ void attention_i8(const bitnet_attention_args* a) {
   if (kOff == 1) a->y[0] += 1;
 }
 template <int kOff>
+void attention_f32(const bitnet_attention_args* a) {
+  reference::attention_f32(*a);
+  if (kOff == 1) reference::attention_f16(*a);
+}
+template <int kOff>
 void epilogue(const bitnet_epilogue_args* a) {
   reference::epilogue(*a);
   if (kOff == 1) a->y[a->rows - 1] *= 1.0000002F;
@@ -346,6 +351,7 @@ TEST_CASE("dense kernels pass exactly and are caught otherwise") {
   check_pair(Op::kAttention, Format::kF16, attention<0>, attention<1>, "input of 2 tokens after 511");
   check_pair(Op::kAttention, Format::kF16, attention<0>, attention<2>, ", window ");
   check_pair(Op::kAttention, Format::kI8, attention_i8<0>, attention_i8<1>, ": y[0]");
+  check_pair(Op::kAttention, Format::kF32, attention_f32<0>, attention_f32<1>, ": y[0]");
   check_pair(Op::kEpilogue, Format::kF32, epilogue<0>, epilogue<1>, ": y[");
   check_pair(Op::kRope, Format::kF32, rope<0>, rope<1>, ": x[0]");
   check_pair(Op::kHead, Format::kF16, head_f16<0>, head_f16<1>, ": y[2] of 21");

@@ -210,7 +210,8 @@ Result<Report> compile_model(const CompileCommand& command) {
   const Clock::time_point begin = Clock::now();
   Report report;
   BITNET_ASSIGN_OR_RETURN(const codegen::TargetSelection selection, codegen::select_targets(command.targets));
-  BITNET_ASSIGN_OR_RETURN(const codegen::PlanOptions plan_options, read_format(command.format));
+  BITNET_ASSIGN_OR_RETURN(codegen::PlanOptions plan_options, read_format(command.format));
+  plan_options.float32_cache = command.float32_cache;
   BITNET_ASSIGN_OR_RETURN(codegen::Points points, codegen::find_points(command.points));
   BITNET_ASSIGN_OR_RETURN(const gguf::File file, gguf::File::open(command.model));
   BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(file));
@@ -303,6 +304,9 @@ void CompileCommand::add_options(CLI::App& app) {
       ->check(CLI::IsMember({"quick", "full"}));
   app.add_option("--points-out", points_out, "where --tune keeps its points; default: beside the bundle, .points.toml");
   app.add_flag("--pack", pack, "put the packed weights into the bundle");
+  app.add_flag(
+      "--kv-f32", float32_cache,
+      "also compile attention to float32 keys and values (run --kv-type f32); without, the runtime's own serves");
   app.add_option("--emit-sources", emit_sources, "also write the generated sources and their headers into this folder");
   app.add_option("--emit-asm", emit_asm,
                  "also write each image as assembly, disassembled from its bytes, into this folder");

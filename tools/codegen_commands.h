@@ -37,6 +37,7 @@ class CompileCommand {
   int jobs = 0;
   int verbosity = 0;
   bool pack = false;
+  bool float32_cache = false;
   bool json = false;
   bool quiet = false;
 };

@@ -16,16 +16,19 @@ cmake --build "$build" --target "${targets[@]}" >"$build/build.log" 2>&1 || {
   tail -n 60 "$build/build.log" >&2
   exit 1
 }
-for target in "${targets[@]}"; do
-  corpus="$build/corpus/$target"
+fuzz() {
+  local target=$1 corpus="$build/corpus/$1"
   mkdir -p "$corpus"
   # Seeds that the repository keeps; what the fuzzer finds stays in the build folder.
   if [ -d "tests/corpus/$target" ]; then cp "tests/corpus/$target"/* "$corpus/"; fi
-  echo "fuzz: $target for $seconds s" >&2
   "$build/bin/$target" -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=10 -print_final_stats=1 "$corpus" \
     >"$build/$target.log" 2>&1 || {
     tail -n 60 "$build/$target.log" >&2
-    exit 1
+    return 1
   }
-  grep -E 'number_of_executed_units' "$build/$target.log" >&2
-done
+  echo "fuzz: $target for $seconds s: $(grep -E 'number_of_executed_units' "$build/$target.log")" >&2
+}
+export -f fuzz
+export build seconds
+# 255 ends xargs at the first finding.
+printf '%s\n' "${targets[@]}" | xargs -P "$(nproc)" -I {} bash -c 'fuzz {} || exit 255'

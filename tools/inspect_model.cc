@@ -10,6 +10,7 @@
 #include "runtime/formats/dense.h"
 #include "runtime/formats/ternary.h"
 #include "runtime/model/config.h"
+#include "runtime/model/model.h"
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace bitnet::tools {
@@ -84,11 +85,13 @@ Json precision_json(const gguf::File& file) {
 Json kv_json(const ModelConfig& config) {
   std::int64_t windowed = 0;
   for (std::int64_t layer = 0; layer < config.layers; ++layer) windowed += config.windowed(layer) ? 1 : 0;
-  const std::int64_t values = 2 * config.layers * config.kv_heads * config.head_dim;  // of a position
-  return {{"types", {"f16", "i8"}},
-          {"bytes_per_position", {{"f16", 2 * values}, {"i8", values + 2 * config.layers * config.kv_heads * 4}}},
-          {"window", config.window},
-          {"windowed_layers", windowed}};
+  Json types = Json::array();
+  Json bytes = Json::object();
+  for (const KvType type : {KvType::kF16, KvType::kI8, KvType::kF32}) {
+    types.push_back(kv_name(type));
+    bytes[std::string(kv_name(type))] = 2 * config.layers * config.kv_heads * kv_row_bytes(type, config.head_dim);
+  }
+  return {{"types", types}, {"bytes_per_position", bytes}, {"window", config.window}, {"windowed_layers", windowed}};
 }
 
 Json tokenizer_json(const gguf::File& file) {

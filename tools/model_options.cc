@@ -58,12 +58,14 @@ void add_kernel_options(CLI::App& command, ModelOptions& options) {
 }
 
 void add_kv_option(CLI::App& command, KvType& type) {
-  static const std::map<std::string, KvType> kTypes{{"f16", KvType::kF16}, {"i8", KvType::kI8}};
+  static const std::map<std::string, KvType> kTypes{{"f16", KvType::kF16}, {"i8", KvType::kI8}, {"f32", KvType::kF32}};
   command
-      .add_option("--kv-type", type,
-                  "Keys and values in the cache: f16, or i8, which takes half the memory and is approximate")
+      .add_option(
+          "--kv-type", type,
+          "Keys and values in the cache: f16; i8, which takes half the memory and is approximate; or f32, which "
+          "takes twice the memory and rounds nothing in attention")
       ->transform(CLI::CheckedTransformer(kTypes))
-      ->option_text("f16|i8");
+      ->option_text("f16|i8|f32");
 }
 
 void print_tokenizer_notes(const Tokenizer& tokenizer) {

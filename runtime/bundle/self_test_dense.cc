@@ -252,15 +252,18 @@ Result<std::vector<Buffer>> make_pages(Format format, std::int64_t positions, st
   std::vector<Buffer> pages;
   const std::int64_t count = BITNET_ATTENTION_CHUNK * head_dim;
   for (std::int64_t j = 0; j < positions; j += BITNET_ATTENTION_CHUNK) {
-    const std::size_t bytes = format == Format::kI8
-                                  ? static_cast<std::size_t>(count) + BITNET_ATTENTION_CHUNK * sizeof(float)
-                                  : static_cast<std::size_t>(count) * sizeof(std::uint16_t);
+    const std::size_t bytes =
+        format == Format::kI8
+            ? static_cast<std::size_t>(count) + BITNET_ATTENTION_CHUNK * sizeof(float)
+            : static_cast<std::size_t>(count) * (format == Format::kF32 ? sizeof(float) : sizeof(std::uint16_t));
     BITNET_ASSIGN_OR_RETURN(Buffer page, Buffer::allocate(bytes));
     const std::int64_t used = std::min<std::int64_t>(BITNET_ATTENTION_CHUNK, positions - j) * head_dim;
     for (std::int64_t i = 0; i < used; ++i) {
       const float value = random.symmetric();
       if (format == Format::kI8) {
         page.as<std::int8_t>()[i] = static_cast<std::int8_t>(127.0F * value);
+      } else if (format == Format::kF32) {
+        page.as<float>()[i] = 3.0F * value;
       } else {
         page.as<std::uint16_t>()[i] = float_to_half(3.0F * value);
       }
@@ -290,7 +293,10 @@ Status test_attention(const Kernel& kernel, std::int64_t head_dim) {
   Random random(0xA77);
   BITNET_ASSIGN_OR_RETURN(const Row<float> q, Row<float>::create(kTokens * stride));
   BITNET_ASSIGN_OR_RETURN(const Row<float> scratch, Row<float>::create(BITNET_ATTENTION_SCRATCH(kHeads, head_dim)));
-  for (std::int64_t i = 0; i < kTokens * stride; ++i) q[i] = half_to_float(float_to_half(3.0F * random.symmetric()));
+  for (std::int64_t i = 0; i < kTokens * stride; ++i) {
+    const float value = 3.0F * random.symmetric();
+    q[i] = kernel.format == Format::kF32 ? value : half_to_float(float_to_half(value));
+  }
   BITNET_ASSIGN_OR_RETURN(const std::vector<Buffer> keys, make_pages(kernel.format, kLongest, head_dim, random));
   BITNET_ASSIGN_OR_RETURN(const std::vector<Buffer> values, make_pages(kernel.format, kLongest, head_dim, random));
   const std::vector<const void*> key_pages = table_of(keys);
@@ -323,7 +329,9 @@ Status test_attention(const Kernel& kernel, std::int64_t head_dim) {
                                   .y_stride = stride,
                                   .next = nullptr,
                                   .scale = 0.125F};
-    (kernel.format == Format::kI8 ? reference::attention_i8 : reference::attention_f16)(args);
+    (kernel.format == Format::kI8    ? reference::attention_i8
+     : kernel.format == Format::kF32 ? reference::attention_f32
+                                     : reference::attention_f16)(args);
     args.y = y.data();
     kernel(args);
     const std::string input =

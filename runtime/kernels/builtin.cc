@@ -31,6 +31,7 @@ void append(const builtin::Family& family, Isa isa, std::vector<Kernel>& list) {
   add(Format::kF32, Op::kRope, family.rope);
   add(Format::kF16, Op::kAttention, family.attention_f16);
   add(Format::kI8, Op::kAttention, family.attention_i8);
+  add(Format::kF32, Op::kAttention, family.attention_f32);
   add(Format::kF32, Op::kSoftmax, family.softmax);
   add(Format::kF32, Op::kRelu2Gate, family.relu2_gate);
   add(Format::kF32, Op::kSiluGate, family.silu_gate);

@@ -43,6 +43,7 @@ struct Family {
   void (*rope)(const bitnet_rope_args*) noexcept;
   void (*attention_f16)(const bitnet_attention_args*) noexcept;
   void (*attention_i8)(const bitnet_attention_args*) noexcept;
+  void (*attention_f32)(const bitnet_attention_args*) noexcept;
   void (*softmax)(const bitnet_softmax_args*) noexcept;
   void (*relu2_gate)(const bitnet_gate_args*) noexcept;
   void (*silu_gate)(const bitnet_gate_args*) noexcept;

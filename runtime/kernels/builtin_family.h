@@ -47,6 +47,7 @@ constinit const Family BITNET_BUILTIN_FAMILY = {
     .rope = bitnet_kernels::xsimd_family::rope_f32,
     .attention_f16 = bitnet_kernels::xsimd_family::attention_f16,
     .attention_i8 = bitnet_kernels::xsimd_family::attention_i8,
+    .attention_f32 = bitnet_kernels::xsimd_family::attention_f32,
     .softmax = bitnet_kernels::xsimd_family::softmax_f32,
     .relu2_gate = bitnet_kernels::xsimd_family::relu2_gate_f32,
     .silu_gate = bitnet_kernels::xsimd_family::silu_gate_f32,

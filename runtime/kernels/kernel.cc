@@ -70,7 +70,7 @@ bool is_valid(Op op, Format format) {
     case Op::kHeadScreen:
       return format == Format::kI8;
     case Op::kAttention:
-      return format == Format::kF16 || format == Format::kI8;
+      return format == Format::kF16 || format == Format::kI8 || format == Format::kF32;
     case Op::kHead:
       return format == Format::kF16 || format == Format::kBf16 || format == Format::kF32 || format == Format::kQ8;
     case Op::kEpilogue:

@@ -42,7 +42,7 @@ enum class Op : std::uint8_t {
 //   gemv, gemm                                          i2s (layout t2), t5, tl1, tl2
 //   quantize, norm_quantize (output), head_screen (rows)  i8
 //   norm, layer_norm, rope, softmax, gelu, relu2_gate, silu_gate, gelu_gate, epilogue  f32
-//   attention (keys and values)                         f16, i8
+//   attention (keys and values)                         f16, i8, f32
 //   head (weight rows)                                  f16, bf16, f32, q8 (blocks of 32 int8 with a float16 factor)
 enum class Format : std::uint8_t { kI2s, kT5, kTl1, kTl2, kI8, kF16, kBf16, kF32, kQ8 };
 

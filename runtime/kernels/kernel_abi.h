@@ -14,7 +14,8 @@
 // consecutive k (the last group may be shorter), ceil(K/G) sums a row. G = 0, no groups, is one sum over all of K.
 //
 // Float meaning, the same on every CPU: every product and every sum is rounded separately (no fused multiply-add, so
-// that CPUs without FMA give the same bits; in attention products are exact, so that it makes no difference). A
+// that CPUs without FMA give the same bits; in attention to float16 and int8 products are exact, so that it makes no
+// difference). A
 // reduction over an index i keeps 16 running sums over i mod 16, each in ascending i starting from +0, and then adds
 // lanes l and l+8, l and l+4, l and l+2, l and l+1, in this order.
 #ifndef BITNET_RUNTIME_KERNELS_KERNEL_ABI_H_
@@ -196,10 +197,11 @@ typedef struct bitnet_rope_args {
 
 // op attention: one key/value head, the `heads` query heads that share it, `tokens` query positions; token t sees
 // positions max(0, past + t - window + 1) .. past + t, all from 0 on if window is 0.
-//   q    float at q[t * q_stride + h * head_dim + d], already rounded to float16 values
+//   q    float at q[t * q_stride + h * head_dim + d]; formats f16 and i8: already rounded to float16 values
 //   key_pages, value_pages  [ceil((past + tokens) / 256)] pages; page c holds positions 256 c .. 256 c + 255 of this
 //   head:
 //        format f16: [256][head_dim] float16 (IEEE bits)
+//        format f32: [256][head_dim] float
 //        format i8:  [256][head_dim] int8, behind them [256] float factors: value = int8 * factor; 64-byte aligned
 //        nothing is read of positions behind the last one that a token sees, nor of pages before the first one; what
 //        lies before it in its page may be read, without effect, be it what it may
@@ -210,12 +212,12 @@ typedef struct bitnet_rope_args {
 // s_j = (q . k_j, 16-lane sum over d) * scale, finite; m_c = max_j s_j; p_j = r(exp(max(s_j - m_c, -69))); l_c =
 // 16-lane sum of p_j over j mod 16; o_c[d] = sum_j p_j * v_j[d] in position order from +0. Format i8: s_j = (q . k8_j *
 // factor_j) * scale and o_c[d] = sum_j r(p_j * factor_j) * v8_j[d], int8 converted exactly.
-// r(x) rounds to 13 significant bits, ties away from zero: the bits of x, plus 0x400, without the lowest 11.
-// So all products of q . k and of o_c are exact, and a fused multiply-add gives the bits of a multiplication and an
-// addition: float16 has 11 significant bits, int8 8, so that no product has more than 24; the largest, of q . k, is
-// below 2^32; the smallest, of two float16, is a multiple of 2^-48, of a weight (>= 2^-100, so a multiple of 2^-112)
-// and a float16 one of 2^-136; weights with factors are multiples of 2^-138, even as subnormals, and so are their
-// products.
+// r(x) rounds to 13 significant bits, ties away from zero: the bits of x, plus 0x400, without the lowest 11; format
+// f32: r(x) = x, and every product is rounded before it is added, as everywhere else. In formats f16 and i8 all
+// products of q . k and of o_c are exact, and a fused multiply-add gives the bits of a multiplication and an addition:
+// float16 has 11 significant bits, int8 8, so that no product has more than 24; the largest, of q . k, is below 2^32;
+// the smallest, of two float16, is a multiple of 2^-48, of a weight (>= 2^-100, so a multiple of 2^-112) and a float16
+// one of 2^-136; weights with factors are multiples of 2^-138, even as subnormals, and so are their products.
 //
 // Merge in order, the first chunk as it is: m' = max(m, m_c), a = exp(m - m'), b = exp(m_c - m'),
 // l = l * a + l_c * b, o[d] = o[d] * a + o_c[d] * b. Last, y[d] = o[d] / l.

@@ -162,6 +162,11 @@ Result<std::unique_ptr<Context>> Context::create(Model& model, const ContextOpti
                  "int8 keys and values: no kernel i8_attention or i8_quantize on a target that may be used here; use "
                  "float16 ones"};
   }
+  if (options.kv_type == KvType::kF32 && !kernels[Step::kAttentionF32].exists()) {
+    return Error{
+        ErrorCode::kFailure,
+        "float32 keys and values: no kernel f32_attention on a target that may be used here; use float16 ones"};
+  }
   context->state_->graph.profile = options.profile;
   BITNET_RETURN_IF_ERROR(context->state_->graph.allocate());
   BITNET_RETURN_IF_ERROR(context->state_->create_screen());
@@ -185,8 +190,8 @@ Status Context::run(std::span<const std::int32_t> tokens, const LogitsSink* sink
                                           " tokens exceed the context of " + std::to_string(graph.context) +
                                           " positions; use a larger --ctx-size"};
   }
-  if (dump != nullptr && graph.kv_type != KvType::kF16) {
-    return usage("a graph dump shows float16 keys and values; leave out --kv-type i8");
+  if (dump != nullptr && graph.kv_type == KvType::kI8) {
+    return usage("a graph dump shows float16 or float32 keys and values; leave out --kv-type i8");
   }
   if (dump != nullptr && many > graph.batch) {
     return usage("a graph dump covers one pass of at most " + std::to_string(graph.batch) + " tokens, found " +

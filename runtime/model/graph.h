@@ -181,7 +181,10 @@ struct Graph {
                    std::int64_t end);
 
   [[nodiscard]] const ChosenKernel& chosen(Step step) const { return model.kernels[step]; }
-  [[nodiscard]] Step attention_step() const { return kv_type == KvType::kF16 ? Step::kAttention : Step::kAttentionI8; }
+  [[nodiscard]] Step attention_step() const {
+    if (kv_type == KvType::kF32) return Step::kAttentionF32;
+    return kv_type == KvType::kF16 ? Step::kAttention : Step::kAttentionI8;
+  }
   void count(Step step, std::int64_t calls, std::int64_t bytes = 0, std::int64_t operations = 0) {
     StepUse& use = uses[static_cast<std::size_t>(step)];
     use.calls += static_cast<std::uint64_t>(calls);

@@ -138,6 +138,7 @@ Result<KernelSet> KernelSet::choose(const ModelConfig& config, const ModelTensor
   BITNET_RETURN_IF_ERROR(pick(Step::kGate, gate_op(config), Format::kF32, 0, config.ffn));
   BITNET_RETURN_IF_ERROR(pick(Step::kAttention, Op::kAttention, Format::kF16, 0, config.head_dim));
   optional(Step::kAttentionI8, Op::kAttention, Format::kI8, 0, config.head_dim);
+  optional(Step::kAttentionF32, Op::kAttention, Format::kF32, 0, config.head_dim);
   optional(Step::kQuantizeHeads, Op::kQuantize, Format::kI8, 0, config.head_dim);
   if (tensors.any_dense() || !has_dense_kernels(tensors.head->type)) {
     for (const Format format : {Format::kF16, Format::kBf16, Format::kF32, Format::kQ8}) {

@@ -30,6 +30,7 @@ enum class Step : std::uint16_t {
   kGate,
   kAttention,      // float16 keys and values
   kAttentionI8,    // int8 keys and values
+  kAttentionF32,   // float32 keys and values
   kQuantizeHeads,  // of int8 keys and values
   kDenseF16,       // products of dense matrices, by the format of their rows; absent unless the model has some
   kDenseBf16,

@@ -8,12 +8,27 @@ namespace {
 constexpr std::int64_t kPageAlign = 64;
 
 std::int64_t page_bytes(KvType type, std::int64_t head_dim) {
-  const std::int64_t row =
-      type == KvType::kF16 ? head_dim * std::int64_t{sizeof(std::uint16_t)} : head_dim + std::int64_t{sizeof(float)};
-  return round_up(BITNET_ATTENTION_CHUNK * row, kPageAlign);
+  return round_up(BITNET_ATTENTION_CHUNK * kv_row_bytes(type, head_dim), kPageAlign);
 }
 
 }  // namespace
+
+std::string_view kv_name(KvType type) {
+  constexpr std::string_view kNames[] = {"f16", "i8", "f32"};
+  return kNames[static_cast<std::size_t>(type)];
+}
+
+std::int64_t kv_row_bytes(KvType type, std::int64_t head_dim) {
+  switch (type) {
+    case KvType::kF16:
+      break;
+    case KvType::kI8:
+      return head_dim + std::int64_t{sizeof(float)};
+    case KvType::kF32:
+      return head_dim * std::int64_t{sizeof(float)};
+  }
+  return head_dim * std::int64_t{sizeof(std::uint16_t)};
+}
 
 Result<KvCache> KvCache::create(KvType type, std::int64_t layers, std::int64_t kv_heads, std::int64_t head_dim,
                                 std::int64_t positions) {
@@ -29,7 +44,7 @@ Result<KvCache> KvCache::create(KvType type, std::int64_t layers, std::int64_t k
   if (!memory.ok()) {
     return Error{ErrorCode::kMemory, "the key/value cache of " + std::to_string(positions) + " positions needs " +
                                          std::to_string(cache.bytes_) + " bytes; ask for a smaller context" +
-                                         (type == KvType::kF16 ? " or for int8 keys and values" : "") + ": " +
+                                         (type == KvType::kI8 ? "" : " or for int8 keys and values") + ": " +
                                          memory.error().message};
   }
   cache.memory_ = std::move(memory).value();

@@ -54,6 +54,9 @@ class KvCache {
   [[nodiscard]] std::uint16_t* half_row(const Slot& slot) const {
     return reinterpret_cast<std::uint16_t*>(slot.page) + slot.row * head_dim_;
   }
+  [[nodiscard]] float* float_row(const Slot& slot) const {
+    return reinterpret_cast<float*>(slot.page) + slot.row * head_dim_;
+  }
   [[nodiscard]] std::int8_t* int8_row(const Slot& slot) const {
     return reinterpret_cast<std::int8_t*>(slot.page) + slot.row * head_dim_;
   }

@@ -89,9 +89,13 @@ class Model {
 // The directory and file names of a graph dump; see node_dump.h.
 class NodeDump;
 
-// Keys and values in the cache: float16, or int8 with a scale per head and position. int8 takes half the memory and is
-// approximate: the logits are not those of float16.
-enum class KvType : std::uint8_t { kF16, kI8 };
+// Keys and values in the cache: float16; int8 with a scale per head and position, which takes half the memory and is
+// approximate; or float32, which takes twice the memory and rounds neither keys, values, queries nor the weights of
+// attention. The logits of one are not those of another.
+enum class KvType : std::uint8_t { kF16, kI8, kF32 };
+[[nodiscard]] std::string_view kv_name(KvType type);  // "f16"
+// A row of head_dim keys or values of one head and position.
+[[nodiscard]] std::int64_t kv_row_bytes(KvType type, std::int64_t head_dim);
 
 // What a caller will choose from a token's logits, so that the head need not score rows that cannot be chosen.
 struct Selection {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 
 #include "runtime/base/math.h"
@@ -177,24 +178,37 @@ void dump_attention(Graph& graph, std::int64_t index, const LayerWeights& layer)
   const std::int64_t group = config.heads / config.kv_heads;
   const float scale = graph.attention_scale();
   const std::int64_t window = graph.window_of(index);
-  const Kernel& attention = graph.chosen(Step::kAttention).kernel;
-  const Kernel* dot = builtin(graph, Op::kHead, Format::kF16, length, dim);  // q . k is a head of float16 rows
+  const Kernel& attention = graph.chosen(graph.attention_step()).kernel;
+  const bool single = graph.kv_type == KvType::kF32;
+  // q . k is a head of float16 or float32 rows.
+  const Kernel* dot = builtin(graph, Op::kHead, single ? Format::kF32 : Format::kF16, length, dim);
   if (dot == nullptr) return;
 
   Rows scores(config.heads * n, padded);         // [head][token][position], unmasked, unscaled
   Rows probabilities(config.heads * n, padded);  // masked
   Rows weighted(config.heads * n, dim);          // [head][token][dim]
   // The probabilities are the attention over one-hot values: element d of block b belongs to position b * dim + d.
-  std::vector<std::uint16_t> one_hot(static_cast<std::size_t>(length * dim));
+  const std::int64_t row_bytes = kv_row_bytes(graph.kv_type, dim);
+  std::vector<std::byte> one_hot(static_cast<std::size_t>(length * row_bytes));
   std::vector<const void*> one_hot_pages;
-  for (std::int64_t j = 0; j < length; j += BITNET_ATTENTION_CHUNK) one_hot_pages.push_back(one_hot.data() + j * dim);
+  for (std::int64_t j = 0; j < length; j += BITNET_ATTENTION_CHUNK) {
+    one_hot_pages.push_back(one_hot.data() + j * row_bytes);
+  }
+  const auto set_one = [&](std::int64_t position, std::int64_t d) {
+    std::byte* row = one_hot.data() + position * row_bytes;
+    if (single) {
+      constexpr float kOne = 1.0F;
+      std::memcpy(row + d * std::int64_t{sizeof(kOne)}, &kOne, sizeof(kOne));
+    } else {
+      constexpr std::uint16_t kHalfOne = 0x3C00;
+      std::memcpy(row + d * std::int64_t{sizeof(kHalfOne)}, &kHalfOne, sizeof(kHalfOne));
+    }
+  };
   std::vector<float> block(static_cast<std::size_t>(dim));
   auto* work = reinterpret_cast<float*>(graph.scratch[0]);
   for (std::int64_t first = 0; first < length; first += dim) {
-    std::fill(one_hot.begin(), one_hot.end(), std::uint16_t{0});
-    for (std::int64_t d = 0; d < dim && first + d < length; ++d) {
-      one_hot[static_cast<std::size_t>((first + d) * dim + d)] = 0x3C00;  // 1.0
-    }
+    std::fill(one_hot.begin(), one_hot.end(), std::byte{0});
+    for (std::int64_t d = 0; d < dim && first + d < length; ++d) set_one(first + d, d);
     for (std::int64_t head = 0; head < config.heads; ++head) {
       for (std::int64_t t = 0; t < n; ++t) {
         attention(bitnet_attention_args{.q = graph.y + t * graph.y_width + head * dim,

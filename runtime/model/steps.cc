@@ -83,12 +83,15 @@ void Graph::rope_and_store(std::int64_t index, const LayerWeights& layer, const 
         rope(bitnet_rope_args{q, turns.cosines + at, turns.sines + at, group, dim, config.rope_dim, kind});
         rope(bitnet_rope_args{k, turns.cosines + at, turns.sines + at, 1, dim, config.rope_dim, kind});
       }
-      round_to_half({q, static_cast<std::size_t>(group * dim)});
+      if (kv_type != KvType::kF32) round_to_half({q, static_cast<std::size_t>(group * dim)});
       const KvCache::Slot key = cache.key_slot(index, head, position);
       const KvCache::Slot value = cache.value_slot(index, head, position);
       if (kv_type == KvType::kI8) {
         store_int8(k, key);
         store_int8(v, value);
+      } else if (kv_type == KvType::kF32) {
+        std::copy_n(k, dim, cache.float_row(key));
+        std::copy_n(v, dim, cache.float_row(value));
       } else {
         convert_to_half({k, static_cast<std::size_t>(dim)}, cache.half_row(key));
         convert_to_half({v, static_cast<std::size_t>(dim)}, cache.half_row(value));
@@ -160,9 +163,7 @@ void Graph::attend(std::int64_t layer, const Share& share) {
     const std::int64_t end = past + std::min(t + kBlock, tokens);
     positions += end - (window == 0 ? 0 : std::max<std::int64_t>(past + t - window + 1, 0));
   }
-  const std::int64_t row_bytes =
-      kv_type == KvType::kF16 ? dim * std::int64_t{sizeof(std::uint16_t)} : dim + std::int64_t{sizeof(float)};
-  count(attention_step(), blocks * config.kv_heads, 2 * config.kv_heads * positions * row_bytes);
+  count(attention_step(), blocks * config.kv_heads, 2 * config.kv_heads * positions * kv_row_bytes(kv_type, dim));
 }
 
 void Graph::output_norm(std::int64_t first, std::int64_t count_tokens) {

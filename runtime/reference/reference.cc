@@ -185,10 +185,10 @@ namespace {
 float thirteen_bits(float x) { return std::bit_cast<float>((std::bit_cast<std::uint32_t>(x) + 0x400U) & ~0x7FFU); }
 
 // One query row over the positions first .. seen-1. key(j), value(j): the row of position j as floats; the factors
-// apply after the dot product and before the product with the value.
+// apply after the dot product and before the product with the value; `rounded` rounds weights.
 template <typename Row, typename Factor>
 void attend(const float* q, std::int64_t head_dim, std::int64_t first, std::int64_t seen, float scale, Row key,
-            Row value, Factor key_factor, Factor value_factor, bool factors, float* y) {
+            Row value, Factor key_factor, Factor value_factor, bool factors, float (*rounded)(float), float* y) {
   float m = 0.0F;
   float l = 0.0F;
   std::vector<float> o;
@@ -202,7 +202,7 @@ void attend(const float* q, std::int64_t head_dim, std::int64_t first, std::int6
       p.push_back((factors ? product * key_factor(j) : product) * scale);
     }
     const float m_c = *std::max_element(p.begin(), p.end());
-    for (float& s : p) s = thirteen_bits(exp(std::max(s - m_c, BITNET_ATTENTION_LEAST_EXPONENT)));
+    for (float& s : p) s = rounded(exp(std::max(s - m_c, BITNET_ATTENTION_LEAST_EXPONENT)));
     Lanes l_lanes{};
     for (std::int64_t j = begin; j < end; ++j) {
       l_lanes[static_cast<std::size_t>(j % kLanes)] += p[static_cast<std::size_t>(j - begin)];
@@ -212,7 +212,7 @@ void attend(const float* q, std::int64_t head_dim, std::int64_t first, std::int6
     for (std::int64_t j = begin; j < end; ++j) {
       const std::vector<float> v = value(j);
       const float weight = p[static_cast<std::size_t>(j - begin)];
-      const float scaled = factors ? thirteen_bits(weight * value_factor(j)) : weight;
+      const float scaled = factors ? rounded(weight * value_factor(j)) : weight;
       for (std::size_t d = 0; d < v.size(); ++d) o_c[d] += scaled * v[d];
     }
     if (chunk == first_chunk) {
@@ -233,7 +233,7 @@ void attend(const float* q, std::int64_t head_dim, std::int64_t first, std::int6
 
 // T: the element of a page; factors lie behind the rows of an int8 page.
 template <typename T, typename Convert>
-void attention(const bitnet_attention_args& a, Convert convert, bool factors) {
+void attention(const bitnet_attention_args& a, Convert convert, bool factors, float (*rounded)(float)) {
   const auto row = [&](const void* const* pages) {
     return [&a, pages, convert](std::int64_t j) {
       const T* page = static_cast<const T*>(pages[j / BITNET_ATTENTION_CHUNK]);
@@ -252,7 +252,7 @@ void attention(const bitnet_attention_args& a, Convert convert, bool factors) {
       const std::int64_t seen = a.past + t + 1;
       const std::int64_t first = a.window == 0 ? 0 : std::max<std::int64_t>(0, seen - a.window);
       attend(a.q + t * a.q_stride + h * a.head_dim, a.head_dim, first, seen, a.scale, row(a.key_pages),
-             row(a.value_pages), factor(a.key_pages), factor(a.value_pages), factors,
+             row(a.value_pages), factor(a.key_pages), factor(a.value_pages), factors, rounded,
              a.y + t * a.y_stride + h * a.head_dim);
     }
   }
@@ -260,10 +260,15 @@ void attention(const bitnet_attention_args& a, Convert convert, bool factors) {
 
 }  // namespace
 
-void attention_f16(const bitnet_attention_args& args) { attention<std::uint16_t>(args, half, false); }
+void attention_f16(const bitnet_attention_args& args) { attention<std::uint16_t>(args, half, false, thirteen_bits); }
 
 void attention_i8(const bitnet_attention_args& args) {
-  attention<std::int8_t>(args, [](std::int8_t v) { return static_cast<float>(v); }, true);
+  attention<std::int8_t>(args, [](std::int8_t v) { return static_cast<float>(v); }, true, thirteen_bits);
+}
+
+void attention_f32(const bitnet_attention_args& args) {
+  const auto same = [](float v) { return v; };
+  attention<float>(args, same, false, same);
 }
 
 void head_f16(const std::uint16_t* w, const float* x, std::int64_t n, std::int64_t k, float* y) {

@@ -39,6 +39,7 @@ void epilogue(const bitnet_epilogue_args& args);
 void rope(const bitnet_rope_args& args);
 void attention_f16(const bitnet_attention_args& args);
 void attention_i8(const bitnet_attention_args& args);
+void attention_f32(const bitnet_attention_args& args);
 // Rows 0 .. n-1.
 void head_f16(const std::uint16_t* w, const float* x, std::int64_t n, std::int64_t k, float* y);
 void head_bf16(const std::uint16_t* w, const float* x, std::int64_t n, std::int64_t k, float* y);

@@ -150,7 +150,6 @@ std::string limit_row(const std::string& name, const Figure& figure, double limi
 std::string_view to_string(HeadMode head) {
   return head == HeadMode::kScreened ? "screened" : head == HeadMode::kExact ? "exact" : "int8";
 }
-std::string_view to_string(KvType kv_type) { return kv_type == KvType::kF16 ? "f16" : "i8"; }
 
 ordered_json to_json(const Run& run) {
   ordered_json out;
@@ -186,7 +185,7 @@ ordered_json to_json(const Run& run) {
   out["weight_bytes"] = run.weight_bytes;
   out["kv_bytes"] = run.kv_bytes;
   out["head"] = to_string(run.head);
-  out["kv_type"] = to_string(run.kv_type);
+  out["kv_type"] = kv_name(run.kv_type);
   out["rounds"] = run.rounds;
   out["architecture"] = run.architecture;
   out["parameters"] = run.parameters;

@@ -25,7 +25,6 @@ namespace bitnet::bench {
 // The roofs of the run's probes and every kernel of its profiles as a numbered point, log-log; names beside it.
 [[nodiscard]] std::string roofline_svg(const Run& run);
 
-[[nodiscard]] std::string_view to_string(HeadMode head);   // "screened"
-[[nodiscard]] std::string_view to_string(KvType kv_type);  // "f16"
+[[nodiscard]] std::string_view to_string(HeadMode head);  // "screened"
 
 }  // namespace bitnet::bench

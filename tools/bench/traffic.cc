@@ -79,8 +79,7 @@ Result<Traffic> traffic_of(const Model& model, KvType kv_type) {
   traffic.hidden = config.hidden;
   traffic.head_weight_bytes =
       number(Model::dense_bytes(*tensors.head)) / (number(config.vocab) * number(config.hidden));
-  const double entry = kv_type == KvType::kF16 ? 2 * number(config.head_dim) : number(config.head_dim) + sizeof(float);
-  traffic.kv_bytes = 2 * number(config.layers * config.kv_heads) * entry;
+  traffic.kv_bytes = 2 * number(config.layers * config.kv_heads) * number(kv_row_bytes(kv_type, config.head_dim));
   traffic.kv_operations = 4 * number(config.layers * config.heads * config.head_dim);
   return traffic;
 }
