@@ -74,6 +74,7 @@ TEST_CASE("the conversations of the assets") {
   int compared = 0;
   for (const auto& [model, name] : {std::pair{"Llama-3", "llama3"},
                                     {"teknium/OpenHermes-2.5-Mistral-7B", "chatml"},
+                                    {"Phi-3-mini", "phi3"},
                                     {"google/gemma-7b-it", "gemma"}}) {
     for (const json& entry : cases.at("cases")) {
       if (entry.at("name") != model) continue;
@@ -81,26 +82,75 @@ TEST_CASE("the conversations of the assets") {
       ++compared;
     }
   }
-  CHECK(compared == 3);
+  CHECK(compared == 4);
+}
+
+// What a file with this template points to; `end` is its end token, the third.
+TemplateChoice choice(const char* text, std::string end = "</s>") {
+  gguf::Writer writer;
+  if (text != nullptr) writer.set("tokenizer.chat_template", text);
+  const std::vector<std::string> tokens = {"<unk>", "<s>", std::move(end)};
+  writer.set("tokenizer.ggml.tokens", std::span<const std::string>(tokens));
+  writer.set("tokenizer.ggml.eos_token_id", std::uint32_t{2});
+  const auto bytes = writer.header();
+  REQUIRE(bytes.ok());
+  const auto file = gguf::File::parse(*bytes, "t.gguf");
+  REQUIRE(file.ok());
+  return choose_prompt_template(*file);
 }
 
 TEST_CASE("a model's file points to its template") {
-  const test::TempFolder folder;
-  const auto choice = [&](const char* text) {
-    gguf::Writer writer;
-    if (text != nullptr) writer.set("tokenizer.chat_template", text);
-    const std::string path = folder.file("t.gguf");
-    REQUIRE(writer.write(path, [](std::size_t, const gguf::Writer::Sink&) { return Status(); }).ok());
-    const auto file = gguf::File::open(path);
-    REQUIRE(file.ok());
-    return choose_prompt_template(*file);
-  };
   CHECK(choice(nullptr).chosen->name == "raw");
+  CHECK_FALSE(choice(nullptr).unknown);
   CHECK(choice("{{ something else }}").chosen->name == "raw");
-  CHECK(choice("... <|im_start|> ...").chosen->name == "chatml");
+  CHECK(choice("{{ something else }}").unknown);
+  CHECK(choice("... <|im_start|> ... <|im_end|>").chosen->name == "chatml");
+  CHECK(choice("... <|im_start|> ... <|im_sep|> ... <|im_end|>").unknown);
   CHECK(choice("{{ 'Human: ' + message['content'] + '\n\nBITNETAssistant: ' }}").chosen->name == "bitnet");
-  CHECK(choice("{{ message['role'] | capitalize + ': ' }}").chosen->name == "bitnet");
-  CHECK(choice("<|start_header_id|>").reason.find("<|start_header_id|>") != std::string::npos);
+  for (const char* text : {"{{ message['role'] | capitalize + ': ' + message['content'] | trim + '<|eot_id|>' }}",
+                           "{{ message[\"role\"]|capitalize + \": \" + message[\"content\"] + \"<|eot_id|>\" }}"}) {
+    CHECK(choice(text).chosen->name == "bitnet");
+    CHECK_FALSE(choice(text).unknown);
+  }
+  CHECK(choice("<|start_header_id|> <|end_header_id|> <|eot_id|>").reason.find("<|start_header_id|>") !=
+        std::string::npos);
+}
+
+TEST_CASE("relatives that mark turns alike are told apart, and a stranger is none of them") {
+  const char* falcon3 = "{{- '<|user|>\\n' + message['content'] + '\\n' }}{{ '<|assistant|>\\n' }}";
+  const char* zephyr = "{{ '<|user|>\n' + message['content'] + eos_token }}{{ '<|assistant|>' }}";
+  CHECK(choice(falcon3).chosen->name == "falcon3");
+  CHECK(choice(zephyr).chosen->name == "zephyr");
+  CHECK(choice(zephyr, "<|endoftext|>").unknown);
+  CHECK(choice("{{'<|user|>' + '\n' + message['content'] + '<|end|>' }}{{ '<|assistant|>\n' }}").chosen->name ==
+        "phi3");
+  CHECK(
+      choice("{{'<|' + message['role'] + '|>' + '\n' + message['content'] + '<|end|>' }} <|assistant|>").chosen->name ==
+      "phi3");
+  CHECK(choice("<|user|>\n{{ item['content'] }}<|assistant|>").unknown);
+  CHECK(prompt("zephyr", {{Role::kSystem, "S"}, {Role::kUser, "U"}}) ==
+        "<|system|>\nS</s>\n<|user|>\nU</s>\n<|assistant|>\n");
+}
+
+TEST_CASE("the templates of the assets: a frame that gives their prompt, or none at all") {
+  const auto path = test::asset("chat_templates/chat_template_cases.json", "conversations of other models");
+  if (!path) return;
+  std::ifstream stream(*path);
+  const json cases = json::parse(stream);
+  const std::vector<Message> messages = messages_of(cases.at("messages"));
+  int known = 0;
+  for (const json& entry : cases.at("cases")) {
+    const auto text = entry.at("template").get<std::string>();
+    const TemplateChoice found = choice(text.c_str());
+    INFO(entry.at("name").get<std::string>(), ": ", found.chosen->name);
+    CHECK(found.unknown == (found.chosen->name == "raw"));
+    if (found.unknown) continue;
+    ++known;
+    const auto made = format_prompt(*found.chosen, messages);
+    REQUIRE(made.ok());
+    CHECK(*made == entry.at("expected_native").get<std::string>());
+  }
+  CHECK(known == 7);  // OpenHermes, Gemma, Llama 3 and four of Phi-3
 }
 
 }  // namespace

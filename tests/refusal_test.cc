@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <optional>
+#include <utility>
 
 #include "runtime/bundle/bundle.h"
 #include "runtime/kernels/kernel.h"
@@ -77,6 +78,15 @@ std::optional<std::string> find_in_path(const std::string& name) {
   return std::nullopt;
 }
 
+// What bundles are made for. Compiling is nearly all of this test's time, and it is the same with and without
+// sanitizers: BITNET_TEST_QUICK takes one image where the machine's own target has two.
+std::string target() {
+#if defined(__x86_64__)
+  if (std::getenv("BITNET_TEST_QUICK") != nullptr && __builtin_cpu_supports("avx2") != 0) return "avx2";
+#endif
+  return "native";
+}
+
 // One tiny model with its packed native bundle, made once by the programs; nullptr where bitnet-codegen is not built.
 class Setup {
  public:
@@ -96,6 +106,29 @@ class Setup {
     return run(dir, command);
   }
 
+  // The model with four undefined codes.
+  [[nodiscard]] std::string undefined() const {
+    std::string path = dir / "undefined.gguf";
+    Bytes changed = test::read_file(model);
+    const Result<gguf::File> file = gguf::File::parse(changed, model);
+    REQUIRE(file.ok());
+    const gguf::Tensor* down = file->find_tensor("blk.0.ffn_down.weight");
+    REQUIRE(down != nullptr);
+    changed[file->data_offset() + down->offset] = std::byte{0xFF};  // four codes 3
+    test::write_file(path, changed);
+    return path;
+  }
+
+  // A bundle without packed weights, made from the model with undefined codes, and what that said; made once.
+  [[nodiscard]] const std::pair<std::string, Outcome>& unpacked() const {
+    static const std::pair<std::string, Outcome> made = [this] {
+      std::string path = dir / "unpacked.bnk";
+      Outcome outcome = run(dir, {codegen, "--model", undefined(), "--target", target(), "-q", "-o", path});
+      return std::pair(std::move(path), std::move(outcome));
+    }();
+    return made;
+  }
+
   test::TempDir dir;
   std::string bitnet;
   std::string codegen;
@@ -113,7 +146,7 @@ class Setup {
     codegen = *codegen_path;
     const Outcome synth = run(dir, {bitnet, "synth", "--shape", "tiny", "--seed", "1", "-q", "-o", model});
     REQUIRE_MESSAGE(synth.code == 0, synth.err);
-    const Outcome made = run(dir, {codegen, "--model", model, "--target", "native", "--pack", "-q", "-o", bundle});
+    const Outcome made = run(dir, {codegen, "--model", model, "--target", target(), "--pack", "-q", "-o", bundle});
     REQUIRE_MESSAGE(made.code == 0, made.err);
     bytes = test::read_file(bundle);
     const Outcome plain = generate(model, "none");
@@ -178,7 +211,7 @@ TEST_CASE("the good bundle is used and says the same") {
   CHECK(inspected.code == 0);
   CHECK(inspected.out.find("i2s_gemv_n") != std::string::npos);
 
-  const Outcome again = run(setup->dir, {setup->codegen, "--model", setup->model, "--target", "native", "--pack", "-q",
+  const Outcome again = run(setup->dir, {setup->codegen, "--model", setup->model, "--target", target(), "--pack", "-q",
                                          "-o", setup->dir / "again.bnk"});
   CHECK(again.code == 0);
   CHECK(test::read_file(setup->dir / "again.bnk") == setup->bytes);
@@ -313,9 +346,7 @@ TEST_CASE("bundles that do not belong here are refused, each with its own messag
     CHECK(strict.says(reason));
 
     // Without packed weights one bundle serves both.
-    const std::string shared = setup->dir / "shared.bnk";
-    const Outcome made =
-        run(setup->dir, {setup->codegen, "--model", setup->model, "--target", "native", "-q", "-o", shared});
+    const auto& [shared, made] = setup->unpacked();
     REQUIRE_MESSAGE(made.code == 0, made.err);
     CHECK(setup->generate(other, shared).out == plain.out);
     CHECK(setup->generate(setup->model, shared).out == setup->text);
@@ -406,16 +437,7 @@ TEST_CASE("verify: a model that cannot be read is no verdict on the bundle") {
 TEST_CASE("packing counts the undefined codes as loading does") {
   const Setup* setup = Setup::get();
   if (setup == nullptr) return;
-  const std::string model = setup->dir / "undefined.gguf";
-  Bytes bytes = test::read_file(setup->model);
-  {
-    const Result<gguf::File> file = gguf::File::parse(bytes, setup->model);
-    REQUIRE(file.ok());
-    const gguf::Tensor* down = file->find_tensor("blk.0.ffn_down.weight");
-    REQUIRE(down != nullptr);
-    bytes[file->data_offset() + down->offset] = std::byte{0xFF};  // four codes 3
-  }
-  test::write_file(model, bytes);
+  const std::string model = setup->undefined();
   const std::string warning =
       ": " + model +
       ": tensor blk.0.ffn_down.weight: 4 codes are 3, which I2_S does not define; they are read as weight 0";
@@ -423,14 +445,11 @@ TEST_CASE("packing counts the undefined codes as loading does") {
   INFO(loaded.err);
   CHECK(loaded.code == 0);
   CHECK(loaded.says(warning));
-  const std::vector<std::string> command{setup->codegen, "--model", model, "--target",
-                                         "native",       "-q",      "-o",  setup->dir / "undefined.bnk"};
-  const Outcome plain = run(setup->dir, command);
+  const Outcome& plain = setup->unpacked().second;
   CHECK(plain.code == 0);
   CHECK(plain.err.empty());  // nothing is packed
-  std::vector<std::string> packing = command;
-  packing.insert(packing.end(), {"--pack", "--json"});
-  const Outcome packed = run(setup->dir, packing);
+  const Outcome packed = run(setup->dir, {setup->codegen, "--model", model, "--target", target(), "-q", "-o",
+                                          setup->dir / "undefined.bnk", "--pack", "--json"});
   INFO(packed.err);
   CHECK(packed.code == 0);
   CHECK(packed.says(warning));

@@ -104,6 +104,26 @@ TEST_CASE("bitnet run: text, JSON, files") {
   CHECK(parsed[0]["token"] == result["tokens"][0]);
   CHECK(parsed[3]["tokens"].size() == 3);
 
+  // The lines are the whole text, also where its end was held back as the beginning of a stop string.
+  const std::string whole = result["text"];
+  REQUIRE_FALSE(whole.empty());
+  std::size_t last = whole.size() - 1;
+  while (last > 0 && (static_cast<unsigned char>(whole[last]) & 0xC0) == 0x80) --last;
+  std::ofstream(programs.folder.file("stop")) << whole.substr(last) << "and more";
+  const Outcome held = programs.run(base + "-p 'Once upon' -n 12 --seed 3 --ignore-eos --jsonl --stop \"$(cat '" +
+                                    programs.folder.file("stop") + "')\"");
+  REQUIRE_MESSAGE(held.code == 0, held.err);
+  std::istringstream held_stream(held.out);
+  std::string joined;
+  std::vector<json> held_lines;
+  while (std::getline(held_stream, line)) held_lines.push_back(json::parse(line));
+  REQUIRE(held_lines.size() == 14);
+  for (std::size_t i = 0; i + 1 < held_lines.size(); ++i) joined += held_lines[i]["text"].get<std::string>();
+  CHECK(joined == whole);
+  CHECK(held_lines.back()["text"] == whole);
+  CHECK(held_lines[12]["token"].is_null());
+  CHECK(held_lines[12]["text"] == whole.substr(last));
+
   // Greedy is what the logits say; the file holds prompt positions, then generated ones.
   const std::string logits_path = programs.folder.file("logits");
   const Outcome greedy =
@@ -131,6 +151,60 @@ TEST_CASE("bitnet run: text, JSON, files") {
   CHECK(ids.code == 0);
   CHECK(ids.out == std::to_string(first) + " " + std::to_string(int{tokens[1]}) + "\n");
   CHECK(programs.run("-m '" + bare + "' -p hello -n 2").code == 4);
+}
+
+TEST_CASE("bitnet run: a chat template of no known kind is told, and refused in strict mode") {
+  const Programs programs;
+  if (!programs.available()) return;
+  const std::string ternary = write_synth(programs.folder, "m.gguf", "1x128x256x2/1x300");
+  const std::string dense = programs.folder.file("dense.gguf");  // has no use for a bundle, which strict mode asks for
+  REQUIRE(programs.bitnet("convert", "-i '" + ternary + "' -o '" + dense + "' --type f16").code == 0);
+  const auto file = gguf::File::open(dense);
+  REQUIRE(file.ok());
+  gguf::Writer writer;
+  for (const gguf::KeyValue& entry : file->metadata()) {
+    if (entry.key != "tokenizer.chat_template") writer.copy(entry);
+  }
+  writer.set("tokenizer.chat_template", "{{ '[A] ' + message['content'] }}");
+  for (const gguf::Tensor& tensor : file->tensors()) {
+    writer.add_tensor(std::string(tensor.name), tensor.type, {tensor.ne.begin(), tensor.ne.begin() + tensor.n_dims});
+  }
+  const std::string model = programs.folder.file("template.gguf");
+  REQUIRE(
+      writer.write(model, [&](std::size_t i, const gguf::Writer::Sink& sink) { return sink(file->tensors()[i].data); })
+          .ok());
+  const std::string base = "-m '" + model + "' -p x -n 2 --greedy ";
+  const Outcome told = programs.run(base + "-q");
+  CHECK(told.code == 0);
+  CHECK(told.err.find("tokenizer.chat_template is of no known kind") != std::string::npos);
+  CHECK(programs.run(base + "-q --prompt-template raw").err.empty());
+  CHECK(programs.run(base + "-q --prompt-template raw").out == told.out);
+  programs.refuses("run", base + "--strict", 8, "tokenizer.chat_template is of no known kind", "");
+  CHECK(programs.run(base + "--strict --prompt-template raw").code == 0);
+  CHECK(programs.run("-m '" + dense + "' -p x -n 2 --greedy -q").err.empty());
+}
+
+TEST_CASE("bitnet embed: every text begins anew, whatever came before") {
+  const Programs programs;
+  if (!programs.available()) return;
+  const std::string model = write_synth(programs.folder, "m.gguf", "2x128x256x2/1x300");
+  const auto vectors = [&](const std::string& texts) {
+    const Outcome outcome = programs.bitnet("embed", "-m '" + model + "' --pooling mean " + texts);
+    REQUIRE_MESSAGE(outcome.code == 0, outcome.err);
+    std::vector<std::string> lines;
+    std::istringstream stream(outcome.out);
+    for (std::string line; std::getline(stream, line);) lines.push_back(line);
+    return lines;
+  };
+  const auto a = vectors("-p 'one text'");
+  const auto b = vectors("-p 'another, longer text'");
+  REQUIRE(a.size() == 1);
+  REQUIRE(b.size() == 1);
+  CHECK(a != b);
+  const std::string pair = "-p 'one text' -p 'another, longer text' ";
+  CHECK(vectors(pair) == std::vector{a[0], b[0]});
+  CHECK(vectors("-p 'another, longer text' -p 'one text'") == std::vector{b[0], a[0]});
+  CHECK(vectors(pair + pair) == std::vector{a[0], b[0], a[0], b[0]});
 }
 
 TEST_CASE("bitnet run: the model's recommended sampling, and the user's before it") {
@@ -197,6 +271,7 @@ TEST_CASE("bitnet run: errors and their exit codes") {
   // What needs no model is reported before the model is even looked for.
   const std::string absent = "-m '" + programs.folder.file("absent.gguf") + "' -q ";
   fails(absent + "-p x --top-p 2", 2, "top-p");
+  fails(absent + "-p x --stop \"$(printf 'ab\\303x')\"", 2, "--stop: expected UTF-8, found byte 0xC3 at position 2");
   fails(absent + "-f '" + programs.folder.file("absent.txt") + "'", 1, "absent.txt");
   fails(absent + "-f /", 1, "/: cannot be read");
   fails(absent + "-p x --dump-logits /nonexistent/file", 1, "/nonexistent/file");

@@ -87,6 +87,38 @@ TEST_CASE("tokenizer.json: flags of added tokens") {
   CHECK(encoded(t, "\u00E9word").size() == 6);
 }
 
+TEST_CASE("tokenizer.json: an added token that is a piece, too, may be found by the model") {
+  Json json = byte_level();
+  json["model"] = {{"type", "Unigram"},
+                   {"unk_id", 0},
+                   {"vocab", Json::parse(R"([["<unk>", 0], ["word", -1], ["end", -1], ["s", -2], ["x", -2]])")}};
+  const auto token = [](int id, const char* content, bool special) {
+    return Json{{"id", id}, {"content", content}, {"special", special}, {"single_word", true}, {"normalized", false}};
+  };
+  json["added_tokens"] = {token(1, "word", false), token(2, "end", true), token(5, "new", false)};
+  json["pre_tokenizer"] = json["decoder"] = nullptr;
+  const Tokenizer t = made(json);
+  CHECK(encoded(t, "word") == Ids{1});
+  CHECK(encoded(t, "words") == Ids{1, 3});
+  CHECK(encoded(t, "xword") == Ids{4, 1});
+  CHECK(encoded(t, "new") == Ids{5});
+  CHECK(encoded(t, "news") == Ids{0, 3});  // the model does not know it
+  CHECK(encoded(t, "ends") == Ids{2, 3});
+  CHECK(encoded(t, "ends", false) == Ids{0, 3});  // nothing becomes a control token that was not asked for
+  // Characters that merge: "ab" is a piece, "b" one of its characters.
+  json["model"] = {{"type", "BPE"},
+                   {"unk_token", "<unk>"},
+                   {"vocab", {{"<unk>", 0}, {"a", 1}, {"b", 2}, {"ab", 3}, {"x", 4}}},
+                   {"merges", {"a b"}}};
+  json["added_tokens"] = {token(2, "b", false), token(3, "ab", true), token(5, "n", false)};
+  const Tokenizer merged = made(json);
+  CHECK(encoded(merged, "xb") == Ids{4, 2});
+  CHECK(encoded(merged, "xab") == Ids{4, 3});
+  CHECK(encoded(merged, "xab", false) == Ids{4, 1, 2});
+  CHECK(encoded(merged, "xn") == Ids{4, 0});
+  CHECK(encoded(merged, "n") == Ids{5});
+}
+
 TEST_CASE("tokenizer.json: what the post_processor adds") {
   Json json = byte_level();
   const auto special = [](const char* name) { return Json{{"SpecialToken", {{"id", name}, {"type_id", 0}}}}; };
@@ -269,6 +301,36 @@ TEST_CASE("a directory with several files: tokenizer.json first, the model in it
   CHECK(!read_tokenizer_directory(folder.path, 0, warnings).ok());
 }
 
+TEST_CASE("the turns of a SentencePiece model's conversations are control tokens, and end an answer") {
+  const Folder folder;
+  test::SpmModel spm;
+  spm.add("\u2581a", -1);
+  const auto start = static_cast<std::int32_t>(spm.pieces.size());
+  for (const char* piece : {"<start_of_turn>", "<end_of_turn>", "<table>", "[tool]"}) spm.add(piece, 0, 4);
+  folder.write("tokenizer.model", spm.bytes());
+  const auto types_of = [&](std::vector<std::int32_t> wanted) {
+    std::vector<std::string> warnings;
+    const auto data = read_tokenizer_directory(folder.path, 0, warnings);
+    REQUIRE_MESSAGE(data.ok(), data.error().message);
+    CHECK(std::vector<std::int32_t>(data->types.begin() + start, data->types.end()) == wanted);
+    CHECK(data->eot == static_cast<std::uint32_t>(start + 1));
+    const auto t = Tokenizer::from_vocabulary(*data, "gemma");
+    REQUIRE_MESSAGE(t.ok(), t.error().message);
+    CHECK(t->is_eos(start + 1));
+    CHECK(t->is_control(start + 1));
+    CHECK(t->decode(Ids{start, start - 1, start + 1}) == "a");  // nothing of the turns is shown
+    CHECK(encoded(*t, "<end_of_turn>") == Ids{start + 1});
+    CHECK(encoded(*t, "<end_of_turn>", false).size() > 1);  // not to be forged in a text
+    CHECK(encoded(*t, "<table>", false) == Ids{start + 2});
+  };
+  types_of({3, 3, 4, 4});
+  const std::string tool = std::to_string(start + 3);
+  folder.write("tokenizer_config.json",
+               R"({"added_tokens_decoder": {")" + tool + R"(": {"content": "[tool]", "special": true}, ")" +
+                   std::to_string(start + 2) + R"(": {"content": "<table>", "special": false}}})");
+  types_of({3, 3, 4, 3});
+}
+
 TEST_CASE("a character BPE in tokenizer.json with the SentencePiece model beside it: the scores of the model") {
   const Folder folder;
   test::SpmModel spm;
@@ -311,6 +373,19 @@ TEST_CASE("the command: ids, pieces, exit codes") {
   CHECK(programs.bitnet("tokenize", model + "-p ab").out == "256\t\"ab\"\n");
   CHECK(programs.bitnet("tokenize", model, "printf ab |").out == "256\t\"ab\"\n");
   programs.refuses("tokenize", model + "-p a -f b", 2, "excludes", "");
+  CHECK(programs.bitnet("tokenize", "--help").out.find("tokenizer.json") != std::string::npos);
+  // What the vocabulary puts around a text, unless it is told not to.
+  Json framed = byte_level();
+  const auto special = [](const char* name) { return Json{{"SpecialToken", {{"id", name}, {"type_id", 0}}}}; };
+  framed["post_processor"] = {
+      {"type", "TemplateProcessing"},
+      {"single", {special("<s>"), {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}, special("</s>")}},
+      {"special_tokens", {{"<s>", {{"id", "<s>"}, {"ids", {257}}}}, {"</s>", {{"id", "</s>"}, {"ids", {258}}}}}}};
+  test::write_file(path, framed.dump());
+  CHECK(programs.bitnet("tokenize", model + "-p ab").out == "257\t\"<s>\"\n256\t\"ab\"\n258\t\"</s>\"\n");
+  CHECK(programs.bitnet("tokenize", model + "-p ab --no-bos").out == "256\t\"ab\"\n258\t\"</s>\"\n");
+  CHECK(programs.bitnet("tokenize", model + "-p ab --no-eos").out == "257\t\"<s>\"\n256\t\"ab\"\n");
+  CHECK(programs.bitnet("tokenize", model + "-p ab --no-eos --no-bos").out == "256\t\"ab\"\n");
   programs.refuses("tokenize", "-m /nonexistent -p ab", 1, "/nonexistent", "");
   test::write_file(path, "{}");
   programs.refuses("tokenize", model + "-p ab", 4, "'model'", "");

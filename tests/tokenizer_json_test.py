@@ -5,9 +5,11 @@ A family is a pipeline (normalizer, pre_tokenizer, decoder) and a model. Models 
 texts, and where the test assets are, made from real vocabularies too. Texts are random Unicode (seeded), the corpora
 where they are, and lines chosen for what goes wrong. Exit 77, skipped: no `tokenizers` package in .venv or this Python.
 
-BITNET_TEXTS: random texts a family (default 2000, the full plan uses 10000). BITNET_BIN: the folder of tokenize_texts.
+BITNET_TEXTS: random texts a family (default 2000, with BITNET_TEST_QUICK 300; tools/test.sh --full takes 10000).
+BITNET_BIN: the folder of tokenize_texts.
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -39,7 +41,7 @@ from tokenizers import (  # noqa: E402  # once it is known to be there
     trainers,
 )
 
-COUNT = int(os.environ.get("BITNET_TEXTS", "2000"))
+COUNT = int(os.environ.get("BITNET_TEXTS", "300" if os.environ.get("BITNET_TEST_QUICK") else "2000"))
 CORPUS = 20 * COUNT  # bytes of a corpus as one text, and as many as lines
 BIN = pathlib.Path(os.environ.get("BITNET_BIN", ROOT / "build" / "r" / "bin"))
 ASSETS = pathlib.Path(os.environ.get("BITNET_ASSETS", ROOT.parent / "shared" / "assets"))
@@ -63,16 +65,48 @@ CORNERS = [
 ]
 
 
-def random_texts(seed, count, settled=False):
-    """Words of mixed scripts, white space and rare characters; only characters that Unicode 14 assigns.
+@functools.cache
+def assigned_characters():
+    """All characters that Unicode 14, the version of Python's tables here, assigns."""
+    return [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Cn", "Cs", "Co")]
 
-    settled: only those whose category has not changed since Unicode 3.2. Normal forms and the class of punctuation come
-    from libraries with tables of different ages, on both sides.
+
+def settled_characters(assigned):
+    """Those that `tokenizers` normalises, and takes for punctuation, as Unicode 14 does.
+
+    Its tables of normal forms and of punctuation are older than those of its regular expressions: marks and punctuation
+    of later versions are letters like any other to it. The judge is Python's own table, not the runtime's. Each
+    character is tried alone, a mark also beside marks of other classes, a composed one also as its parts.
     """
+    around = "\u0334\u05b0\u3099\u094d\u0327\u0316\u0301\u0345"
+    texts = []
+    for c in assigned:
+        if c == "\n":  # stands between the texts
+            continue
+        texts.append((c, c))
+        if unicodedata.combining(c):
+            texts += [(c, text) for mark in around for text in ("a" + c + mark, "a" + mark + c)]
+        parts = unicodedata.normalize("NFD", c)
+        if parts != c:
+            texts += [(part, parts) for part in c + parts]
+    joined = "\n".join(text for _, text in texts)
+    other = set()
+    for form in ("NFC", "NFKC"):
+        wanted = unicodedata.normalize(form, joined).split("\n")
+        found = getattr(normalizers, form)().normalize_str(joined).split("\n")
+        other.update(c for (c, _), x, y in zip(texts, wanted, found, strict=True) if x != y)
+    cut = {piece for piece, _ in pre_tokenizers.Punctuation("isolated").pre_tokenize_str("a".join(assigned))}
+    for c in assigned:
+        category = unicodedata.category(c)
+        punctuation = category[0] == "P" or (c < "\x80" and category[0] == "S")
+        if c != "a" and (c in cut) != punctuation:
+            other.add(c)
+    return [c for c in assigned if c not in other]
+
+
+def random_texts(seed, count, assigned):
+    """Words of mixed scripts, white space and rare characters."""
     draw = random.Random(seed)
-    assigned = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Cn", "Cs", "Co")]
-    if settled:
-        assigned = [c for c in assigned if unicodedata.ucd_3_2_0.category(c) == unicodedata.category(c)]
     common = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
     marks = ".,;:!?'\"-()[]{}<>/\\|@#$%^&*_+=~`"
     spaces = [" "] * 12 + ["  ", "\n", "\n\n", "\t", "\r\n", "\u00a0", "\u3000", "   "]
@@ -156,6 +190,19 @@ ADDED = [
 ]
 
 
+def pieces_as_added(model):
+    """Added tokens that the model knows as pieces, too: where single_word forbids one, the model may still find it."""
+    vocab = model["vocab"]
+    pieces = sorted(piece for piece in ([piece for piece, _ in vocab] if isinstance(vocab, list) else vocab))
+    words = [piece for piece in pieces if piece.isascii() and piece.isalpha() and 2 <= len(piece) <= 4]
+    found = [
+        AddedToken(word, special=i % 4 == 0, single_word=True) for i, word in enumerate(words[:: len(words) // 12])
+    ]
+    letters = [piece for piece in pieces if len(piece) == 1 and piece.isalpha()]
+    found += [AddedToken(letter, single_word=True, normalized=False) for letter in letters[:: len(letters) // 6]]
+    return [*found, AddedToken("\u0436", single_word=True, special=True), AddedToken("\u00df", single_word=True)]
+
+
 def llama2(tokenizer):
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     tokenizer.decoder = decoders.Sequence(
@@ -181,7 +228,8 @@ CHARACTERS = {"llama-2": llama2, "llama-2-metaspace": llama2_metaspace, "gemma":
 
 def corpus(random_words=0):
     files = [ROOT / "README.md", *sorted(ROOT.glob("runtime/model/*.cc"))[:8]]
-    return [path.read_text(encoding="utf-8") for path in files] + [" ".join(random_texts(5, random_words))]
+    words = random_texts(5, random_words, assigned_characters())
+    return [path.read_text(encoding="utf-8") for path in files] + [" ".join(words)]
 
 
 def trained_bytes():
@@ -254,6 +302,15 @@ def llama3_model():
     return path if path.exists() else None
 
 
+def write_texts(path, texts):
+    """For tokenize_texts: the length of each text and its bytes."""
+    with open(path, "wb") as stream:
+        for text in texts:
+            data = text.encode()
+            stream.write(struct.pack("<I", len(data)) + data)
+    return path
+
+
 class Case(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -269,14 +326,12 @@ class Case(unittest.TestCase):
             else:
                 print(f"SKIPPED: corpus {name} is not there")
         cls.sets = {}
+        assigned = assigned_characters()
         for settled in (False, True):
-            texts = CORNERS + random_texts(1, COUNT, settled) + corpora
-            packed = cls.folder / f"texts{settled}"
-            with open(packed, "wb") as stream:
-                for text in texts:
-                    data = text.encode()
-                    stream.write(struct.pack("<I", len(data)) + data)
-            cls.sets[settled] = texts, packed
+            drawn = settled_characters(assigned) if settled else assigned
+            print(f"{COUNT} texts of {len(drawn)} of {len(assigned)} characters")
+            texts = CORNERS + random_texts(1, COUNT, drawn) + corpora
+            cls.sets[settled] = texts, write_texts(cls.folder / f"texts{settled}", texts)
 
     def setUp(self):
         self.texts, self.packed = self.sets[False]
@@ -299,7 +354,9 @@ class Case(unittest.TestCase):
         data = json.loads(text)["metadata"]
         return data["tokenizer.ggml.pre"], "bitnet.tokenizer.pipeline" in data
 
-    def check(self, model, finish, added=()):
+    def check(self, name, model, finish, added=(), own_texts=None):
+        if added is ADDED:
+            added = [*added, *pieces_as_added(model)]
         tokenizer = Tokenizer.from_str(
             json.dumps({"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None,
                         "post_processor": None, "decoder": None, "model": model})
@@ -312,6 +369,8 @@ class Case(unittest.TestCase):
         normalizer = json.loads(tokenizer.to_str())["normalizer"]
         forms = normalizer is not None and normalizer["type"] in ("NFC", "NFKC")
         self.texts, self.packed = self.sets[forms or "Punctuation" in tokenizer.to_str()]
+        if own_texts is not None:
+            self.texts, self.packed = own_texts, write_texts(self.folder / "own", own_texts)
         found = self.ids(path)
         wanted = tokenizer.encode_batch(self.texts, add_special_tokens=False)
         wrong = 0
@@ -321,12 +380,13 @@ class Case(unittest.TestCase):
                 if wrong <= 3:
                     print(f"{text[:200]!r}: found {ids[:60]}, wanted {encoding.ids[:60]} {encoding.tokens[:30]}")
         self.assertEqual(wrong, 0, f"of {len(self.texts)} texts")
+        print(f"{name}: {len(self.texts)} texts, {sum(map(len, found))} ids equal")
 
     def test_byte_level_trained(self):
         model = trained_bytes()
         for name, finish in BYTE_LEVEL.items():
             with self.subTest(name):
-                self.check(dict(model), finish, ADDED)
+                self.check(name, dict(model), finish, ADDED)
                 pre, own_key = self.written_pre()
                 if name in NAMES:
                     self.assertEqual(pre, name)
@@ -343,7 +403,33 @@ class Case(unittest.TestCase):
             families = BYTE_LEVEL if source == "gpt-2" else {source: BYTE_LEVEL[source]}
             for name, finish in families.items():
                 with self.subTest(f"{source} as {name}"):
-                    self.check(model, finish)
+                    self.check(f"{source} as {name}", model, finish)
+
+    def test_unigram_worst_score(self):
+        """An unknown character costs 10 more than the worst of all pieces, bytes among them."""
+        bytes_at_50 = [[f"<0x{byte:02X}>", -50.0] for byte in range(256)]
+        pieces = [
+            ["<unk>", 0.0],
+            ["hello", -1.0],
+            ["o\u0436", -5.0],
+            *([c, -9.0] for c in "helo \u2581"),
+            ["[M]", -2.0],
+        ]
+        added = [AddedToken("[M]", normalized=False), AddedToken("hello", single_word=True, special=True)]
+        for name, vocab in (("without bytes", pieces), ("with bytes", pieces + bytes_at_50)):
+            model = {"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": len(vocab) > 256}
+            for form in (None, normalizers.NFKC()):
+                texts = ["hello\u0436", "hellohello", "hello", "\uff3bM\uff3d", "[M]", "\uff48ello", "hhello o\u0436"]
+                with self.subTest(f"{name}, {form}"):
+                    self.check(f"worst score, {name}, {form}", model, self.normal_form(form), added, own_texts=texts)
+
+    @staticmethod
+    def normal_form(form):
+        def finish(tokenizer):
+            if form is not None:
+                tokenizer.normalizer = form
+
+        return finish
 
     def test_llama3_ranks(self):
         path = llama3_model()
@@ -367,6 +453,7 @@ class Case(unittest.TestCase):
         wanted = [encoding.ids for encoding in tokenizer.encode_batch(self.texts, add_special_tokens=False)]
         self.assertTrue(found == wanted)
         self.assertTrue(self.ids(path) == wanted)
+        print(f"llama3: {len(self.texts)} texts, {sum(map(len, found))} ids equal")
 
     def test_characters(self):
         model = trained_characters()
@@ -375,16 +462,16 @@ class Case(unittest.TestCase):
             print("SKIPPED: no vocabulary of llama-spm")
         for name, finish in CHARACTERS.items():
             with self.subTest(name):
-                self.check(dict(model), finish, ADDED)
+                self.check(name, dict(model), finish, ADDED)
             if real is not None:
                 with self.subTest(f"{name}, real"):
-                    self.check(real, finish)
+                    self.check(f"{name}, real", real, finish)
 
     def test_characters_without_bytes(self):
         model = trained_characters()
         for fuse in (True, False):
             with self.subTest(fuse=fuse):
-                self.check({**model, "byte_fallback": False, "fuse_unk": fuse}, gemma)
+                self.check(f"without bytes, fused: {fuse}", {**model, "byte_fallback": False, "fuse_unk": fuse}, gemma)
 
     def test_unigram(self):
         def metaspace(tokenizer):
@@ -398,8 +485,9 @@ class Case(unittest.TestCase):
         for byte_fallback in (False, True):
             model = trained_unigram(byte_fallback)
             for finish in (metaspace, whole):
-                with self.subTest(f"{finish.__name__}, bytes: {byte_fallback}"):
-                    self.check(model, finish, ADDED)
+                name = f"unigram, {finish.__name__}, bytes: {byte_fallback}"
+                with self.subTest(name):
+                    self.check(name, model, finish, ADDED)
 
 
 if __name__ == "__main__":

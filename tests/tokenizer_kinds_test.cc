@@ -153,7 +153,7 @@ TEST_CASE("byte-level: random merges are those of the slow definition") {
 TEST_CASE("any bytes come back, under every name; steps give the same text as the whole") {
   std::mt19937 random(5);
   for (const char* pre : {"gpt-2", "llama-bpe", "qwen2", "deepseek-coder", "deepseek-llm", "falcon", "falcon3",
-                          "starcoder", "refact", "command-r"}) {
+                          "starcoder", "refact", "command-r", "olmo", "stablelm2"}) {
     ByteVocabulary v(pre);
     v.merge("a", "b");
     v.merge(" ", "ab");
@@ -179,6 +179,9 @@ TEST_CASE("names of pre-tokenisers") {
   v.merge("a", "b");
   refused(Tokenizer::from_vocabulary(v.data, "test"), "\"gpt-5\"; supported are gpt-2, ");
   refused(Tokenizer::from_vocabulary(v.data, "test"), "command-r; give token ids with --prompt-ids");
+  v.data.pre = "default";
+  refused(Tokenizer::from_vocabulary(v.data, "test"), "\"default\"; supported are gpt-2, ");
+  refused(Tokenizer::from_vocabulary(v.data, "test"), "convert the model from its Hugging Face directory");
   v.data.pre.clear();
   refused(Tokenizer::from_vocabulary(v.data, "test"), "tokenizer.ggml.pre is missing");
   // Only a vocabulary as long as Llama 3's is taken for one.
@@ -191,6 +194,53 @@ TEST_CASE("names of pre-tokenisers") {
   v.data.pre = "llama-bpe";
   CHECK(Tokenizer::from_vocabulary(v.data, "test", true).ok());
   CHECK(made(v.data).notes().empty());
+}
+
+TEST_CASE("names that cut like another name") {
+  const std::string text = "It's 1234 \u00E9t\u00E9!\r\n  'LL x\n\n\n  y";
+  for (const auto& [names, like] :
+       {std::pair(std::vector<const char*>{"olmo", "mpt", "jais"}, "gpt-2"),
+        std::pair(std::vector<const char*>{"stablelm2", "deepseek-r1-qwen", "megrez"}, "qwen2")}) {
+    for (const char* name : names) {
+      ByteVocabulary v(name);
+      // Merges across all kinds of borders, so that every cut shows.
+      for (std::size_t i = 0; i + 1 < text.size(); ++i) v.merge(text.substr(i, 1), text.substr(i + 1, 1));
+      const Ids ids = encoded(made(v.data), text);
+      CHECK_FALSE(made(v.data).adds_bos());
+      v.data.pre = like;
+      CHECK_MESSAGE(ids == encoded(made(v.data), text), name);
+      v.data.pre = std::string_view(like) == "gpt-2" ? "qwen2" : "gpt-2";
+      CHECK_MESSAGE(ids != encoded(made(v.data), text), name);
+    }
+  }
+}
+
+TEST_CASE("token types of byte-level BPE may be missing: all tokens are normal") {
+  ByteVocabulary v;
+  const std::int32_t ab = v.merge("a", "b");
+  const std::int32_t end = v.add("<|endoftext|>", 3);
+  v.data.eos = static_cast<std::uint32_t>(end);
+  v.data.types.clear();
+  const auto through_file = [&](bool strict) {
+    gguf::Writer writer;
+    set_vocabulary(v.data, writer);
+    const auto bytes = writer.header();
+    REQUIRE(bytes.ok());
+    const auto file = gguf::File::parse(*bytes, "test");
+    REQUIRE(file.ok());
+    return Tokenizer::from_gguf(*file, strict);
+  };
+  const auto t = through_file(false);
+  REQUIRE_MESSAGE(t.ok(), t.error().message);
+  REQUIRE(t->notes().size() == 1);
+  CHECK(t->notes()[0].find("tokenizer.ggml.token_type is missing") != std::string::npos);
+  CHECK(encoded(*t, "ab<|endoftext|>", true).size() == 14);
+  CHECK(encoded(*t, "ab") == Ids{ab});
+  CHECK(t->is_eos(end));
+  CHECK_FALSE(t->is_control(end));
+  refused(through_file(true), "strict mode", ErrorCode::kStrict);
+  v.data.types = {1};
+  refused(Tokenizer::from_vocabulary(v.data, "test"), "token_type has 1 entries");
 }
 
 TEST_CASE("merges and vocabularies that do not belong together are refused") {
@@ -338,15 +388,22 @@ TEST_CASE("regular expressions: the differences between the dialects") {
   CHECK(matches(R"([^\S\n]+)", " \n\t\u3000x") == Found{" ", "\t\u3000"});
   CHECK(matches(R"(\S+)", "a\u180E b") == Found{"a\u180E", "b"});
   CHECK(matches(R"(a{,2})", "aaa") == Found{"aa", "a"});
+  CHECK(matches(R"(a{2,}?)", "aaaaa") == Found{"aa", "aa"});
   CHECK(matches("x$", "x\nx") == Found{"x", "x"});
   CHECK(matches(R"(\v)", "\x0B\n") == Found{"\x0B"});
   CHECK(matches(R"(\p{^L})", "a1") == Found{"1"});
   CHECK(matches("(?i:'s)", "'S'\u017F") == Found{"'S", "'\u017F"});
+  CHECK(matches(R"(\x{6A}+)", "x6Ajj{6A}") == Found{"jj"});
+  CHECK(matches(R"(\x6A|\x6|[\x{6B}-\x{6C}\x41]+)", "jkAl\x06z") == Found{"j", "kAl", "\x06"});
+  CHECK(matches(R"(\x{85}\u00e9\x{1F600})", "\u0085\u00E9\U0001F600") == Found{"\u0085\u00E9\U0001F600"});
 }
 
 TEST_CASE("regular expressions that mean something else elsewhere are refused by name") {
-  for (const char* pattern : {R"(\w)", R"(\b)", R"((a)\1)", "[[:alpha:]]", "[a&&b]", "(?<name>a)", "(?m)a", R"(a{2}+)",
-                              R"(\pL)", R"(\p{No such})", R"(\p{Letters})", "(", "[a", "\\", "(*COMMIT)"}) {
+  for (const char* pattern :
+       {R"(\w)",         R"(\b)",          R"((a)\1)",       "[[:alpha:]]", "[a&&b]",  "(?<name>a)", "(?m)a",
+        R"(a{2}+)",      R"(a{2}?)",       R"(\x)",          R"(\xg)",      R"(\x{})", R"(\x{6A)",   R"(\x{6A 6B})",
+        R"(\x{110000})", R"(\x{D800})",    R"(\xE9)",        R"([\xE9])",   R"(\uD8)", R"(\u12g4)",  R"(\x{123456789})",
+        R"(\pL)",        R"(\p{No such})", R"(\p{Letters})", "(",           "[a",      "\\",         "(*COMMIT)"}) {
     const auto regex = tokenizer::Regex::compile(pattern);
     CHECK_MESSAGE(!regex.ok(), pattern);
     if (!regex.ok()) CHECK(regex.error().message.find("regular expression") == 0);

@@ -32,6 +32,8 @@ struct TestVocabulary {
   std::optional<std::uint32_t> bos = 1;
   std::optional<std::uint32_t> eos = 2;
   std::optional<std::uint32_t> unknown = 0;
+  std::optional<std::uint32_t> padding, separator, mask;
+  std::optional<std::int32_t> signed_eot, signed_mask;  // as some writers type them
   std::optional<bool> add_space_prefix;
   std::optional<bool> add_bos;
 
@@ -48,7 +50,7 @@ struct TestVocabulary {
     types.push_back(type);
     return static_cast<std::int32_t>(tokens.size()) - 1;
   }
-  Result<Tokenizer> load() const {
+  Result<Tokenizer> load(bool strict = false) const {
     gguf::Writer writer;
     writer.set("general.architecture", "llama");
     writer.set("tokenizer.ggml.model", std::string_view(model));
@@ -58,6 +60,11 @@ struct TestVocabulary {
     if (bos) writer.set("tokenizer.ggml.bos_token_id", *bos);
     if (eos) writer.set("tokenizer.ggml.eos_token_id", *eos);
     if (unknown) writer.set("tokenizer.ggml.unknown_token_id", *unknown);
+    if (padding) writer.set("tokenizer.ggml.padding_token_id", *padding);
+    if (separator) writer.set("tokenizer.ggml.seperator_token_id", *separator);
+    if (mask) writer.set("tokenizer.ggml.mask_token_id", *mask);
+    if (signed_eot) writer.set("tokenizer.ggml.eot_token_id", *signed_eot);
+    if (signed_mask) writer.set("tokenizer.ggml.mask_token_id", *signed_mask);
     if (add_space_prefix) writer.set("tokenizer.ggml.add_space_prefix", *add_space_prefix);
     if (add_bos) writer.set("tokenizer.ggml.add_bos_token", *add_bos);
     const auto bytes = writer.header();
@@ -65,7 +72,7 @@ struct TestVocabulary {
     const auto file = gguf::File::parse(*bytes, "test.gguf");
     INFO((file.ok() ? std::string() : file.error().message));
     REQUIRE(file.ok());
-    return Tokenizer::from_gguf(*file);  // file and bytes end here: the tokenizer owns its strings
+    return Tokenizer::from_gguf(*file, strict);  // file and bytes end here: the tokenizer owns its strings
   }
 };
 
@@ -200,6 +207,35 @@ TEST_CASE("flags and missing ids") {
   const auto ids = without.encode("ab", true, false);
   REQUIRE_FALSE(ids.ok());
   CHECK(ids.error().code == ErrorCode::kTokenizer);
+}
+
+TEST_CASE("ids that nothing uses are told and ignored where they are wrong; -1 is none") {
+  Letters v;
+  v.padding = 100000;
+  v.separator = 272;
+  v.mask = 271;  // the last one
+  const Tokenizer t = loaded(v);
+  REQUIRE(t.notes().size() == 2);
+  CHECK(t.notes()[0] ==
+        "tokenizer.ggml.padding_token_id is 100000; expected less than the 272 tokens of the vocabulary; the id is "
+        "ignored");
+  CHECK(t.notes()[1].find("tokenizer.ggml.seperator_token_id is 272") == 0);
+  const auto strict = v.load(true);
+  REQUIRE_FALSE(strict.ok());
+  CHECK(strict.error().code == ErrorCode::kStrict);
+  CHECK(strict.error().message.find("padding_token_id is 100000") != std::string::npos);
+
+  Letters none;
+  none.signed_eot = -1;
+  none.signed_mask = -1;
+  const Tokenizer u = loaded(none);
+  CHECK(u.notes().empty());
+  CHECK_FALSE(u.data().eot.has_value());
+  CHECK_FALSE(u.data().mask.has_value());
+  none.signed_eot = none.turn;
+  CHECK(loaded(none).data().eot == static_cast<std::uint32_t>(none.turn));
+  none.signed_eot = -2;
+  check_refused(none, "tokenizer.ggml.eot_token_id");
 }
 
 TEST_CASE("a vocabulary with pieces across words is encoded as one text") {

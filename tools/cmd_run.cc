@@ -22,6 +22,7 @@
 #include "runtime/sampling/recommended.h"
 #include "runtime/sampling/sampler.h"
 #include "runtime/tokenizer/tokenizer.h"
+#include "runtime/tokenizer/utf8.h"
 #include "tools/commands.h"
 #include "tools/input.h"
 #include "tools/model_options.h"
@@ -113,10 +114,12 @@ class Run {
   Status load();
   Status read_prompt();
   Status frame_prompt();
+  [[nodiscard]] Status tell_unknown_template(const TemplateChoice& choice) const;
   Status prefill();
   Status generate();
   [[nodiscard]] Status show(std::string_view text);
   [[nodiscard]] Status show_token(std::int32_t id, std::string_view text);
+  [[nodiscard]] Status show_rest(std::string_view text);
   [[nodiscard]] Status report_results();
   [[nodiscard]] nlohmann::ordered_json results() const;
   void print_summary() const;
@@ -143,9 +146,26 @@ class Run {
   double total_ms_ = 0.0;
 };
 
+// What is generated is shown as UTF-8, so that a stop string of other bytes would never come.
+Status check_stop(std::string_view text) {
+  for (std::size_t at = 0; at < text.size();) {
+    const tokenizer::Utf8Sequence sequence = tokenizer::next_utf8(text.substr(at));
+    if (sequence.kind != tokenizer::Utf8Kind::kComplete) {
+      char byte[8];
+      std::snprintf(byte, sizeof byte, "0x%02X", static_cast<unsigned>(static_cast<unsigned char>(text[at])));
+      return Error{ErrorCode::kUsage, std::string("--stop: expected UTF-8, found byte ") + byte + " at position " +
+                                          std::to_string(at) +
+                                          "; write the text in UTF-8, or name tokens with --stop-id"};
+    }
+    at += sequence.bytes;
+  }
+  return {};
+}
+
 // Whatever can be wrong without the model is found here, before the seconds that loading may take.
 Status Run::prepare() {
   BITNET_RETURN_IF_ERROR(check_standard_output());
+  for (const std::string& stop : options_.stops) BITNET_RETURN_IF_ERROR(check_stop(stop));
   options_.sampling.apply(sampling_);
   sampling_.seed = options_.seed.has_value() ? *options_.seed : std::random_device{}();
   BITNET_RETURN_IF_ERROR(Sampler::create(sampling_, 1));  // checks the parameters; the vocabulary is not known yet
@@ -226,6 +246,7 @@ Status Run::frame_prompt() {
   if (options_.prompt_template == "auto") {
     const TemplateChoice choice = choose_prompt_template(model_->file());
     frame = choice.chosen;
+    if (choice.unknown) BITNET_RETURN_IF_ERROR(tell_unknown_template(choice));
     if (!options_.quiet && frame->name != "raw") {
       std::fprintf(stderr, "bitnet: prompt template %s, since %s; --prompt-template raw takes the text as it is\n",
                    std::string(frame->name).c_str(), choice.reason.c_str());
@@ -247,6 +268,16 @@ Status Run::frame_prompt() {
   std::vector<std::string> stops = options_.stops;
   if (!frame->stop.empty()) stops.emplace_back(frame->stop);
   filter_ = StopFilter(std::move(stops));
+  return {};
+}
+
+// The text goes in as it is, which is not what the model was trained with: told, and refused in strict mode.
+Status Run::tell_unknown_template(const TemplateChoice& choice) const {
+  const std::string what = model_->path() + ": " + choice.reason +
+                           ": expected one of those that list-templates shows, found none; choose one with "
+                           "--prompt-template";
+  if (options_.load.strict) return Error{ErrorCode::kStrict, what + ", or raw, which strict mode does not assume"};
+  std::fprintf(stderr, "bitnet: warning: %s; the text goes in as it is\n", what.c_str());
   return {};
 }
 
@@ -286,6 +317,14 @@ Status Run::show_token(std::int32_t id, std::string_view text) {
   return buffer_output(line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
+// What was held back, an incomplete character or the beginning of a stop string: of no token in particular.
+Status Run::show_rest(std::string_view text) {
+  BITNET_RETURN_IF_ERROR(show(text));
+  if (!options_.jsonl || text.empty()) return {};
+  const nlohmann::ordered_json line = {{"token", nullptr}, {"text", text}};
+  return buffer_output(line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+}
+
 Status Run::generate() {
   std::optional<Tokenizer::Decoder> decoder;
   if (tokenizer_.has_value()) decoder.emplace(*tokenizer_, false);
@@ -303,8 +342,9 @@ Status Run::generate() {
     std::fprintf(stderr, "\nbitnet: the context of %lld positions is full; --ctx-size makes it larger\n",
                  static_cast<long long>(context_->size()));
   }
-  if (decoder.has_value()) BITNET_RETURN_IF_ERROR(show(filter_.push(decoder->finish())));
-  BITNET_RETURN_IF_ERROR(show(filter_.finish()));
+  std::string rest = decoder.has_value() ? filter_.push(decoder->finish()) : std::string();
+  rest += filter_.finish();
+  BITNET_RETURN_IF_ERROR(show_rest(rest));
   return write_output({});
 }
 
@@ -481,12 +521,15 @@ void add_run_command(CLI::App& app, int& exit_code) {
   add_kv_option(*command, o.kv_type);
   add_draft(*command, o.draft);
   command->add_option("-C,--ctx-size", o.context, "Positions; 0: the model's, at most 4096");
-  command->add_option("--stop", o.stops, "Text that ends the generation (repeatable)")->allow_extra_args(false);
+  command->add_option("--stop", o.stops, "Text that ends the generation (repeatable), UTF-8")->allow_extra_args(false);
   add_ids(*command, "--stop-id", o.stop_ids, "Token ids that end the generation (repeatable)");
   command->add_flag("--no-bos", o.no_bos, "No begin token before the prompt");
   command->add_flag("--ignore-eos", o.ignore_eos, "Go on after an end token");
   CLI::Option* json = command->add_flag("--json", o.json, "One JSON object instead of text");
-  command->add_flag("--jsonl", o.jsonl, "One JSON line a token, then the object of --json")->excludes(json);
+  command
+      ->add_flag("--jsonl", o.jsonl,
+                 "One JSON line a token, one without a token for text held back, then the object of --json")
+      ->excludes(json);
   command->add_flag("--metrics", o.metrics, "Times, memory and kernel calls on standard error");
   command->add_option("--dump-logits", o.dump_logits, "Writes float32 [positions][vocabulary]");
   command->add_option("--dump-nodes", o.dump_nodes, "Writes the graph's nodes of the prompt into this folder");

@@ -22,6 +22,7 @@ struct Options {
   std::optional<std::string> text;
   std::string file;
   bool no_bos = false;
+  bool no_eos = false;
   bool parse_special = false;
   bool json = false;
   bool strict = false;
@@ -41,7 +42,9 @@ Status tokenize(const Options& options) {
   print_tokenizer_notes(tokenizer);
   BITNET_ASSIGN_OR_RETURN(const std::string text, read_text(options));
   const bool add_bos = tokenizer.adds_bos() && !options.no_bos;
-  BITNET_ASSIGN_OR_RETURN(const std::vector<std::int32_t> ids, tokenizer.encode(text, add_bos, options.parse_special));
+  const bool add_eos = tokenizer.adds_eos() && !options.no_eos;
+  BITNET_ASSIGN_OR_RETURN(const std::vector<std::int32_t> ids,
+                          tokenizer.encode(text, add_bos, options.parse_special, add_eos));
   if (options.json) {
     Json pieces = Json::array();
     for (const std::int32_t id : ids) pieces.push_back(std::string(tokenizer.piece(id)));
@@ -68,12 +71,13 @@ Status tokenize(const Options& options) {
 void add_tokenize_command(CLI::App& app, int& exit_code) {
   CLI::App* command = app.add_subcommand("tokenize", "Show the token ids of a text, one line each");
   const auto options = std::make_shared<Options>();
-  add_model_option(*command, options->path);
+  add_model_option(*command, options->path, "Model (GGUF), tokenizer.json, tokenizer.model or tiktoken ranks");
   CLI::Option* text = command->add_option("-p,--prompt", options->text, "The text");
   command
       ->add_option("-f,--file", options->file, "Read the text from this file, byte for byte (default: standard input)")
       ->excludes(text);
   command->add_flag("--no-bos", options->no_bos, "Put no beginning-of-text token in front");
+  command->add_flag("--no-eos", options->no_eos, "Put no end-of-text token behind, where the vocabulary wants one");
   command->add_flag("--parse-special", options->parse_special,
                     "Read the spelling of a control token as that token, not as ordinary text");
   command->add_flag("--json", options->json, "Print {tokens, pieces, count, tokenizer}");

@@ -104,7 +104,8 @@ Json tokenizer_json(const gguf::File& file) {
   const TemplateChoice choice = choose_prompt_template(file);
   Json json = {{"model", text("tokenizer.ggml.model")},
                {"pre", text("tokenizer.ggml.pre")},
-               {"prompt_template", choice.chosen->name}};
+               {"prompt_template", choice.chosen->name},
+               {"prompt_template_reason", choice.reason}};
   const auto tokenizer = Tokenizer::from_gguf(file);
   if (!tokenizer.ok()) {
     json["error"] = tokenizer.error().message;

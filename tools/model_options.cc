@@ -23,9 +23,9 @@ std::string default_model() {
   return {};
 }
 
-void add_model_option(CLI::App& command, std::string& path) {
+void add_model_option(CLI::App& command, std::string& path, const char* help) {
   path = default_model();
-  CLI::Option* option = command.add_option("-m,--model", path, "Model file (GGUF, I2_S)");
+  CLI::Option* option = command.add_option("-m,--model", path, help);
   if (path.empty()) {
     option->required();
   } else {

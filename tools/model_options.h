@@ -17,7 +17,7 @@ namespace bitnet::tools {
 // checkout; empty where it is not found.
 [[nodiscard]] std::string default_model();
 // -m, into `path`; required where there is no default model.
-void add_model_option(CLI::App& command, std::string& path);
+void add_model_option(CLI::App& command, std::string& path, const char* help = "Model file (GGUF)");
 // -t, --bundle, --strict and --head, into `options`.
 void add_load_options(CLI::App& command, ModelOptions& options);
 // The same without -t.

@@ -2,8 +2,8 @@
 # Installs what is missing, builds, and runs all tests. Ends with the closing lines of the test runner.
 #   tools/test.sh           everything that CI runs
 #   tools/test.sh --full    also the long runs: the whole test plan of the kernels under sanitizers and under emulation,
-#                           every row of every model's shapes, 30 mutations of kernels, and 60 seconds of fuzzing a
-#                           target instead of 10
+#                           every row of every model's shapes, 30 mutations of kernels, 60 seconds of fuzzing a target
+#                           instead of 10, and 10000 random texts a tokenizer family instead of 2000
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -74,4 +74,5 @@ sed -nE 's/^([a-z0-9]+_[a-z0-9_]+) +(native|run natively|emulated by .*|SKIPPED:
   sort | uniq -c
 
 step "All other tests of the optimised build"
+[ "$full" -eq 0 ] || export BITNET_TEXTS=10000
 ctest --test-dir build/release --output-on-failure -j "$(nproc)" -E "$kernels"

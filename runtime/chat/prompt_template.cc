@@ -1,6 +1,8 @@
 #include "runtime/chat/prompt_template.h"
 
 #include <algorithm>
+#include <array>
+#include <vector>
 
 namespace bitnet {
 namespace {
@@ -36,6 +38,16 @@ constexpr PromptTemplate kTemplates[] = {
      .user = {"User: ", "\n"},
      .assistant = {"Falcon:", "\n"},
      .stop = "User:"},
+    {.name = "phi3",
+     .models = "Phi-3 and Phi-3.5",
+     .system = {"<|system|>\n", "<|end|>\n"},
+     .user = {"<|user|>\n", "<|end|>\n"},
+     .assistant = {"<|assistant|>\n", "<|end|>\n"}},
+    {.name = "zephyr",
+     .models = "Zephyr, TinyLlama Chat",
+     .system = {"<|system|>\n", "</s>\n"},
+     .user = {"<|user|>\n", "</s>\n"},
+     .assistant = {"<|assistant|>\n", "</s>\n"}},
     {.name = "gemma",
      .models = "Gemma instruction-tuned",
      .system = {},
@@ -57,16 +69,57 @@ const PromptTemplate::Frame& frame_of(const PromptTemplate& frame, Role role) {
   return role == Role::kUser ? frame.user : frame.assistant;
 }
 
-// What in an embedded template tells of which frame; the first that is found.
-struct Mark {
-  std::string_view text;
+// What in an embedded template tells of which frame: all of the marks, and not the one of a relative that differs. They
+// are looked for in the template's text without blanks, a new line for each \n and one kind of quotes. The first row
+// that fits is taken.
+struct Marks {
   std::string_view name;
+  std::array<std::string_view, 3> all;  // the first stands in messages
+  std::string_view none = {};
+  std::string_view end = {};  // what the vocabulary's end token must be, where the template only says eos_token
 };
-constexpr Mark kMarks[] = {
-    {"BITNETAssistant", "bitnet"},    {"<|start_header_id|>", "llama3"}, {"<|im_start|>", "chatml"},
-    {"<start_of_turn>", "gemma"},     {"<|assistant|>", "falcon3"},      {"| capitalize + ': '", "bitnet"},
-    {"|capitalize + ': '", "bitnet"},
+constexpr Marks kMarks[] = {
+    {"bitnet", {"BITNETAssistant"}},
+    {"bitnet", {"|capitalize+':'+message['content']", "<|eot_id|>"}},
+    {"llama3", {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}},
+    {"chatml", {"<|im_start|>", "<|im_end|>"}, "<|im_sep|>"},
+    {"gemma", {"<start_of_turn>", "<end_of_turn>"}},
+    {"phi3", {"<|assistant|>", "<|end|>", "<|user|>"}},
+    {"phi3", {"<|assistant|>", "<|end|>", "'<|'+message['role']+'|>'"}},
+    {"falcon3", {"<|assistant|>", "'<|user|>\n'+message['content']+'\n'"}},
+    {"zephyr", {"<|assistant|>", "'<|user|>\n'+message['content']+eos_token"}, {}, "</s>"},
 };
+
+std::string without_blanks(std::string_view text) {
+  std::string out;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == ' ' || text[i] == '\t') continue;
+    if (text.substr(i).starts_with("\\n")) {
+      out += '\n';
+      ++i;
+    } else {
+      out += text[i] == '"' ? '\'' : text[i];
+    }
+  }
+  return out;
+}
+
+// The spelling of the end token, or nothing.
+std::string_view end_token(const gguf::File& file) {
+  const auto id = file.get_uint("tokenizer.ggml.eos_token_id");
+  const auto tokens = file.get_array("tokenizer.ggml.tokens", gguf::ValueType::kString);
+  if (!id.ok() || !tokens.ok()) return {};
+  const std::vector<std::string_view> all = tokens->strings();
+  return *id < all.size() ? all[static_cast<std::size_t>(*id)] : std::string_view();
+}
+
+bool fits(const Marks& marks, std::string_view text, const gguf::File& file) {
+  for (const std::string_view mark : marks.all) {
+    if (text.find(mark) == std::string_view::npos) return false;
+  }
+  if (!marks.none.empty() && text.find(marks.none) != std::string_view::npos) return false;
+  return marks.end.empty() || end_token(file) == marks.end;
+}
 
 }  // namespace
 
@@ -88,11 +141,12 @@ TemplateChoice choose_prompt_template(const gguf::File& file) {
   constexpr const char* kKey = "tokenizer.chat_template";
   const auto text = file.get_string(kKey);
   if (!text.ok()) return {find_prompt_template("raw"), std::string(kKey) + " is missing"};
-  for (const Mark& mark : kMarks) {
-    if (text->find(mark.text) == std::string_view::npos) continue;
-    return {find_prompt_template(mark.name), std::string(kKey) + " has \"" + std::string(mark.text) + "\""};
+  const std::string plain = without_blanks(*text);
+  for (const Marks& marks : kMarks) {
+    if (!fits(marks, plain, file)) continue;
+    return {find_prompt_template(marks.name), std::string(kKey) + " has \"" + std::string(marks.all[0]) + "\""};
   }
-  return {find_prompt_template("raw"), std::string(kKey) + " is of no known kind"};
+  return {find_prompt_template("raw"), std::string(kKey) + " is of no known kind", true};
 }
 
 Result<std::string> format_prompt(const PromptTemplate& frame, std::span<const Message> messages) {

@@ -43,9 +43,11 @@ struct PromptTemplate {
 struct TemplateChoice {
   const PromptTemplate* chosen = nullptr;  // "raw" where nothing points to another
   std::string reason;                      // "tokenizer.chat_template has <|im_start|>"
+  bool unknown =
+      false;  // the file has a template, but it is none of these: "raw" is not what the model was trained with
 };
-// From the marks in tokenizer.chat_template. The template that bitnet.cpp's converter embeds ("BITNETAssistant") is a
-// known defect of it: the models that have it were trained with "bitnet", which is chosen.
+// From the marks in tokenizer.chat_template, which must all be there. The template that bitnet.cpp's converter embeds
+// ("BITNETAssistant") is a known defect of it: the models that have it were trained with "bitnet", which is chosen.
 [[nodiscard]] TemplateChoice choose_prompt_template(const gguf::File& file);
 
 // The prompt of a conversation, its begin token left to the tokenizer; ends where the assistant is to go on. Special

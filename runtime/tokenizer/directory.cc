@@ -151,6 +151,13 @@ class DirectoryReader {
       warnings_.emplace_back("tokenizer.model: it removes extra spaces; the runtime keeps them");
     }
     data_ = vocabulary_of(std::move(model));
+    // The turns of a conversation are user-defined symbols of the model (Gemma); a text's author must not end one.
+    for (std::size_t id = 0; id < data_.tokens.size(); ++id) {
+      const std::string_view token = data_.tokens[id];
+      const bool turn =
+          token == "<start_of_turn>" || std::find(kTurnEnds.begin(), kTurnEnds.end(), token) != kTurnEnds.end();
+      if (turn && data_.types[id] == kUserType) data_.types[id] = kControlType;
+    }
     return {};
   }
 
@@ -182,7 +189,8 @@ class DirectoryReader {
     return {};
   }
 
-  // Tokens behind the vocabulary's own; one of these keeps its type, unless it is one of ordinary text.
+  // Tokens behind the vocabulary's own; one of these keeps its type, unless it is one of ordinary text, or user-defined
+  // and special here (SentencePiece has user-defined symbols only, and texts never spell the special ones).
   Status add_token(std::size_t id, const std::string& content, std::int32_t type, const JsonReader& reader) {
     const std::size_t limit = rows_ > 0 ? rows_ : data_.tokens.size() + kMostAdded;
     if (id >= limit) {
@@ -193,8 +201,10 @@ class DirectoryReader {
       data_.tokens[id] = content;
       data_.types[id] = type;
       if (!data_.scores.empty()) data_.scores[id] = 0;
-    } else if (data_.tokens[id] == content && data_.types[id] == kNormalType) {
+    } else if (data_.tokens[id] == content &&
+               (data_.types[id] == kNormalType || (data_.types[id] == kUserType && type == kControlType))) {
       data_.types[id] = type;
+      if (!data_.flags.empty()) data_.flags[id] |= kTokenPiece;
     } else if (data_.tokens[id] != content) {
       return reader.fail("token " + std::to_string(id) + " is " + gguf::quoted(content) + ", but " + path_ + " has " +
                          gguf::quoted(data_.tokens[id]));

@@ -228,6 +228,7 @@ void Encoder::unigram(std::string_view text, std::vector<std::int32_t>& ids) {
       node = edge->first;
       if (edge->second == Trie::kNoId) continue;
       const auto id = static_cast<std::int32_t>(edge->second);
+      if (!vocabulary_.may_emit(id, special_)) continue;
       offer(begin, i + 1, static_cast<double>(vocabulary_.score(id)), id);
       single = single || i + 1 - begin == bytes;
     }

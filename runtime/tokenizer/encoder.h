@@ -38,7 +38,7 @@ class AddedTokens {
 class Encoder {
  public:
   Encoder(const Vocabulary& vocabulary, bool special, std::vector<std::int32_t>& ids)
-      : vocabulary_(vocabulary), special_(special), ids_(ids), merger_(vocabulary) {}
+      : vocabulary_(vocabulary), special_(special), ids_(ids), merger_(vocabulary, special) {}
   // Appends the ids of the whole text.
   [[nodiscard]] Status run(std::string_view text);
 

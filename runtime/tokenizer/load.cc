@@ -94,7 +94,12 @@ class Loader {
 
   Status read_types() {
     Vocabulary& v = *vocabulary_;
-    BITNET_RETURN_IF_ERROR(check_parallel("tokenizer.ggml.token_type", v.data.types.size()));
+    if (v.data.types.empty() && v.data.model == "gpt2") {
+      BITNET_RETURN_IF_ERROR(assume("tokenizer.ggml.token_type is missing; every token is taken for a normal one"));
+      v.types.assign(v.data.tokens.size(), TokenType::kNormal);
+    } else {
+      BITNET_RETURN_IF_ERROR(check_parallel("tokenizer.ggml.token_type", v.data.types.size()));
+    }
     v.types.reserve(v.data.types.size());
     for (std::size_t i = 0; i < v.data.types.size(); ++i) {
       if (v.data.types[i] < 0 || v.data.types[i] > static_cast<std::int32_t>(TokenType::kByte)) {
@@ -120,6 +125,24 @@ class Loader {
     return {};
   }
 
+  // An id that nothing here uses: told where it is wrong, and no reason to refuse the model but in strict mode.
+  Status check_unused_id(const char* name, const std::optional<std::uint32_t>& id) {
+    std::int32_t ignored = kNone;
+    const Status checked = check_id(name, id, ignored);
+    if (checked.ok()) return {};
+    return assume(checked.error().message.substr(name_.size() + 2) + "; the id is ignored");
+  }
+
+  // Tells what is assumed, or refuses it in strict mode.
+  Status assume(const std::string& what) {
+    if (strict_) {
+      return Error{ErrorCode::kStrict,
+                   name_ + ": " + what + ": strict mode assumes nothing; convert the model again, or correct the key"};
+    }
+    vocabulary_->notes.push_back(what);
+    return {};
+  }
+
   std::int32_t find_control(std::string_view spelling) const {
     const Vocabulary& v = *vocabulary_;
     for (std::int32_t id = 0; id < v.size(); ++id) {
@@ -132,15 +155,14 @@ class Loader {
 
   Status read_ids() {
     Vocabulary& v = *vocabulary_;
-    std::int32_t ignored = kNone;
     BITNET_RETURN_IF_ERROR(check_id("bos", v.data.bos, v.bos));
     BITNET_RETURN_IF_ERROR(check_id("eos", v.data.eos, v.eos));
     BITNET_RETURN_IF_ERROR(check_id("eot", v.data.eot, v.eot));
     BITNET_RETURN_IF_ERROR(check_id("eom", v.data.eom, v.eom));
     BITNET_RETURN_IF_ERROR(check_id("unknown", v.data.unknown, v.unknown));
-    BITNET_RETURN_IF_ERROR(check_id("padding", v.data.pad, ignored));
-    BITNET_RETURN_IF_ERROR(check_id("seperator", v.data.sep, ignored));
-    BITNET_RETURN_IF_ERROR(check_id("mask", v.data.mask, ignored));
+    BITNET_RETURN_IF_ERROR(check_unused_id("padding", v.data.pad));
+    BITNET_RETURN_IF_ERROR(check_unused_id("seperator", v.data.sep));
+    BITNET_RETURN_IF_ERROR(check_unused_id("mask", v.data.mask));
     if (v.unknown != kNone && v.type(v.unknown) == TokenType::kUndefined) {
       v.types[static_cast<std::size_t>(v.unknown)] = TokenType::kUnknown;
       v.mergeable_unknown = v.unknown;
@@ -192,19 +214,19 @@ class Loader {
     std::string pre = v.data.pre;
     if (pre.empty() && v.data.tokens.size() == kLlama3Tokens) {
       pre = "llama-bpe";
-      const std::string what =
-          "tokenizer.ggml.pre is missing; for a byte-level BPE vocabulary of 128256 tokens llama-bpe (Llama 3) is ";
-      if (strict_) {
-        return Error{ErrorCode::kStrict, name_ + ": " + what +
-                                             "likely, but strict mode assumes nothing; convert the "
-                                             "model again, or set the key"};
-      }
-      v.notes.push_back(what + "assumed");
+      BITNET_RETURN_IF_ERROR(
+          assume("tokenizer.ggml.pre is missing; for a byte-level BPE vocabulary of 128256 tokens llama-bpe (Llama 3) "
+                 "is assumed"));
     }
     BITNET_ASSIGN_OR_RETURN(std::optional<Pipeline> pipeline, named_pipeline(pre));
     if (!pipeline) {
+      // What llama.cpp's converter writes where it knows no name; text would be cut by a guess.
+      const bool unnamed = pre.empty() || pre == "default";
       return fail("tokenizer.ggml.pre is " + (pre.empty() ? "missing" : quoted_text(pre)) + "; supported are " +
-                  known_names() + "; give token ids with --prompt-ids instead of text");
+                  known_names() +
+                  (unnamed ? "; convert the model from its Hugging Face directory, whose tokenizer.json says how text "
+                             "is cut, or give token ids with --prompt-ids instead of text"
+                           : "; give token ids with --prompt-ids instead of text"));
     }
     v.pipeline = *std::move(pipeline);
     return {};
@@ -274,7 +296,8 @@ class Loader {
     v.bytes.resize(v.data.tokens.size());
     for (std::int32_t id = 0; id < v.size(); ++id) {
       const TokenType type = v.type(id);
-      if (type == TokenType::kControl || type == TokenType::kUserDefined) continue;
+      const bool added = type == TokenType::kControl || type == TokenType::kUserDefined;
+      if (added && !v.is_added_piece(id)) continue;
       std::optional<std::string> bytes = unspell_bytes(v.piece(id));
       if (bytes && bytes->size() == 1 && type != TokenType::kByte && type != TokenType::kUnknown) {
         v.byte_ids[static_cast<unsigned char>(bytes->front())] = id;
@@ -308,7 +331,7 @@ class Loader {
         return fail("merge " + std::to_string(i) + " is " + quoted_text(merge) + ", but " + quoted_text(unknown) +
                     " is no token; vocabulary and merges do not belong together");
       }
-      if (v.type(whole->second) == TokenType::kControl) continue;  // text never becomes a control token
+      if (v.type(whole->second) == TokenType::kControl && !v.is_added_piece(whole->second)) continue;
       v.ranks.insert(static_cast<std::uint32_t>(left->second), static_cast<std::uint32_t>(right->second),
                      {static_cast<std::uint32_t>(i), static_cast<std::uint32_t>(whole->second)});
     }
@@ -320,11 +343,12 @@ class Loader {
     double worst = std::numeric_limits<double>::infinity();
     for (std::int32_t id = 0; id < v.size(); ++id) {
       const TokenType type = v.type(id);
-      if (type == TokenType::kByte || v.piece(id).empty()) continue;
-      if (type == TokenType::kUnused) continue;
+      if (type == TokenType::kUnused || v.piece(id).empty()) continue;
+      // For Hugging Face's tokenizers bytes are pieces like all others, for SentencePiece they are none.
+      if (type == TokenType::kByte && v.data.pipeline.empty()) continue;
       worst = std::min(worst, static_cast<double>(v.score(id)));
-      // Added tokens are cut out of the text before; where their flags forbid that, the model does not know them.
-      if (type == TokenType::kControl || type == TokenType::kUnknown || type == TokenType::kUserDefined) continue;
+      const bool added = type == TokenType::kControl || type == TokenType::kUnknown || type == TokenType::kUserDefined;
+      if (type == TokenType::kByte || (added && !v.is_added_piece(id))) continue;
       v.pieces.insert(v.piece(id), static_cast<std::uint32_t>(id));
     }
     v.unknown_score = (std::isfinite(worst) ? worst : 0) - kUnknownPenalty;
@@ -374,10 +398,12 @@ const Merges& Vocabulary::merges() const {
     merges_.pieces.reserve(data.tokens.size());
     for (std::int32_t id = 0; id < size(); ++id) {
       const TokenType kind = type(id);
-      const std::string_view piece = text(id);
-      if (piece.empty() || kind == TokenType::kControl || kind == TokenType::kByte) continue;
-      if (kind == TokenType::kUnknown && id != mergeable_unknown) continue;
-      if (kind == TokenType::kUserDefined && pipeline.byte_level) continue;
+      const bool cut_out = kind == TokenType::kControl || kind == TokenType::kUserDefined ||
+                           (kind == TokenType::kUnknown && id != mergeable_unknown);
+      if (kind == TokenType::kByte || (cut_out && !is_added_piece(id))) continue;
+      const std::string_view piece =
+          pipeline.byte_level ? std::string_view(bytes[static_cast<std::size_t>(id)]) : text(id);
+      if (piece.empty()) continue;
       merges_.pieces[piece] = id;  // of equal spellings the last, as in llama.cpp
       merges_.longest = std::max(merges_.longest, piece.size());
       if (cuts_at_borders) add_neighbours(merges_, piece);

@@ -6,8 +6,9 @@
 
 namespace bitnet::tokenizer {
 
-Merger::Merger(const Vocabulary& vocabulary)
+Merger::Merger(const Vocabulary& vocabulary, bool special)
     : vocabulary_(vocabulary),
+      special_(special),
       merges_(vocabulary.pipeline.byte_level && !vocabulary.pipeline.ignore_merges ? nullptr : &vocabulary.merges()) {}
 
 void Merger::encode(std::string_view word, std::vector<std::int32_t>& ids) {
@@ -36,7 +37,8 @@ void Merger::encode(std::string_view word, std::vector<std::int32_t>& ids) {
 std::int32_t Merger::find(std::size_t begin, std::size_t bytes) const {
   if (bytes > merges_->longest) return kNone;
   const auto found = merges_->pieces.find(word_.substr(begin, bytes));
-  return found == merges_->pieces.end() ? kNone : found->second;
+  if (found == merges_->pieces.end() || !vocabulary_.may_emit(found->second, special_)) return kNone;
+  return found->second;
 }
 
 // One symbol a character, or a byte; bytes that are no valid UTF-8 stand alone.
@@ -64,7 +66,7 @@ void Merger::offer(std::int32_t left, std::int32_t right) {
     if (a.id == kNone || b.id == kNone) return;
     const PairTable::Value* merged =
         vocabulary_.ranks.find(static_cast<std::uint32_t>(a.id), static_cast<std::uint32_t>(b.id));
-    if (merged == nullptr) return;
+    if (merged == nullptr || !vocabulary_.may_emit(static_cast<std::int32_t>(merged->second), special_)) return;
     queue_.push_back(
         {-static_cast<double>(merged->first), left, right, bytes, static_cast<std::int32_t>(merged->second)});
   } else {

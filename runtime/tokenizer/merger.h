@@ -15,7 +15,8 @@ namespace bitnet::tokenizer {
 
 class Merger {
  public:
-  explicit Merger(const Vocabulary& vocabulary);
+  // special: characters may become control tokens that are pieces, too.
+  Merger(const Vocabulary& vocabulary, bool special);
   // Appends the ids of a word of less than 2^31 bytes. A character without a token gives the ids of its bytes, or the
   // unknown token, or is counted as lost (the first byte of the first one).
   void encode(std::string_view word, std::vector<std::int32_t>& ids);
@@ -50,6 +51,7 @@ class Merger {
   void emit(const Symbol& symbol, std::vector<std::int32_t>& ids);
 
   const Vocabulary& vocabulary_;
+  bool special_;
   const Merges* merges_;  // null: not needed
   std::string_view word_;
   std::vector<Symbol> symbols_;

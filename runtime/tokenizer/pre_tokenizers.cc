@@ -6,7 +6,8 @@
 // Facts of llama.cpp that these names imply: the names of the llama-bpe group switch ignore_merges on and put a
 // beginning-of-text token before a prompt unless tokenizer.ggml.add_bos_token says otherwise; all others put none.
 // Qwen2 models bring text into NFC first when they run elsewhere; llama.cpp does not, and a GGUF file that only says
-// "qwen2" is read as llama.cpp reads it. Falcon3, Falcon-E and Falcon-H1 are cut like Llama 3.
+// "qwen2" is read as llama.cpp reads it; names that it cuts like another name are here with that one. Falcon3, Falcon-E
+// and Falcon-H1 are cut like Llama 3.
 #include <array>
 #include <span>
 
@@ -54,6 +55,9 @@ struct Named {
 constexpr Named kNamed[] = {
     {"gpt-2", kGpt2Cuts},
     {"gpt2", kGpt2Cuts},
+    {"olmo", kGpt2Cuts},
+    {"mpt", kGpt2Cuts},
+    {"jais", kGpt2Cuts},
     {"llama-bpe", kLlama3Cuts, true},
     {"llama3", kLlama3Cuts, true},
     {"llama-v3", kLlama3Cuts, true},
@@ -61,6 +65,9 @@ constexpr Named kNamed[] = {
     {"falcon-h1", kLlama3Cuts, true},
     {"falcon_e", kLlama3Cuts, true},
     {"qwen2", kQwen2Cuts},
+    {"stablelm2", kQwen2Cuts},
+    {"deepseek-r1-qwen", kQwen2Cuts},
+    {"megrez", kQwen2Cuts},
     {"deepseek-coder", kDeepseekCoderCuts},
     {"deepseek-llm", kDeepseekLlmCuts},
     {"falcon", kFalconCuts},

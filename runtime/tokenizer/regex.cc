@@ -4,6 +4,8 @@
 #include <pcre2.h>
 
 #include <array>
+#include <cctype>
+#include <charconv>
 #include <utility>
 
 #include "runtime/tokenizer/utf8.h"
@@ -78,15 +80,16 @@ class Translator {
       case 'P':
         return property();
       case 'u':
-        if (pattern_.size() - at_ < 6) return fail("\\u needs four hexadecimal digits");
+        if (hex_digits(at_ + 2, 4) != 4) return fail("\\u needs four hexadecimal digits");
         out_ += R"(\x{)" + std::string(pattern_.substr(at_ + 2, 4)) + "}";
         at_ += 6;
         return {};
+      case 'x':
+        return code_point();
       case 'n':
       case 'r':
       case 't':
       case 'f':
-      case 'x':
       case 'd':
       case 'D':
         copy(2);
@@ -104,6 +107,40 @@ class Translator {
     out_ += '\\';
     ++at_;
     copy(next_character(pattern_.substr(at_)).bytes);
+    return {};
+  }
+
+  // How many hexadecimal digits stand at `begin`, at most `most`.
+  [[nodiscard]] std::size_t hex_digits(std::size_t begin, std::size_t most) const {
+    std::size_t count = 0;
+    while (count < most && begin + count < pattern_.size() &&
+           std::isxdigit(static_cast<unsigned char>(pattern_[begin + count])) != 0) {
+      ++count;
+    }
+    return count;
+  }
+
+  // \x{10FFFF}, and \x7F, which is a byte: from 80 on a part of a character only.
+  Status code_point() {
+    const std::size_t begin = at_ + 2;
+    const bool braces = begin < pattern_.size() && pattern_[begin] == '{';
+    const std::size_t digits = braces ? hex_digits(begin + 1, 8) : hex_digits(begin, 2);
+    if (digits == 0) return fail("\\x needs hexadecimal digits");
+    const std::string_view number = pattern_.substr(begin + (braces ? 1 : 0), digits);
+    std::uint32_t code = 0;
+    std::from_chars(number.data(), number.data() + number.size(), code, 16);
+    if (braces && (begin + 1 + digits == pattern_.size() || pattern_[begin + 1 + digits] != '}')) {
+      return fail("\\x{" + std::string(number) + ": expected one code point of at most eight digits and a brace");
+    }
+    if (braces && (code > 0x10FFFF || (code >= 0xD800 && code < 0xE000))) {
+      return fail("\\x{" + std::string(number) + "} is no character");
+    }
+    if (!braces && code >= 0x80) {
+      return fail("\\x" + std::string(number) + " is a part of a character; write the character, or \\x{" +
+                  std::string(number) + "} for the code point");
+    }
+    out_ += R"(\x{)" + std::string(number) + "}";
+    at_ = begin + digits + (braces ? 2 : 0);
     return {};
   }
 
@@ -170,7 +207,11 @@ class Translator {
       ++at_;
       return {};
     }
-    if (end + 1 < pattern_.size() && pattern_[end + 1] == '+') return fail("a count before + is not supported");
+    if (end + 1 < pattern_.size()) {
+      if (pattern_[end + 1] == '+') return fail("a count before + is not supported");
+      const bool one = pattern_.substr(at_, end - at_).find(',') == std::string_view::npos;
+      if (one && pattern_[end + 1] == '?') return fail("an exact count before ? is not supported");
+    }
     copy(1);
     if (sees(",")) out_ += '0';
     copy(end + 1 - at_);

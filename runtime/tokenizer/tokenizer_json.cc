@@ -186,6 +186,7 @@ class TokenizerJson {
   Status read_added() {
     BITNET_ASSIGN_OR_RETURN(const Json* list, reader_.list("added_tokens"));
     known_ += list->size();
+    const std::vector<bool> in_model = used_;
     std::vector<std::pair<std::size_t, std::uint8_t>> flags;
     for (std::size_t i = 0; i < list->size(); ++i) {
       const JsonReader token((*list)[i], reader_.where() + ": added_tokens[" + std::to_string(i) + "]");
@@ -200,6 +201,9 @@ class TokenizerJson {
         BITNET_ASSIGN_OR_RETURN(const bool flag, token.flag_or(key, bit == kTokenNormalized && !special));
         if (flag) bits |= bit;
       }
+      // Texts do not become a special token in another way where only its whole spelling can be it.
+      const bool matters = !special || !byte_level_ || (bits & kTokenSingleWord) != 0;
+      if (matters && id < in_model.size() && in_model[id]) bits |= kTokenPiece;
       if (bits != 0) flags.emplace_back(id, static_cast<std::uint8_t>(bits));
     }
     if (!data_.scores.empty()) data_.scores.resize(data_.tokens.size(), 0.0F);

@@ -115,6 +115,17 @@ struct Vocabulary {
   [[nodiscard]] unsigned flags(std::int32_t id) const {
     return data.flags.empty() ? 0 : data.flags[static_cast<std::size_t>(id)];
   }
+  // Whether words may become this token of a type that is cut out of texts. Where flags do not say it: of SentencePiece
+  // BPE the user-defined ones, as in SentencePiece.
+  [[nodiscard]] bool is_added_piece(std::int32_t id) const {
+    if ((flags(id) & kTokenPiece) != 0) return true;
+    return data.flags.empty() && type(id) == TokenType::kUserDefined && engine != Engine::kUnigram &&
+           !pipeline.byte_level;
+  }
+  // Whether text may become this token where control tokens are (not) asked for.
+  [[nodiscard]] bool may_emit(std::int32_t id, bool special) const {
+    return special || (type(id) != TokenType::kControl && (type(id) != TokenType::kUnknown || id == mergeable_unknown));
+  }
   // Text of the token, as it is merged and decoded: the bytes of byte-level tokens, else the piece.
   [[nodiscard]] std::string_view text(std::int32_t id) const {
     const bool spelled = pipeline.byte_level && type(id) != TokenType::kControl && type(id) != TokenType::kUserDefined;

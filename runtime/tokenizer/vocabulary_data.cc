@@ -6,7 +6,9 @@
 #include <limits>
 #include <span>
 #include <string_view>
+#include <type_traits>
 #include <utility>
+#include <variant>
 
 #include "runtime/base/sha256.h"
 
@@ -81,7 +83,9 @@ class Reader {
 
   Status read_arrays(VocabularyData& data) const {
     BITNET_RETURN_IF_ERROR(read_strings("tokenizer.ggml.tokens", data.tokens));
-    BITNET_RETURN_IF_ERROR(read_values("tokenizer.ggml.token_type", gguf::ValueType::kI32, data.types));
+    if (data.model != "gpt2" || file_.find("tokenizer.ggml.token_type") != nullptr) {
+      BITNET_RETURN_IF_ERROR(read_values("tokenizer.ggml.token_type", gguf::ValueType::kI32, data.types));
+    }
     const char* merges = data.model == "gpt2" ? kMerges : kOwnMerges;
     if (data.model == "gpt2" || file_.find(merges) != nullptr) {
       BITNET_RETURN_IF_ERROR(read_strings(merges, data.merges));
@@ -108,9 +112,21 @@ class Reader {
     return read_values("tokenizer.ggml.precompiled_charsmap", gguf::ValueType::kU8, data.charsmap);
   }
 
+  // Of a signed type: writers' other way to say "none".
+  static bool is_minus_one(const gguf::KeyValue& entry) {
+    return std::visit(
+        [](const auto& value) {
+          using T = std::decay_t<decltype(value)>;
+          if constexpr (std::is_integral_v<T> && std::is_signed_v<T>) return value == T{-1};
+          return false;
+        },
+        entry.value);
+  }
+
   Status read_id(const char* name, std::optional<std::uint32_t>& target) const {
     const std::string key = "tokenizer.ggml." + std::string(name) + "_token_id";
-    if (file_.find(key) == nullptr) return {};
+    const gguf::KeyValue* entry = file_.find(key);
+    if (entry == nullptr || is_minus_one(*entry)) return {};
     const auto id = file_.get_uint(key);
     if (!id.ok()) return as_tokenizer(id.error());
     if (*id == kNoId) return {};
@@ -208,7 +224,9 @@ void set_vocabulary(const VocabularyData& vocabulary, gguf::Writer& writer) {
   if (!vocabulary.pre.empty()) writer.set("tokenizer.ggml.pre", std::string_view(vocabulary.pre));
   writer.set("tokenizer.ggml.tokens", std::span<const std::string>(vocabulary.tokens));
   if (!vocabulary.scores.empty()) writer.set("tokenizer.ggml.scores", std::span<const float>(vocabulary.scores));
-  writer.set("tokenizer.ggml.token_type", std::span<const std::int32_t>(vocabulary.types));
+  if (!vocabulary.types.empty()) {
+    writer.set("tokenizer.ggml.token_type", std::span<const std::int32_t>(vocabulary.types));
+  }
   const auto set_id = [&](const char* name, const std::optional<std::uint32_t>& id) {
     if (id) writer.set("tokenizer.ggml." + std::string(name) + "_token_id", *id);
   };

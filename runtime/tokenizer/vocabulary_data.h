@@ -20,6 +20,7 @@ enum TokenFlag : std::uint8_t {
   kTokenRstrip = 2,      // and after it
   kTokenSingleWord = 4,  // is found only where no letter, digit or underscore stands beside it
   kTokenNormalized = 8,  // is looked for in the normalised text, in its own normalised spelling
+  kTokenPiece = 16,      // is one of the model's own tokens, too: words may become it where it was not cut out
 };
 
 struct VocabularyData {
@@ -28,8 +29,8 @@ struct VocabularyData {
   // How "gpt2" cuts text into words (tokenizer.ggml.pre). Empty: the file does not say.
   std::string pre = "default";
   // [size] each; types as in tokenizer.ggml.token_type: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6
-  // byte. scores may be empty for "gpt2", which does not use them. Tokens of "gpt2" that are normal are spelled in the
-  // 256 printable stand-ins for bytes, all others as they are.
+  // byte. scores and types may be empty for "gpt2", which does not use scores; all are normal then. Tokens of "gpt2"
+  // that are normal are spelled in the 256 printable stand-ins for bytes, all others as they are.
   std::vector<std::string> tokens;
   std::vector<float> scores;
   std::vector<std::int32_t> types;
@@ -56,7 +57,7 @@ struct VocabularyData {
 // digest, so that a file whose vocabulary was changed afterwards is refused.
 void set_vocabulary(const VocabularyData& vocabulary, gguf::Writer& writer);
 
-// The other direction; an id of 2^32-1 (a writer's -1) is none. kTokenizer, with file and key: no tokenizer, a key of
+// The other direction; an id of -1, or of 2^32-1, is none. kTokenizer, with file and key: no tokenizer, a key of
 // another type, a digest of another vocabulary. What the values mean is checked by Tokenizer.
 [[nodiscard]] Result<VocabularyData> read_vocabulary(const gguf::File& file);
 
