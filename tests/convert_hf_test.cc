@@ -163,6 +163,19 @@ ModelConfig converted_config(const Checkpoint& checkpoint, const Origins& origin
   CHECK(report.tensors.size() == file.tensors().size());
   const auto config = read_config(file);
   REQUIRE_MESSAGE(config.ok(), config.error().message);
+
+  // To SafeTensors and back: the same again.
+  fs::create_directory(folder.file("out"));
+  const ConvertReport out = converted(folder.file("x.gguf"), folder.file("out/model.safetensors"));
+  CHECK(out.lossless());
+  ConvertOptions options;
+  options.type = parse_target_type("f32");
+  options.weights_only = true;
+  const auto back = convert_model(folder.file("out"), folder.file("back.gguf"), options);
+  REQUIRE_MESSAGE(back.ok(), back.error().message);
+  const gguf::File returned = opened(folder.file("back.gguf"));
+  check(returned, origins);
+  CHECK(returned.tensors().size() == file.tensors().size());
   return *config;
 }
 
@@ -432,6 +445,98 @@ TEST_CASE("weight_scale divides where linear_class is bitlinear, also when it is
     CHECK(wrong == 0);
     CHECK(float_at(plain, kHidden * kFfn / 16) == 0.75F);
   }
+}
+
+// transformers multiplies the sum of an offline autobitlinear layer, with its bias, by the weights' scale.
+TEST_CASE("biases of packed weights: scaled where the class scales sums") {
+  for (const char* linear : {"autobitlinear", "bitlinear"}) {
+    CAPTURE(std::string(linear));
+    const TempFolder folder;
+    Checkpoint checkpoint;
+    checkpoint.config["attention_bias"] = true;
+    checkpoint.config["quantization_config"]["linear_class"] = linear;
+    for (const char* layer : {"0", "1"}) {
+      checkpoint.tensors.push_back(floats("model.layers." + std::string(layer) + ".self_attn.v_proj.bias", {kKv}));
+    }
+    checkpoint.write(folder.file("hf"));
+    ConvertOptions options;
+    options.weights_only = true;
+    const auto report = convert_model(folder.file("hf"), folder.file("x.gguf"), options);
+    REQUIRE_MESSAGE(report.ok(), report.error().message);
+    const gguf::File file = opened(folder.file("x.gguf"));
+    const gguf::Tensor& bias = tensor_of(file, "blk.1.attn_v.bias");
+    const bool scaled = std::string(linear) == "autobitlinear";
+    const std::string name = "model.layers.1.self_attn.v_proj.";
+    const float scale = scaled ? scale_of(name + "weight") : 1.0F;
+    int wrong = 0;
+    for (std::int64_t i = 0; i < kKv; ++i) wrong += float_at(bias, i) != value(name + "bias", i) * scale ? 1 : 0;
+    CHECK(wrong == 0);
+
+    // Floats again, bias and all.
+    fs::create_directory(folder.file("out"));
+    options.type = gguf::TensorType::kF32;
+    const auto out = convert_model(folder.file("hf"), folder.file("out/model.safetensors"), options);
+    REQUIRE_MESSAGE(out.ok(), out.error().message);
+    options.type.reset();
+    options.embedding = gguf::TensorType::kF32;
+    const auto back = convert_model(folder.file("out"), folder.file("back.gguf"), options);
+    REQUIRE_MESSAGE(back.ok(), back.error().message);
+    const gguf::File returned = opened(folder.file("back.gguf"));
+    for (const gguf::Tensor& tensor : file.tensors()) {
+      if (tensor.name == "token_embd.weight") continue;  // float16 in the first
+      const gguf::Tensor& same = tensor_of(returned, std::string(tensor.name));
+      REQUIRE(same.data.size() == tensor.data.size());
+      CHECK(std::memcmp(same.data.data(), tensor.data.data(), tensor.data.size()) == 0);
+    }
+  }
+}
+
+TEST_CASE("sliding_window counts where the class uses it") {
+  const auto window_of = [](const Json& config) -> Result<ModelConfig> {
+    const TempFolder folder;
+    Checkpoint checkpoint = empty({{"tie_word_embeddings", true}});
+    checkpoint.config.update(config);
+    Origins origins;
+    origins.llama(kHidden, kKv, false);
+    if (config["model_type"] == "qwen3") {
+      origins.layers("attn_q_norm.weight", "self_attn.q_norm.weight", kHeadDim);
+      origins.layers("attn_k_norm.weight", "self_attn.k_norm.weight", kHeadDim);
+    }
+    origins.write_into(checkpoint);
+    checkpoint.write(folder.file("hf"));
+    ConvertOptions options;
+    options.weights_only = true;
+    const auto report = convert_model(folder.file("hf"), folder.file("x.gguf"), options);
+    if (!report.ok()) return report.error();
+    const bool warned = std::any_of(report->warnings.begin(), report->warnings.end(), [](const std::string& warning) {
+      return warning.find("sliding_window is left out of account") != std::string::npos;
+    });
+    CHECK(warned == (config["model_type"] == "llama" || config["model_type"] == "minicpm"));
+    return read_config(opened(folder.file("x.gguf")));
+  };
+  const Json llama = {{"model_type", "llama"}, {"architectures", {"LlamaForCausalLM"}}, {"sliding_window", 16}};
+  CHECK(window_of(llama)->window == 0);
+  Json minicpm = {{"model_type", "minicpm"}, {"architectures", {"MiniCPMForCausalLM"}}, {"sliding_window", 16}};
+  minicpm.update({{"scale_emb", 12}, {"scale_depth", 1.4}, {"dim_model_base", 32}});
+  CHECK(window_of(minicpm)->window == 0);
+  CHECK(window_of({{"model_type", "mistral"}, {"architectures", {"MistralForCausalLM"}}, {"sliding_window", 16}})
+            ->window == 16);
+  Json qwen = {{"model_type", "qwen3"}, {"architectures", {"Qwen3ForCausalLM"}}, {"sliding_window", 16}};
+  CHECK(window_of(qwen)->window == 0);
+  qwen.update({{"use_sliding_window", false}, {"max_window_layers", 0}});
+  CHECK(window_of(qwen)->window == 0);
+  qwen["use_sliding_window"] = true;
+  CHECK(window_of(qwen)->window == 16);
+  CHECK(window_of(qwen)->windowed(0));
+  qwen["max_window_layers"] = kLayers;
+  CHECK(window_of(qwen)->window == 0);
+  qwen["max_window_layers"] = 1;
+  CHECK(!window_of(qwen).ok());
+  qwen["layer_types"] = {"sliding_attention", "full_attention"};
+  CHECK(window_of(qwen)->windowed(0));
+  CHECK(!window_of(qwen)->windowed(1));
+  qwen.erase("sliding_window");
+  CHECK(!window_of(qwen).ok());
 }
 
 // Masters are rounded by their mean magnitude, whatever says that they are masters.

@@ -173,6 +173,64 @@ TEST_CASE("Q1_0 is -1 and +1; its scales reduce as the others'") {
   CHECK(matrix.scale_kind() == ScaleKind::kRow);
 }
 
+// Against bytes that are put together above, and through the reader.
+TEST_CASE("Q2_0, PQ2_0 and Q1_0 are written as they are read: codes, scales of each kind, blocks of zeros") {
+  using enum ScaleKind;
+  for (const auto& [type, block] : {std::pair{kQ2_0, 64}, {kPQ2_0, 128}, {kQ1_0, 128}}) {
+    CAPTURE(block);
+    Codes codes = random_codes(kRows * kColumns, 17);
+    if (type == kQ1_0) {
+      for (std::uint8_t& code : codes) code = code == 1 ? std::uint8_t{2} : code;
+    }
+    std::fill_n(codes.begin() + kColumns, block, std::uint8_t{1});
+    const auto row_blocks = static_cast<std::size_t>(kColumns / block);
+    std::vector<float> groups;  // [block of a row][row]
+    for (std::size_t i = 0; i < kRows * row_blocks; ++i) groups.push_back(0.5F + static_cast<float>(i) / 256);
+    const std::vector<float> wide(groups.begin(), groups.begin() + kRows * 3);  // of 256 columns
+    const struct {
+      ScaleKind kind;
+      std::int32_t group;
+      std::vector<float> scales;
+    } cases[] = {{kGroup, block, groups}, {kGroup, 256, wide}, {kRow, 0, {1, 2, 3, 4, 5, 6}}, {kTensor, 0, {0.75F}}};
+    for (const auto& test : cases) {
+      const auto scale_of = [&](std::size_t row, std::size_t b) {
+        if (test.kind == kTensor) return test.scales[0];
+        if (test.kind == kRow) return test.scales[row];
+        return test.scales[b * static_cast<std::size_t>(block) / static_cast<std::size_t>(test.group) * kRows + row];
+      };
+      const Raw bytes = encoded(type, kRows, kColumns, codes, test.kind, test.group, test.scales);
+      if (type != kQ1_0) {
+        std::vector<float> by_block;
+        for (std::size_t i = 0; i < kRows * row_blocks; ++i)
+          by_block.push_back(scale_of(i / row_blocks, i % row_blocks));
+        by_block[row_blocks] = 0;
+        CHECK(bytes == two_bit_blocks(block, codes, by_block));
+      }
+      const OneTensor file(type, kRows, kColumns, std::as_bytes(std::span(bytes)));
+      const TernaryMatrix matrix = open_ternary(file.file, file.tensor());
+      CHECK(all_codes(matrix) == codes);
+      CHECK((matrix.scale_kind() == test.kind));
+      std::vector<float> floats(codes.size());
+      decode_floats(type, file.tensor().data.data(), 0, floats);
+      int wrong = 0;
+      for (std::size_t i = 0; i < codes.size(); ++i) {
+        const float scale = scale_of(i / kColumns, i % kColumns / static_cast<std::size_t>(block));
+        // Q1_0 has no zero but that of a zero scale.
+        wrong += floats[i] != static_cast<float>(codes[i] - 1) * scale ? 1 : 0;
+      }
+      CHECK(wrong == 0);
+    }
+  }
+  const float scale = 1;
+  auto encoder = TernaryEncoder::make({kQ1_0, 2, 256, I2sLayout::kX86, std::nullopt}, kTensor, 0, std::span(&scale, 1));
+  REQUIRE(encoder.ok());
+  Codes codes(512, 2);
+  codes[256 + 128 + 5] = 1;
+  const Status refused = encoder->add_rows(codes);
+  REQUIRE_FALSE(refused.ok());
+  CHECK_MESSAGE(has(refused.error().message, "row 1, column 133: expected -1 or +1"), refused.error().message);
+}
+
 TEST_CASE("blocks with twice the scale in them are no ternary matrix, and say so") {
   for (const auto& [type, name] : {std::pair{kQ2_0, "Q2_0"}, std::pair{kPQ2_0, "PQ2_0"}, std::pair{kTQ2_0, "TQ2_0"}}) {
     Codes codes = random_codes(kRows * kColumns, 15);
@@ -323,7 +381,11 @@ TEST_CASE("what a type cannot hold is refused before anything is written") {
   CHECK(has(why(target(kTQ2_0, 4, 256), kGroup, 128, std::vector<float>(8, 1)), "one for 128"));
   CHECK(has(why(target(kTQ2_0, 4, 256), kGroup, 100, std::vector<float>(8, 1)), "groups that divide the columns"));
   CHECK(has(why(target(kTQ2_0, 4, 256), kTensor, 0, {70000}), "float16 can hold, found 70000"));
-  CHECK(has(why(target(kQ1_0, 4, 256), kTensor, 0, {1}), "expected I2_S, TL1, TL2, TQ1_0 or TQ2_0"));
+  CHECK(has(why(target(kQ8_0, 4, 256), kTensor, 0, {1}), "expected I2_S, TL1, TL2, TQ1_0, TQ2_0, Q2_0"));
+  CHECK(has(why(target(kPQ2_0, 4, 192), kTensor, 0, {1}), "a multiple of 128 columns"));
+  CHECK(has(why(target(kPQ2_0, 4, 256), kGroup, 64, std::vector<float>(16, 1)), "choose q2_0 or f16"));
+  CHECK(has(why(target(kTQ2_0, 4, 256), kGroup, 128, std::vector<float>(8, 1)), "choose q2_0, pq2_0 or f16"));
+  CHECK(why(target(kQ2_0, 4, 256), kGroup, 128, std::vector<float>(8, 1)).empty());
   TernaryTarget wrong_tile = target(kTL1, 128, 128);
   wrong_tile.tile = TileShape{96, 64, 32};
   CHECK(has(why(wrong_tile, kTensor, 0, {1}), "expected rows to be a multiple of bm = 96, found 128"));

@@ -581,7 +581,8 @@ TEST_CASE("a model without a ternary tensor runs as a dense one, and says so") {
     CHECK_FALSE(use.name.find("gemv") != std::string::npos);
     CHECK_FALSE(use.name.find("gemm") != std::string::npos);
   }
-  // strict refuses built-in kernels where a bundle could stand in for them; for dense rows there is no bundle to ask for.
+  // strict refuses built-in kernels where a bundle could stand in for them; for dense rows there is no bundle to ask
+  // for.
   options.strict = true;
   CHECK(Model::load(path, options).ok());
 }

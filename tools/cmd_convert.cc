@@ -137,7 +137,8 @@ void add_convert_command(CLI::App& app, int& exit_code) {
   command->add_option("--output-tile-config", options->convert.tile_config,
                       "kernel_config.ini for a result in TL1 or TL2 (default: --tile-config)");
   command->add_flag("--strict", options->convert.read.strict, "Refuse what would have to be assumed");
-  command->add_option("--name", options->convert.name, "general.name (default: the source's)");
+  command->add_option("--name", options->convert.name,
+                      "general.name, or _name_or_path of config.json (default: the source's)");
   command->add_option("--report", options->report, "File for a report in JSON: every tensor, its types and its error");
   command->add_flag("--verify", options->verify, "Run source and result, and compare their logits");
   command->add_flag("-q,--quiet", options->quiet, "No progress");

@@ -4,7 +4,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <cstdio>
 #include <filesystem>
+#include <limits>
+#include <map>
 #include <memory>
 #include <utility>
 
@@ -12,14 +16,17 @@
 #include "runtime/convert/checkpoint.h"
 #include "runtime/convert/generation.h"
 #include "runtime/convert/gguf_source.h"
+#include "runtime/convert/hf_check.h"
 #include "runtime/convert/hf_config.h"
 #include "runtime/convert/hf_output.h"
 #include "runtime/convert/hf_tensors.h"
+#include "runtime/convert/llama3_scaling.h"
 #include "runtime/convert/metadata.h"
 #include "runtime/convert/output.h"
 #include "runtime/convert/plan.h"
 #include "runtime/convert/stream.h"
 #include "runtime/gguf/types.h"
+#include "runtime/model/tensors.h"
 #include "runtime/safetensors/safetensors.h"
 #include "runtime/sampling/recommended.h"
 #include "runtime/tokenizer/directory.h"
@@ -38,6 +45,16 @@ std::string model_name(const std::string& directory, const std::string& configur
   std::error_code error;
   const fs::path path = fs::canonical(directory, error);
   return error ? directory : path.filename().string();
+}
+
+// x with x * scale == product, where there is one, else the nearest.
+float factor_of(float product, float scale) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const float quotient = product / scale;
+  for (const float candidate : {quotient, std::nextafter(quotient, kInfinity), std::nextafter(quotient, -kInfinity)}) {
+    if (candidate * scale == product) return candidate;
+  }
+  return quotient;
 }
 
 fs::path folder_of(const std::string& path) {
@@ -154,7 +171,16 @@ class Conversion {
   Status open_gguf() {
     BITNET_RETURN_IF_ERROR(convert::check_output(output_, input_));
     BITNET_ASSIGN_OR_RETURN(source_.file, gguf::File::open(input_));
+    if (source_.file->find_tensor("token_embd.weight") == nullptr) report_.missing = {"token_embd.weight"};
     BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(*source_.file));
+    report_.config = config;
+    // What loading would refuse: a part of a model must not become a whole one.
+    BITNET_ASSIGN_OR_RETURN(TensorNames names, check_names(*source_.file, config));
+    report_.missing = std::move(names.missing);
+    report_.unexpected = std::move(names.foreign);
+    BITNET_RETURN_IF_ERROR(convert::refuse_names(
+        input_, report_.missing, report_.unexpected,
+        "the file is not a whole model of architecture " + config.architecture + ": fetch or convert it again"));
     const bool tied = config.tied_only || source_.file->find_tensor("output.weight") == nullptr;
     source_.config = convert::hf_config_of(config, tied);
     for (const auto& [key, id] : {std::pair("tokenizer.ggml.bos_token_id", &source_.config.bos),
@@ -173,6 +199,7 @@ class Conversion {
         tensor.floats(0, tensor.rows(), factors->data());
       }
     }
+    BITNET_RETURN_IF_ERROR(read_llama3());
     report_.name = options_.name;
     if (options_.name.empty() && source_.file->find("general.name") != nullptr) {
       BITNET_ASSIGN_OR_RETURN(const std::string_view name, source_.file->get_string("general.name"));
@@ -187,7 +214,28 @@ class Conversion {
       return Error{ErrorCode::kUsage, "--type: expected the type of the result's matrices, one of " +
                                           std::string(target_type_names()) + ", found none; a GGUF file needs it"};
     }
-    return source_.config.storage == convert::Storage::kPlain ? TensorType::kF16 : TensorType::kI2_S;
+    const bool plain =
+        source_.config.storage == convert::Storage::kPlain && source_.config.family != convert::Family::kBitNet;
+    return plain ? TensorType::kF16 : TensorType::kI2_S;
+  }
+
+  // What a conversion of this program noted about the factors that it wrote, if they are still there.
+  Status read_llama3() {
+    convert::HfConfig& config = source_.config;
+    const std::string prefix = config.model.architecture + std::string(convert::kLlama3Keys);
+    if (config.rope_factors.empty() || source_.file->find(prefix + "factor") == nullptr) return {};
+    convert::Llama3Scaling noted;
+    for (const auto& [key, value] :
+         {std::pair("factor", &noted.factor), {"low_freq_factor", &noted.low}, {"high_freq_factor", &noted.high}}) {
+      BITNET_ASSIGN_OR_RETURN(const double stated, source_.file->get_float(prefix + key));
+      *value = static_cast<float>(stated);
+    }
+    BITNET_ASSIGN_OR_RETURN(const std::uint64_t context, source_.file->get_uint(prefix + "original_context_length"));
+    noted.original_context = static_cast<std::int64_t>(context);
+    if (convert::llama3_factors(noted, config.model.rope_base, config.model.rope_dim) == config.rope_factors) {
+      config.llama3 = noted;
+    }
+    return {};
   }
 
   // What each tensor becomes; fills the report's list of tensors.
@@ -234,8 +282,10 @@ class Conversion {
       options_.progress(shown_, total_);
       return {};
     };
-    return convert::stream_tensor(source_.tensors[index], targets_[index], sink, step, report_.tensors[index],
-                                  report_.warnings);
+    BITNET_RETURN_IF_ERROR(convert::stream_tensor(source_.tensors[index], targets_[index], sink, step,
+                                                  report_.tensors[index], report_.warnings));
+    report_.tensors[index].max_error = std::max(report_.tensors[index].max_error, source_.tensors[index].error);
+    return {};
   }
 
   Status write_gguf() {
@@ -260,13 +310,13 @@ class Conversion {
 
   Status make_metadata(gguf::Writer& writer) {
     if (options_.weights_only) {
-      convert::set_model_metadata(source_.config.model, report_.name, type_, writer);
+      convert::set_model_metadata(source_.config, report_.name, type_, writer);
       return {};
     }
     BITNET_ASSIGN_OR_RETURN(const VocabularyData vocabulary,
                             read_tokenizer_directory(source_.directory, source_.config.model.vocab, report_.warnings));
     BITNET_ASSIGN_OR_RETURN(const convert::Generation generation, convert::read_generation(source_.directory));
-    convert::set_model_metadata(source_.config.model, report_.name, type_, writer);
+    convert::set_model_metadata(source_.config, report_.name, type_, writer);
     set_vocabulary(vocabulary, writer);
     writer.set("general.quantization_version", std::uint32_t{2});
     if (generation.present) recommend_sampling(generation.sampling, writer);
@@ -293,13 +343,9 @@ class Conversion {
     BITNET_ASSIGN_OR_RETURN(const TensorType type, projection_type());
     const bool packed = type == TensorType::kI2_S;
     const std::string config_path = (folder_of(output_) / "config.json").string();
-    if (packed) source_.config.storage = convert::Storage::kPacked;
-    source_.config.scale_divides = false;
-    std::string reason;
-    const auto config_text = convert::hf_config_json(source_.config, packed, reason);
-    if (!config_text) report_.warnings.push_back("config.json is not written: " + reason);
+    BITNET_ASSIGN_OR_RETURN(const std::string config_text, make_config_json(packed));
     std::error_code ignored;
-    if (config_text && fs::exists(config_path, ignored)) {
+    if (fs::exists(config_path, ignored)) {
       return Error{ErrorCode::kUsage, config_path + ": expected no such file, because the result's config.json goes " +
                                           "there, found one; name a file in a folder of its own"};
     }
@@ -314,6 +360,7 @@ class Conversion {
     safetensors::Writer writer;
     writer.set("format", "pt");
     std::vector<float> scales;
+    std::map<std::string, float> scale_of;
     for (std::size_t i = 0; i < source_.tensors.size(); ++i) {
       const SourceTensor& tensor = source_.tensors[i];
       BITNET_ASSIGN_OR_RETURN(const std::uint64_t bytes, convert::target_bytes(tensor, targets_[i]));
@@ -329,7 +376,9 @@ class Conversion {
       BITNET_ASSIGN_OR_RETURN(const float scale, convert::packed_scale(source_.tensors[i], targets_[i]));
       writer.add_tensor(source_.tensors[i].name + "_scale", safetensors::DType::kF32, {1});
       scales.push_back(scale);
+      scale_of[source_.tensors[i].name] = scale;
     }
+    divide_biases(scale_of);
     BITNET_ASSIGN_OR_RETURN(const std::vector<std::byte> header, writer.header());
     BITNET_RETURN_IF_ERROR(convert::check_space(output_, header.size() + total_ + scales.size() * sizeof(float)));
     BITNET_RETURN_IF_ERROR(
@@ -337,11 +386,75 @@ class Conversion {
           if (index < source_.tensors.size()) return stream(index, sink);
           return sink(std::as_bytes(std::span(&scales[index - source_.tensors.size()], 1)));
         }));
-    if (!config_text) return {};
     NewFile config(config_path);
     BITNET_RETURN_IF_ERROR(config.open());
-    BITNET_RETURN_IF_ERROR(config.append(std::as_bytes(std::span(*config_text))));
+    BITNET_RETURN_IF_ERROR(config.append(std::as_bytes(std::span(config_text))));
     return config.commit();
+  }
+
+  // Of the result, whose storage source_.config has from here on.
+  Result<std::string> make_config_json(bool packed) {
+    convert::HfConfig& config = source_.config;
+    if (packed) {
+      config.storage = convert::Storage::kPacked;
+      config.unquantised.clear();
+    } else if (config.storage == convert::Storage::kPacked) {
+      config.storage = convert::Storage::kPlain;
+    }
+    config.scale_divides = false;
+    config.name = report_.name;
+    const std::string_view own[] = {"_norm_in.weight", "attn_sub_norm.weight", "ffn_sub_norm.weight"};
+    for (const SourceTensor& tensor : source_.tensors) {
+      const bool sub_norm = tensor.name.ends_with(own[1]) || tensor.name.ends_with(own[2]);
+      const bool single = tensor.name.ends_with(own[0]) && tensor.name.find("attn_output") == std::string::npos &&
+                          tensor.name.find("ffn_down") == std::string::npos;
+      const bool behind = tensor.name.ends_with(own[0]) && !single;
+      if (single || ((sub_norm || behind) && config.family != convert::Family::kBitNet)) config.own_norms = true;
+    }
+    if (!config.rope_factors.empty() && !config.llama3) {
+      const auto found = convert::find_llama3(config.rope_factors, config.model.rope_base, config.model.rope_dim);
+      if (found) config.llama3 = found->scaling;
+    }
+    const auto refuse = [&](const Error& error) {
+      return Error{error.code, input_ + ": its config.json cannot be written: " + error.message +
+                                   "; keep the model in a GGUF file"};
+    };
+    const auto text = convert::hf_config_json(config);
+    if (!text.ok()) return refuse(text.error());
+    const auto difference = convert::check_config_json(config, *text);
+    if (!difference.ok()) return refuse(difference.error());
+    if (*difference != 0.0) {
+      report_.config_rounded = true;
+      char shown[32];
+      std::snprintf(shown, sizeof shown, "%.2g", *difference);
+      report_.warnings.push_back("config.json states numbers of the model up to a relative difference of " +
+                                 std::string(shown) + ", so the logits are not the same to the last bit");
+    }
+    if (config.model.pooling != Pooling::kNone) {
+      report_.warnings.emplace_back("the pooling is not written: a checkpoint keeps it in 1_Pooling/config.json");
+    }
+    return *text;
+  }
+
+  // Layers of packed weights multiply their biases by the weights' scale too.
+  void divide_biases(const std::map<std::string, float>& scales) {
+    for (SourceTensor& tensor : source_.tensors) {
+      if (!tensor.name.ends_with(".bias")) continue;
+      const auto scale = scales.find(tensor.name.substr(0, tensor.name.size() - 4) + "weight");
+      if (scale == scales.end()) continue;
+      std::vector<float> values(static_cast<std::size_t>(tensor.elements()));
+      tensor.floats(0, tensor.rows(), values.data());
+      for (float& value : values) {
+        const float wanted = value;
+        value = factor_of(wanted, scale->second);
+        const auto difference = std::fabs(static_cast<double>(value * scale->second) - static_cast<double>(wanted));
+        tensor.error = std::max(tensor.error, difference);
+      }
+      tensor.raw_type.reset();
+      tensor.floats = [values = std::move(values)](std::int64_t, std::int64_t, float* out) {
+        std::copy(values.begin(), values.end(), out);
+      };
+    }
   }
 
   const std::string& input_;

@@ -26,9 +26,9 @@ enum class ConvertFormat : std::uint8_t { kGguf, kSafetensors };
 [[nodiscard]] std::string_view target_type_names();  // "i2_s, tl1, ..." for messages
 
 struct ConvertOptions {
-  std::string name;  // general.name; empty: the source's
-  // Of the projections. Not set: I2_S for checkpoints that are packed or say that they round, float16 for others; a
-  // GGUF file needs it.
+  std::string name;  // general.name, or _name_or_path of config.json; empty: the source's
+  // Of the projections. Not set: I2_S for checkpoints that are packed, say that they round, or are of a BitNet class;
+  // float16 for others; a GGUF file needs it.
   std::optional<gguf::TensorType> type;
   // Of the embedding and the head. Not set: `type` where that is F32, F16 or BF16, otherwise float16, or what a GGUF
   // file has.
@@ -64,6 +64,7 @@ struct ConvertReport {
   std::vector<std::pair<std::string, std::string>> unmapped;  // tensors that are left out, and why
   std::vector<std::string> missing;                           // with unexpected ones: only of a conversion that failed
   std::vector<std::string> unexpected;
+  bool config_rounded = false;  // config.json states numbers of the configuration up to their rounding only
 
   // Every value is the source's, and ternary weights stay ternary: the models' logits are the same.
   [[nodiscard]] bool lossless() const;

@@ -78,8 +78,7 @@ std::vector<Neutral> neutral_keys() {
           {"attention_multiplier", nullptr},
           {"embedding_multiplier", nullptr},
           {"logits_scaling", nullptr},
-          {"residual_multiplier", nullptr},
-          {"use_sliding_window", false}};
+          {"residual_multiplier", nullptr}};
 }
 
 // Keys that are read, and keys that say nothing about a forward pass.
@@ -110,6 +109,7 @@ constexpr std::array kKnownKeys = {"model_type",
                                    "_sliding_window_pattern",
                                    "layer_types",
                                    "max_window_layers",
+                                   "use_sliding_window",
                                    "rope_local_base_freq",
                                    "query_pre_attn_scalar",
                                    "scale_emb",
@@ -202,7 +202,14 @@ Status read_quantization(const Settings& settings, const Kind& kind, HfConfig& c
     config.storage = Storage::kMasters;
     return {};
   }
-  if (!settings.has("quantization_config") && kind.family != Family::kBitNet) return {};
+  if (!settings.has("quantization_config")) {
+    if (kind.family == Family::kBitNet) {
+      config.warnings.emplace_back(
+          "config.json states no quantization_config: the weights are read as the floats that they are, and those of "
+          "one magnitude as ternary ones");
+    }
+    return {};
+  }
   const auto at = [](const char* key) { return "quantization_config." + std::string(key); };
   BITNET_RETURN_IF_ERROR(
       settings.require(at("quant_method"), "bitnet", "weights that are quantised in another way cannot be read"));
@@ -318,14 +325,36 @@ Status read_layer_types(const Settings& settings, ModelConfig& model) {
   return {};
 }
 
-Status read_window(const Settings& settings, const Kind& kind, ModelConfig& model) {
-  if (kind.family == Family::kQwen) {  // there the key waits for use_sliding_window, which is refused
-    model.window = 0;
-    return read_layer_types(settings, model);
+// Qwen's window waits for use_sliding_window, and begins at a layer where the layers are not listed.
+Status read_qwen_window(const Settings& settings, ModelConfig& model) {
+  bool used = false;
+  if (settings.has("use_sliding_window")) {
+    BITNET_ASSIGN_OR_RETURN(used, settings.boolean("use_sliding_window"));
   }
+  if (!used) return read_layer_types(settings, model);
+  BITNET_ASSIGN_OR_RETURN(model.window, settings.integer("sliding_window", 1, kMaxContext));
+  if (settings.has("layer_types")) return read_layer_types(settings, model);
+  BITNET_ASSIGN_OR_RETURN(const std::int64_t first, settings.integer("max_window_layers", 0, kMaxLayers));
+  if (first == 0) return {};
+  if (first < model.layers) {
+    return settings.refuse("max_window_layers",
+                           "0, or at least the " + std::to_string(model.layers) + " layers of the model", kOtherGraph);
+  }
+  model.window = 0;
+  return {};
+}
+
+Status read_window(const Settings& settings, const Kind& kind, HfConfig& config) {
+  ModelConfig& model = config.model;
+  if (kind.family == Family::kQwen) return read_qwen_window(settings, model);
+  BITNET_RETURN_IF_ERROR(settings.refuse_other("use_sliding_window", false, kOtherGraph));
   if (kind.family == Family::kBitNet) return settings.refuse_other("sliding_window", nullptr, kOtherGraph);
-  if (settings.has("sliding_window")) {
+  const bool windowed = kind.family == Family::kGemma || kind.model_type == "mistral";
+  if (windowed && settings.has("sliding_window")) {
     BITNET_ASSIGN_OR_RETURN(model.window, settings.integer("sliding_window", 1, kMaxContext));
+  } else if (settings.has("sliding_window")) {
+    config.warnings.push_back("config.json: sliding_window is left out of account, as " + std::string(kind.class_name) +
+                              " itself does");
   }
   if (kind.family != Family::kGemma) return read_layer_types(settings, model);
   model.window_rope_base = 10000.0F;
@@ -390,18 +419,17 @@ Status read_shape(const Settings& settings, const Kind& kind, HfConfig& config) 
   BITNET_ASSIGN_OR_RETURN(model.context, settings.integer("max_position_embeddings", 1, kMaxContext));
   BITNET_ASSIGN_OR_RETURN(model.norm_eps, settings.positive("rms_norm_eps"));
   model.rope_dim = model.head_dim;
-  BITNET_RETURN_IF_ERROR(read_window(settings, kind, model));
+  BITNET_RETURN_IF_ERROR(read_window(settings, kind, config));
   return read_rope(settings, kind.class_name == "BitNetForCausalLM" ? 0.0F : 10000.0F, config);
 }
 
-Status read_ids(const Settings& settings, const Kind& kind, HfConfig& config) {
+Status read_ids(const Settings& settings, HfConfig& config) {
   const std::int64_t last = config.model.vocab - 1;
-  const bool needed = kind.class_name == "BitNetForCausalLM";
-  if (needed || settings.has("bos_token_id")) {
+  if (settings.has("bos_token_id")) {
     BITNET_ASSIGN_OR_RETURN(config.bos, settings.integer("bos_token_id", 0, last));
   }
   // Several ends are a list; the tokenizer's files and the chat template say which of them ends what.
-  if (needed || (settings.has("eos_token_id") && !settings.is_array("eos_token_id"))) {
+  if (settings.has("eos_token_id") && !settings.is_array("eos_token_id")) {
     BITNET_ASSIGN_OR_RETURN(config.eos, settings.integer("eos_token_id", 0, last));
   }
   return {};
@@ -438,10 +466,7 @@ void warn_of_unknown_keys(const Settings& settings, HfConfig& config) {
                             "; if one of them changes the model's graph, the result is wrong");
 }
 
-}  // namespace
-
-Result<HfConfig> read_hf_config(const std::string& directory) {
-  BITNET_ASSIGN_OR_RETURN(const Settings settings, Settings::read(directory + "/config.json", ErrorCode::kFailure));
+Result<HfConfig> read_config_json(const Settings& settings) {
   BITNET_ASSIGN_OR_RETURN(const Kind kind, find_kind(settings));
   HfConfig config;
   ModelConfig& model = config.model;
@@ -467,12 +492,6 @@ Result<HfConfig> read_hf_config(const std::string& directory) {
     BITNET_ASSIGN_OR_RETURN(config.tied, settings.boolean("tie_word_embeddings"));
   }
   if (kind.class_name.ends_with("Model")) config.tied = true;  // a class without a head
-  if (!config.scale_divides && config.storage == Storage::kPacked) {
-    // There transformers multiplies a bias by the weights' scale too, which no file can say.
-    for (const char* flag : {"attention_bias", "mlp_bias"}) {
-      BITNET_RETURN_IF_ERROR(settings.refuse_other(flag, false, kOtherGraph));
-    }
-  }
   if (kind.family == Family::kGpt2) {
     BITNET_RETURN_IF_ERROR(read_gpt2(settings, config));
   } else {
@@ -480,13 +499,26 @@ Result<HfConfig> read_hf_config(const std::string& directory) {
   }
   BITNET_ASSIGN_OR_RETURN(model.vocab, settings.integer("vocab_size", 1, kMaxVocab));
   BITNET_RETURN_IF_ERROR(read_scales(settings, kind, model));
-  BITNET_RETURN_IF_ERROR(read_ids(settings, kind, config));
+  BITNET_RETURN_IF_ERROR(read_ids(settings, config));
   if (settings.has("_name_or_path")) {
     BITNET_ASSIGN_OR_RETURN(config.name, settings.text("_name_or_path"));
   }
-  BITNET_RETURN_IF_ERROR(read_pooling(directory, config));
   warn_of_unknown_keys(settings, config);
   return config;
+}
+
+}  // namespace
+
+Result<HfConfig> read_hf_config(const std::string& directory) {
+  BITNET_ASSIGN_OR_RETURN(const Settings settings, Settings::read(directory + "/config.json", ErrorCode::kFailure));
+  BITNET_ASSIGN_OR_RETURN(HfConfig config, read_config_json(settings));
+  BITNET_RETURN_IF_ERROR(read_pooling(directory, config));
+  return config;
+}
+
+Result<HfConfig> parse_hf_config(std::string_view text, const std::string& path) {
+  BITNET_ASSIGN_OR_RETURN(const Settings settings, Settings::parse(text, path, ErrorCode::kFailure));
+  return read_config_json(settings);
 }
 
 }  // namespace bitnet::convert

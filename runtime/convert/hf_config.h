@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/base/result.h"
@@ -27,6 +28,13 @@ enum class Storage : std::uint8_t {
   kMasters,  // floats that the model's own layers round by their mean magnitude when they run
 };
 
+// transformers' llama3 scaling: pairs that turn less than `low` times over the original context are slowed down by
+// `factor`, those that turn more than `high` times are left alone, and between the two the factor is blended in.
+struct Llama3Scaling {
+  float factor = 1.0F, low = 1.0F, high = 4.0F;
+  std::int64_t original_context = 8192;
+};
+
 struct HfConfig {
   ModelConfig model;  // every number within the bounds of read_config
   Family family = Family::kBitNet;
@@ -36,6 +44,8 @@ struct HfConfig {
   bool tied = true;                      // the head is the embedding
   // [rope_dim / 2] each, or empty: what angles are divided by always, beyond and within the original context.
   std::vector<float> rope_factors, rope_long, rope_short;
+  std::optional<Llama3Scaling> llama3;  // what rope_factors follow from
+  bool own_norms = false;               // of a model to write: projections have norms of their own
   std::optional<std::int64_t> bos, eos;
   std::string name;  // _name_or_path, or empty
   std::vector<std::string> warnings;
@@ -46,5 +56,7 @@ struct HfConfig {
 // the list of those that are; and every setting that means a graph or a way of storing weights that is not implemented.
 // Keys that this reader has never heard of are warnings.
 [[nodiscard]] Result<HfConfig> read_hf_config(const std::string& directory);
+// The same of the text of a config.json alone; `path` stands in messages.
+[[nodiscard]] Result<HfConfig> parse_hf_config(std::string_view text, const std::string& path);
 
 }  // namespace bitnet::convert

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -143,7 +144,88 @@ void set_rope(const HfConfig& config, Json& json) {
                {"short_factor", config.rope_short},
                {"long_factor", config.rope_long}};
   }
+  if (config.llama3) {
+    scaling = {{"rope_type", "llama3"},
+               {"factor", config.llama3->factor},
+               {"low_freq_factor", config.llama3->low},
+               {"high_freq_factor", config.llama3->high},
+               {"original_max_position_embeddings", config.llama3->original_context}};
+  }
   if (!scaling.is_null()) json["rope_scaling"] = std::move(scaling);
+}
+
+// Each layer's kind, where config.json has a list of them.
+Json layer_types(const ModelConfig& model) {
+  Json types = Json::array();
+  for (std::int64_t layer = 0; layer < model.layers; ++layer) {
+    types.push_back(model.windowed(layer) ? "sliding_attention" : "full_attention");
+  }
+  return types;
+}
+
+// Classes without a window are left without one: check_config_json() sees what is lost.
+void set_window(const HfConfig& config, Json& json) {
+  const ModelConfig& model = config.model;
+  bool any = false;
+  for (std::int64_t layer = 0; layer < model.layers; ++layer) any = any || model.windowed(layer);
+  if (config.family == Family::kGemma) {
+    json["sliding_window"] = any ? Json(model.window) : Json(nullptr);
+    json["sliding_window_pattern"] = model.window_pattern == 0 ? model.layers + 1 : model.window_pattern;
+    if (model.window_rope_base > 0.0F) json["rope_local_base_freq"] = model.window_rope_base;
+  } else if (any && config.family == Family::kQwen) {
+    json["use_sliding_window"] = true;
+    json["sliding_window"] = model.window;
+    json["max_window_layers"] = 0;
+    if (model.window_pattern != 0) json["layer_types"] = layer_types(model);
+  } else if (any && model.architecture == "llama" && model.window_pattern == 0) {
+    json["sliding_window"] = model.window;
+    json["model_type"] = "mistral";
+    json["architectures"] = {"MistralForCausalLM"};
+  }
+}
+
+// How the projections are stored, as transformers' layers want to know it. `config.storage` is that of the result.
+void set_quantization(const HfConfig& config, Json& json) {
+  if (config.storage == Storage::kPlain) return;
+  Json stated = {{"quant_method", "bitnet"},
+                 {"linear_class", "autobitlinear"},
+                 {"quantization_mode", config.storage == Storage::kPacked ? "offline" : "online"}};
+  if (config.own_norms) {
+    stated["use_rms_norm"] = true;
+    stated["rms_norm_eps"] = config.model.norm_eps;
+  }
+  if (!config.unquantised.empty()) stated["modules_to_not_convert"] = config.unquantised;
+  json["quantization_config"] = std::move(stated);
+}
+
+// A number x near `about` with make(x) == `wanted`, where there is one.
+template <typename Make>
+float solved(float about, float wanted, const Make& make) {
+  float candidate = about;
+  for (int step = 0; step < 3; ++step) candidate = std::nextafter(candidate, 0.0F);
+  for (int step = 0; step < 7; ++step) {
+    if (make(candidate) == wanted) return candidate;
+    candidate = std::nextafter(candidate, std::numeric_limits<float>::infinity());
+  }
+  return about;
+}
+
+void set_scales(const HfConfig& config, Json& json) {
+  const ModelConfig& model = config.model;
+  if (config.family == Family::kGemma) {
+    const auto scale_of = [](float scalar) { return 1.0F / std::sqrt(scalar); };
+    const float scale = model.attention_scale;
+    json["query_pre_attn_scalar"] =
+        scale == 0.0F ? static_cast<float>(model.head_dim)
+                      : solved(static_cast<float>(1.0 / std::pow(static_cast<double>(scale), 2.0)), scale, scale_of);
+  }
+  if (model.architecture == "minicpm") {
+    const float root = std::sqrt(static_cast<float>(model.layers));
+    json["scale_emb"] = model.embedding_scale;
+    json["scale_depth"] =
+        solved(model.residual_scale * root, model.residual_scale, [&](float depth) { return depth / root; });
+    json["dim_model_base"] = std::llround(static_cast<double>(model.logit_scale) * static_cast<double>(model.hidden));
+  }
 }
 
 }  // namespace
@@ -174,6 +256,9 @@ Result<std::vector<SourceTensor>> hf_tensors(std::vector<SourceTensor> tensors, 
       layer = part.substr(4, dot - 4) + ".";
       part = part.substr(std::min(dot, part.size() - 1) + 1);
     }
+    // The norm in front of a projection, where it has a name of its own in the checkpoint too.
+    if (part == "attn_output_norm_in.weight") part = "attn_sub_norm.weight";
+    if (part == "ffn_down_norm_in.weight") part = "ffn_sub_norm.weight";
     const auto rule = std::find_if(rules.begin(), rules.end(), [&](const TensorRule& candidate) {
       return candidate.gguf == part && candidate.in_layer == !layer.empty();
     });
@@ -187,7 +272,7 @@ Result<std::vector<SourceTensor>> hf_tensors(std::vector<SourceTensor> tensors, 
         continue;
       }
       if (tensor.name == "rope_freqs.weight") {
-        unmapped.push_back({tensor.name, "RoPE factors, for which a checkpoint has no tensor"});
+        unmapped.push_back({tensor.name, "it stands in config.json's rope_scaling"});
         continue;
       }
       return Error{ErrorCode::kTensorMapping, tensor.place +
@@ -218,19 +303,20 @@ Result<std::vector<SourceTensor>> hf_tensors(std::vector<SourceTensor> tensors, 
   return result;
 }
 
-std::optional<std::string> hf_config_json(const HfConfig& config, bool packed, std::string& reason) {
+Result<std::string> hf_config_json(const HfConfig& config) {
   const ModelConfig& model = config.model;
-  if (!config.rope_factors.empty()) {
-    reason = "rope_freqs.weight has RoPE factors, which config.json cannot state one by one";
-    return std::nullopt;
-  }
   const auto* known = std::find_if(std::begin(kClasses), std::end(kClasses),
                                    [&](const Class& entry) { return model.architecture == entry.architecture; });
   if (known == std::end(kClasses)) {
-    reason = "there is no class for the architecture " + model.architecture;
-    return std::nullopt;
+    return Error{ErrorCode::kFailure, "there is no class for the architecture " + model.architecture};
+  }
+  if (!config.rope_factors.empty() && !config.llama3) {
+    return Error{ErrorCode::kFailure,
+                 "rope_freqs.weight has factors that no llama3 scaling gives, and config.json cannot state them one by "
+                 "one"};
   }
   Json json = {{"architectures", {known->name}}, {"model_type", known->model_type}, {"vocab_size", model.vocab}};
+  if (!config.name.empty()) json["_name_or_path"] = config.name;
   if (config.family == Family::kGpt2) {
     json.update({{"n_embd", model.hidden},
                  {"n_layer", model.layers},
@@ -251,35 +337,13 @@ std::optional<std::string> hf_config_json(const HfConfig& config, bool packed, s
     json[config.family == Family::kGemma ? "hidden_activation" : "hidden_act"] = activation_name(model.activation);
     set_rope(config, json);
   }
-  if (model.window > 0) {
-    json["sliding_window"] = model.window;
-    if (config.family == Family::kLlama && model.window_pattern == 0) {
-      json["model_type"] = "mistral";
-      json["architectures"] = {"MistralForCausalLM"};
-    }
-    if (config.family == Family::kGemma) {
-      json["sliding_window_pattern"] = model.window_pattern == 0 ? model.layers + 1 : model.window_pattern;
-      if (model.window_rope_base > 0.0F) json["rope_local_base_freq"] = model.window_rope_base;
-    }
-  }
-  if (config.family == Family::kGemma) {
-    json["query_pre_attn_scalar"] = model.attention_scale == 0.0F
-                                        ? static_cast<double>(model.head_dim)
-                                        : 1.0 / std::pow(static_cast<double>(model.attention_scale), 2.0);
-  }
-  if (model.architecture == "minicpm") {
-    json["scale_emb"] = model.embedding_scale;
-    json["scale_depth"] = model.residual_scale * std::sqrt(static_cast<float>(model.layers));
-    json["dim_model_base"] = std::llround(static_cast<double>(model.logit_scale) * static_cast<double>(model.hidden));
-  }
+  set_window(config, json);
+  set_scales(config, json);
   json["tie_word_embeddings"] = config.tied;
   if (config.bos) json["bos_token_id"] = *config.bos;
   if (config.eos) json["eos_token_id"] = *config.eos;
-  if (packed) {
-    json["quantization_config"] = {
-        {"quant_method", "bitnet"}, {"linear_class", "autobitlinear"}, {"quantization_mode", "offline"}};
-  }
-  return json.dump(2) + "\n";
+  set_quantization(config, json);
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace bitnet::convert

@@ -20,8 +20,8 @@ namespace bitnet::convert {
 [[nodiscard]] Result<std::vector<SourceTensor>> hf_tensors(std::vector<SourceTensor> tensors, const HfConfig& config,
                                                            std::vector<Unmapped>& unmapped);
 
-// The text of config.json; nullopt, and the reason in `reason`, for what it cannot say. `packed`: projections are four
-// rows in a byte, with scales that multiply.
-[[nodiscard]] std::optional<std::string> hf_config_json(const HfConfig& config, bool packed, std::string& reason);
+// The text of config.json. kFailure, with the reason alone, for what it cannot say. Not all of that is seen here:
+// check_config_json() reads the text again.
+[[nodiscard]] Result<std::string> hf_config_json(const HfConfig& config);
 
 }  // namespace bitnet::convert

@@ -4,8 +4,9 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <numbers>
 #include <string>
+
+#include "runtime/convert/llama3_scaling.h"
 
 namespace bitnet::convert {
 namespace {
@@ -39,32 +40,18 @@ Result<float> factor_of(const Scaling& scaling) {
   return scaling.settings.refuse(scaling.at + "factor", "1 to 65536", "correct the file");
 }
 
-// Pairs that turn slowly over the original context are slowed down by `factor`, fast ones are left, and between the two
-// frequencies the factor is blended in.
 Status read_llama3(const Scaling& scaling, HfConfig& config) {
-  BITNET_ASSIGN_OR_RETURN(const float factor, factor_of(scaling));
-  BITNET_ASSIGN_OR_RETURN(const float low, scaling.positive("low_freq_factor"));
-  BITNET_ASSIGN_OR_RETURN(const float high, scaling.positive("high_freq_factor"));
-  BITNET_ASSIGN_OR_RETURN(const std::int64_t original, original_context(scaling, config.model.context));
-  if (!(high > low)) {
+  Llama3Scaling stated;
+  BITNET_ASSIGN_OR_RETURN(stated.factor, factor_of(scaling));
+  BITNET_ASSIGN_OR_RETURN(stated.low, scaling.positive("low_freq_factor"));
+  BITNET_ASSIGN_OR_RETURN(stated.high, scaling.positive("high_freq_factor"));
+  BITNET_ASSIGN_OR_RETURN(stated.original_context, original_context(scaling, config.model.context));
+  if (!(stated.high > stated.low)) {
     return scaling.settings.refuse(scaling.at + "high_freq_factor", "a number above low_freq_factor",
                                    "correct the file");
   }
-  const std::int64_t dim = config.model.rope_dim;
-  config.rope_factors.reserve(static_cast<std::size_t>(dim / 2));
-  for (std::int64_t i = 0; i < dim / 2; ++i) {
-    const double frequency =
-        std::pow(static_cast<double>(config.model.rope_base), -2.0 * static_cast<double>(i) / static_cast<double>(dim));
-    const double turns = static_cast<double>(original) * frequency / (2.0 * std::numbers::pi);  // over that context
-    double divisor = 1.0;
-    if (turns < static_cast<double>(low)) {
-      divisor = static_cast<double>(factor);
-    } else if (turns <= static_cast<double>(high)) {
-      const double smooth = (turns - static_cast<double>(low)) / static_cast<double>(high - low);
-      divisor = 1.0 / ((1.0 - smooth) / static_cast<double>(factor) + smooth);
-    }
-    config.rope_factors.push_back(static_cast<float>(divisor));
-  }
+  config.rope_factors = llama3_factors(stated, config.model.rope_base, config.model.rope_dim);
+  config.llama3 = stated;
   return {};
 }
 

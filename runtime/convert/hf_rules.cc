@@ -112,10 +112,10 @@ class Rules {
                   bool needs_bias, std::int64_t permuted_heads) {
     add(gguf + ".weight", {hf + ".weight"}, Role::kProjection, columns, rows, true);
     rules_.back().permuted_heads = permuted_heads;
-    // transformers multiplies the bias of such layers by the weights' scale, which a GGUF file cannot say.
-    if (config_.storage == Storage::kPacked && !config_.scale_divides) return;
     vector(gguf + ".bias", {hf + ".bias"}, rows, needs_bias);
     rules_.back().permuted_heads = permuted_heads;
+    // transformers multiplies the sum of such layers by the weights' scale, the bias with it.
+    if (config_.storage == Storage::kPacked && !config_.scale_divides) rules_.back().scaled_by = hf + ".weight_scale";
   }
   void head() {
     if (config_.tied) return;

@@ -147,8 +147,10 @@ class Mapper {
         if (!name.ends_with("_proj.norm.weight") && !name.ends_with("_proj.rms_norm.weight")) continue;
         if (checkpoint_.find(full_name(name, rule, 0)) == nullptr) continue;
         config_.storage = Storage::kMasters;
+        masters_assumed_ = true;
         config_.warnings.push_back("its projections have norms of their own (" + full_name(name, rule, 0) +
-                                   "): their weights are rounded by their mean magnitude, as such layers do");
+                                   "): weights that are not ternary are rounded by their mean magnitude, as such "
+                                   "layers do");
         return;
       }
     }
@@ -194,11 +196,46 @@ class Mapper {
       source.floats = FloatRows(tensor, rule);
       source.masters =
           rule.role == Role::kProjection && config_.storage == Storage::kMasters && !unquantised(tensor.name);
+      source.assumed = masters_assumed_;
+      BITNET_RETURN_IF_ERROR(scale_bias(rule, layer, source));
     } else {
       BITNET_RETURN_IF_ERROR(add_packed(*found, rule, source));
     }
     result_.tensors.push_back(std::move(source));
     return {};
+  }
+
+  // By the scale of the weights that a bias belongs to.
+  Status scale_bias(const TensorRule& rule, std::int64_t layer, SourceTensor& source) {
+    if (rule.scaled_by.empty() || unquantised(source.from.front())) return {};
+    const std::string name = full_name(rule.scaled_by, rule, layer);
+    const Checkpoint::Place* place = checkpoint_.find(name);
+    if (place == nullptr) return {};  // named as missing with its weights
+    BITNET_ASSIGN_OR_RETURN(const float scale, read_scale(*place));
+    source.from.push_back(name);
+    source.floats = [floats = std::move(source.floats), scale, columns = source.columns()](
+                        std::int64_t begin, std::int64_t end, float* out) {
+      floats(begin, end, out);
+      for (std::int64_t i = 0; i < (end - begin) * columns; ++i) out[i] *= scale;
+    };
+    return {};
+  }
+
+  // What the codes of a packed matrix are multiplied by.
+  [[nodiscard]] Result<float> read_scale(const Checkpoint::Place& scale) const {
+    if (!is_float(scale.tensor->dtype)) {
+      return refuse(scale, "type F32, BF16 or F16", std::string(to_string(scale.tensor->dtype)));
+    }
+    BITNET_RETURN_IF_ERROR(check_shape(scale, {1}));
+    float stated = 0.0F;
+    load_floats(*scale.tensor, 0, {&stated, 1});
+    const float value = config_.scale_divides ? 1.0F / stated : stated;
+    if (!std::isfinite(stated) || !std::isfinite(value) || !(value > 0.0F)) {
+      return refuse(scale,
+                    "a finite number above 0" + std::string(config_.scale_divides ? ", and its inverse too" : ""),
+                    std::to_string(stated));
+    }
+    return value;
   }
 
   // As transformers matches them.
@@ -220,9 +257,14 @@ class Mapper {
   [[nodiscard]] static Status check_floats(const Checkpoint::Place& place, const TensorRule& rule) {
     if (!is_float(place.tensor->dtype)) {
       const bool packed = rule.role == Role::kProjection && place.tensor->dtype == DType::kU8;
-      return refuse(
-          place, "type F32, BF16 or F16", std::string(to_string(place.tensor->dtype)),
-          packed ? "its config.json says nothing of packed weights (quantization_config): export it again" : kAdvice);
+      const char* advice = kAdvice;
+      if (packed) advice = "its config.json says nothing of packed weights (quantization_config): export it again";
+      if (place.tensor->dtype == DType::kI8) {
+        advice =
+            "weights that are quantised to 8 bits cannot be read, since their scales follow no common rule: "
+            "export the checkpoint as bfloat16";
+      }
+      return refuse(place, "type F32, BF16 or F16", std::string(to_string(place.tensor->dtype)), advice);
     }
     std::vector<std::uint64_t> shape = {size_of(rule.columns)};
     if (rule.rows != 0) shape.insert(rule.transposed ? shape.end() : shape.begin(), size_of(rule.rows));
@@ -237,7 +279,11 @@ class Mapper {
                     "this is a float checkpoint, and its config.json says that it is packed: say "
                     "quantization_mode online there if these are the weights that its layers round");
     }
-    if (tensor.dtype != DType::kU8) return refuse(place, "type U8", std::string(to_string(tensor.dtype)));
+    if (tensor.dtype != DType::kU8) {
+      return refuse(place, "packed ternary weights (U8)", std::string(to_string(tensor.dtype)),
+                    "weights that are quantised to 8 bits cannot be read: export the checkpoint again, packed or as "
+                    "bfloat16");
+    }
     BITNET_RETURN_IF_ERROR(check_shape(place, {size_of(ceil_div<std::int64_t>(rule.rows, 4)), size_of(rule.columns)}));
     const std::string scale_name = tensor.name + "_scale";
     const Checkpoint::Place* scale = checkpoint_.find(scale_name);
@@ -249,18 +295,7 @@ class Mapper {
       return {};
     }
     used_.insert(scale->tensor->name);
-    if (!is_float(scale->tensor->dtype)) {
-      return refuse(*scale, "type F32, BF16 or F16", std::string(to_string(scale->tensor->dtype)));
-    }
-    BITNET_RETURN_IF_ERROR(check_shape(*scale, {1}));
-    float stated = 0.0F;
-    load_floats(*scale->tensor, 0, {&stated, 1});
-    const float value = config_.scale_divides ? 1.0F / stated : stated;
-    if (!std::isfinite(stated) || !std::isfinite(value) || !(value > 0.0F)) {
-      return refuse(*scale,
-                    "a finite number above 0" + std::string(config_.scale_divides ? ", and its inverse too" : ""),
-                    std::to_string(stated));
-    }
+    BITNET_ASSIGN_OR_RETURN(const float value, read_scale(*scale));
     source.scales = {value};
     return {};
   }
@@ -304,6 +339,7 @@ class Mapper {
   const Checkpoint& checkpoint_;
   HfConfig& config_;
   std::string prefix_;
+  bool masters_assumed_ = false;
   HfTensors result_;
   std::set<std::string_view> used_;
 };
@@ -330,14 +366,17 @@ Result<HfTensors> map_checkpoint(const Checkpoint& checkpoint, HfConfig& config)
   return Mapper(checkpoint, config).run();
 }
 
-Status check_names(const Checkpoint& checkpoint, const HfTensors& tensors) {
-  if (tensors.missing.empty() && tensors.unexpected.empty()) return {};
+Status refuse_names(const std::string& path, const std::vector<std::string>& missing,
+                    const std::vector<std::string>& unexpected, std::string_view advice) {
+  if (missing.empty() && unexpected.empty()) return {};
   std::string what;
-  if (!tensors.missing.empty()) what += "missing: " + list(tensors.missing);
-  if (!tensors.unexpected.empty()) {
-    what += (what.empty() ? "" : "; ") + ("not part of this model: " + list(tensors.unexpected));
-  }
-  return Error{ErrorCode::kTensorMapping, checkpoint.path() + ": tensors " + what + "; " + kAdvice};
+  if (!missing.empty()) what += "missing: " + list(missing);
+  if (!unexpected.empty()) what += (what.empty() ? "" : "; ") + ("not part of this model: " + list(unexpected));
+  return Error{ErrorCode::kTensorMapping, path + ": tensors " + what + "; " + std::string(advice)};
+}
+
+Status check_names(const Checkpoint& checkpoint, const HfTensors& tensors) {
+  return refuse_names(checkpoint.path(), tensors.missing, tensors.unexpected, kAdvice);
 }
 
 }  // namespace bitnet::convert

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/base/result.h"
@@ -24,6 +25,7 @@ struct TensorRule {
   bool transposed = false;          // [columns, rows] in the checkpoint
   bool less_one = false;            // the checkpoint holds the values less 1
   bool outside = false;             // without "model." (lm_head)
+  std::string scaled_by;            // the checkpoint's values are to be multiplied by this tensor
 };
 
 // All tensors that a model of this configuration may have, in the order of a GGUF file.
@@ -46,5 +48,8 @@ struct HfTensors {
 // check_names() makes the error of it.
 [[nodiscard]] Result<HfTensors> map_checkpoint(const Checkpoint& checkpoint, HfConfig& config);
 [[nodiscard]] Status check_names(const Checkpoint& checkpoint, const HfTensors& tensors);
+// kTensorMapping if there is any: the first of the names, and what to do.
+[[nodiscard]] Status refuse_names(const std::string& path, const std::vector<std::string>& missing,
+                                  const std::vector<std::string>& unexpected, std::string_view advice);
 
 }  // namespace bitnet::convert

@@ -102,17 +102,29 @@ std::uint32_t file_type(gguf::TensorType type) {
     case gguf::TensorType::kTL2OrMXFP4:
       return 39;
     case gguf::TensorType::kI2_S:
+    case gguf::TensorType::kQ1_0:  // the same number, in another program
       return 40;
+    case gguf::TensorType::kQ2_0:
+      return 41;
+    case gguf::TensorType::kPQ2_0:
+      return 141;
     default:
       return 0;  // float32
   }
 }
 
-void set_model_metadata(const ModelConfig& config, std::string_view name, gguf::TensorType type, gguf::Writer& writer) {
-  writer.set("general.architecture", std::string_view(config.architecture));
+void set_model_metadata(const HfConfig& config, std::string_view name, gguf::TensorType type, gguf::Writer& writer) {
+  const std::string& architecture = config.model.architecture;
+  writer.set("general.architecture", std::string_view(architecture));
   writer.set("general.name", name);
   writer.set("general.file_type", file_type(type));
-  Keys(config, writer).set_all();
+  Keys(config.model, writer).set_all();
+  if (!config.llama3) return;
+  const std::string prefix = architecture + std::string(kLlama3Keys);
+  writer.set(prefix + "factor", config.llama3->factor);
+  writer.set(prefix + "low_freq_factor", config.llama3->low);
+  writer.set(prefix + "high_freq_factor", config.llama3->high);
+  writer.set(prefix + "original_context_length", static_cast<std::uint32_t>(config.llama3->original_context));
 }
 
 }  // namespace bitnet::convert

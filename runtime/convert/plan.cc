@@ -1,5 +1,6 @@
 #include "runtime/convert/plan.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -14,15 +15,18 @@ namespace {
 
 using gguf::TensorType;
 
-constexpr std::array<std::pair<std::string_view, TensorType>, 9> kTargets = {{{"i2_s", TensorType::kI2_S},
-                                                                              {"tl1", TensorType::kTL1},
-                                                                              {"tl2", TensorType::kTL2OrMXFP4},
-                                                                              {"tq1_0", TensorType::kTQ1_0},
-                                                                              {"tq2_0", TensorType::kTQ2_0},
-                                                                              {"f32", TensorType::kF32},
-                                                                              {"f16", TensorType::kF16},
-                                                                              {"bf16", TensorType::kBF16},
-                                                                              {"q8_0", TensorType::kQ8_0}}};
+constexpr std::array<std::pair<std::string_view, TensorType>, 12> kTargets = {{{"i2_s", TensorType::kI2_S},
+                                                                               {"tl1", TensorType::kTL1},
+                                                                               {"tl2", TensorType::kTL2OrMXFP4},
+                                                                               {"tq1_0", TensorType::kTQ1_0},
+                                                                               {"tq2_0", TensorType::kTQ2_0},
+                                                                               {"q2_0", TensorType::kQ2_0},
+                                                                               {"pq2_0", TensorType::kPQ2_0},
+                                                                               {"q1_0", TensorType::kQ1_0},
+                                                                               {"f32", TensorType::kF32},
+                                                                               {"f16", TensorType::kF16},
+                                                                               {"bf16", TensorType::kBF16},
+                                                                               {"q8_0", TensorType::kQ8_0}}};
 
 }  // namespace
 
@@ -33,7 +37,9 @@ std::optional<TensorType> parse_target_type(std::string_view name) {
   return std::nullopt;
 }
 
-std::string_view target_type_names() { return "i2_s, tl1, tl2, tq1_0, tq2_0, f32, f16, bf16 or q8_0"; }
+std::string_view target_type_names() {
+  return "i2_s, tl1, tl2, tq1_0, tq2_0, q2_0, pq2_0, q1_0, f32, f16, bf16 or q8_0";
+}
 
 namespace convert {
 namespace {
@@ -41,6 +47,13 @@ namespace {
 bool has_tiles(TensorType type) { return type == TensorType::kTL1 || type == TensorType::kTL2OrMXFP4; }
 bool is_whole_float(TensorType type) {
   return type == TensorType::kF32 || type == TensorType::kF16 || type == TensorType::kBF16;
+}
+// That holds every value of the tensor.
+TensorType float_type_of(const SourceTensor& tensor) {
+  for (const TensorType type : {TensorType::kF16, TensorType::kBF16}) {
+    if (tensor.type == gguf::to_string(type)) return type;
+  }
+  return TensorType::kF32;
 }
 std::string name_of(TensorType type) {
   return type == TensorType::kTL2OrMXFP4 ? "TL2" : std::string(gguf::to_string(type));
@@ -53,11 +66,20 @@ class Planner {
   Result<std::vector<Target>> run(const std::vector<SourceTensor>& tensors) {
     for (const auto& [flag, type] : {std::pair("--embedding", options_.embedding), {"--head", options_.head}}) {
       if (!type || (*type != TensorType::kI2_S && !has_tiles(*type))) continue;
-      return Error{ErrorCode::kUsage, std::string(flag) + ": expected a float type, q8_0, tq1_0 or tq2_0, found " +
-                                          name_of(*type) + "; no program reads such an embedding or head"};
+      return Error{ErrorCode::kUsage,
+                   std::string(flag) +
+                       ": expected a float type, q8_0 or a ternary type of blocks (tq1_0, tq2_0, q2_0, "
+                       "pq2_0, q1_0), found " +
+                       name_of(*type) + "; no program reads such an embedding or head"};
     }
     if (has_tiles(options_.type) && !options_.tile_config.empty()) {
       BITNET_ASSIGN_OR_RETURN(table_, formats::TileTable::read(options_.tile_config));
+    }
+    const bool untied = std::any_of(tensors.begin(), tensors.end(),
+                                    [](const SourceTensor& tensor) { return tensor.role == Role::kHead; });
+    if (options_.head && !untied) {
+      warnings_.emplace_back(
+          "--head changes nothing: the model's head is its embedding, whose type --embedding states");
     }
     std::vector<Target> targets;
     targets.reserve(tensors.size());
@@ -76,7 +98,7 @@ class Planner {
         return options_.type;
       case Role::kEmbedding:
       case Role::kHead: {
-        const auto& stated = tensor.role == Role::kHead ? options_.head : options_.embedding;
+        const auto& stated = tensor.role == Role::kHead && options_.head ? options_.head : options_.embedding;
         if (stated) return stated;
         if (everywhere) return options_.type;
         if (options_.keep_types) return tensor.raw_type;
@@ -101,9 +123,10 @@ class Planner {
                                                   "; convert it with the program that wrote it"};
     }
     if (target.type == TensorType::kQ8_0 && tensor.ne.front() % formats::block_elements(TensorType::kQ8_0) != 0) {
+      target.type = float_type_of(tensor);
       warnings_.push_back(tensor.place + ": its rows of " + std::to_string(tensor.ne.front()) +
-                          " are no whole blocks of Q8_0; it becomes F16");
-      target.type = TensorType::kF16;
+                          " are no whole blocks of Q8_0; its values stay what they are, as " + name_of(target.type));
+      if (is_copied(tensor, target)) return target;
     }
     if (has_tiles(target.type)) BITNET_RETURN_IF_ERROR(find_tile(tensor, target));
     return target;

@@ -22,7 +22,8 @@ struct PlanOptions {
   bool strict = false;  // an assumed tile table is an error
 };
 
-// A target for each tensor. Q8_0 for rows that are no whole blocks becomes F16, with a warning. kTensorMapping, with
+// A target for each tensor. Rows that are no whole blocks of Q8_0 keep their values as floats, with a warning, as a
+// --head without a head of its own gets one. kTensorMapping, with
 // the tensor: a type that is not known to the reader and would have to be changed; TL1 and TL2 without tile parameters;
 // kUsage: types that an embedding or head cannot have; kStrict: an assumed tile table; and what TileTable::read
 // refuses.

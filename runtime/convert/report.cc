@@ -6,6 +6,7 @@
 namespace bitnet {
 
 bool ConvertReport::lossless() const {
+  if (config_rounded) return false;
   for (const ConvertedTensor& tensor : tensors) {
     if (tensor.max_error != 0.0 || tensor.kind_changed) return false;
   }

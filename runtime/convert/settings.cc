@@ -33,13 +33,16 @@ std::string shown(const Json& value) {
 Result<Settings> Settings::read(const std::string& path, ErrorCode code) {
   const auto mapped = MappedFile::open(path);
   if (!mapped.ok()) return Error{code, mapped.error().message};
+  return parse({reinterpret_cast<const char*>(mapped->bytes().data()), mapped->bytes().size()}, path, code);
+}
+
+Result<Settings> Settings::parse(std::string_view text, const std::string& path, ErrorCode code) {
   const auto fail = [&](const std::string& expected, const std::string& found) {
     return Error{code, path + ": expected " + expected + ", found " + found + "; " + std::string(kExportAgain)};
   };
-  if (mapped->bytes().size() > kMaxBytes) {
-    return fail("at most " + std::to_string(kMaxBytes) + " bytes", std::to_string(mapped->bytes().size()));
+  if (text.size() > kMaxBytes) {
+    return fail("at most " + std::to_string(kMaxBytes) + " bytes", std::to_string(text.size()));
   }
-  const std::string_view text(reinterpret_cast<const char*>(mapped->bytes().data()), mapped->bytes().size());
   const std::size_t nul = text.find('\0');
   if (nul != std::string_view::npos) return fail("JSON", "a NUL at byte " + std::to_string(nul));
 

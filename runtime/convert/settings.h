@@ -18,6 +18,8 @@ class Settings {
   // The file's one object: UTF-8, at most 16 MiB, nested at most 64 deep, no key twice. All errors, here and below,
   // have `code`.
   [[nodiscard]] static Result<Settings> read(const std::string& path, ErrorCode code);
+  // The same of the text itself; `path` stands in messages.
+  [[nodiscard]] static Result<Settings> parse(std::string_view text, const std::string& path, ErrorCode code);
 
   // Keys of nested objects are written "quantization_config.linear_class". A null counts as absent.
   [[nodiscard]] bool has(std::string_view key) const;

@@ -41,6 +41,8 @@ struct SourceTensor {
   // Otherwise: values [rows][k]; a vector is one row.
   std::function<void(std::int64_t row_begin, std::int64_t row_end, float* values)> floats;
   bool masters = false;  // the model rounds them by their mean magnitude when it runs
+  bool assumed = false;  // that they are masters: those of one magnitude are ternary weights as they are
+  double error = 0;      // largest difference that is already in the values
 
   // The bytes of a GGUF tensor, which may be copied as they are.
   std::optional<gguf::TensorType> raw_type;

@@ -11,6 +11,7 @@
 #include "runtime/formats/dense.h"
 #include "runtime/formats/encode.h"
 #include "runtime/formats/ternarize.h"
+#include "runtime/gguf/types.h"
 
 namespace bitnet::convert {
 namespace {
@@ -23,8 +24,10 @@ constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
 // The source's pages are given back after so many weights: an embedding may be as large as the memory.
 constexpr std::int64_t kResidentElements = std::int64_t{1} << 24;
 
-// Columns of the groups of scales that are looked for in floats, those of TQ1_0 and TQ2_0.
-constexpr std::int64_t kScaleGroup = 256;
+bool has_block_scales(TensorType type) {
+  return type == TensorType::kTQ1_0 || type == TensorType::kTQ2_0 || type == TensorType::kQ2_0 ||
+         type == TensorType::kPQ2_0 || type == TensorType::kQ1_0;
+}
 
 struct Scales {
   ScaleKind kind = ScaleKind::kTensor;
@@ -116,6 +119,7 @@ class Stream {
   // Calls use(row_begin, row_end) for every piece, and counts it as done.
   template <typename Use>
   Status each_piece(const Use& use, std::uint64_t parts = 1) {
+    if (columns_ == 0) return {};  // there may be any number of such rows
     for (std::int64_t row = 0; row < rows_; row += piece_rows_) {
       const std::int64_t end = std::min(rows_, row + piece_rows_);
       BITNET_RETURN_IF_ERROR(use(row, end));
@@ -218,11 +222,16 @@ class Stream {
   Status find_scales() {
     if (source_.ternary) {
       scales_ = {source_.scale_kind, source_.group, source_.scales};
+      // A matrix of zeros in blocks has scale 0; types with one scale for all want one above 0, and any will do.
+      if (scales_.kind == ScaleKind::kTensor && scales_.values[0] == 0.0F) scales_.values[0] = 1.0F;
       return {};
     }
-    const bool grouped = columns_ % kScaleGroup == 0;
+    const std::int64_t group = has_block_scales(target_.type)
+                                   ? static_cast<std::int64_t>(gguf::row_granule(target_.type))
+                                   : columns_;  // one scale for all: groups would not help
+    const bool grouped = columns_ % group == 0 && group != columns_;
     formats::MagnitudeProbe rows(columns_);
-    formats::MagnitudeProbe groups(kScaleGroup);  // to it, each group is a row
+    formats::MagnitudeProbe groups(group);  // to it, each group is a row
     Status done = each_piece(
         [&](std::int64_t begin, std::int64_t end) -> Status {
           BITNET_RETURN_IF_ERROR(load(begin, end));
@@ -231,11 +240,12 @@ class Stream {
         },
         2);
     if (!done.ok()) return done;
-    const auto kind = source_.masters ? std::nullopt : rows.ternary();
+    const bool round = source_.masters && !source_.assumed;
+    const auto kind = round ? std::nullopt : rows.ternary();
     if (kind) {
       scales_ = {*kind, 0, rows.scales(*kind)};
-    } else if (!source_.masters && grouped && groups.ternary()) {
-      scales_ = {ScaleKind::kGroup, static_cast<std::int32_t>(kScaleGroup), by_group(groups.scales(ScaleKind::kRow))};
+    } else if (!round && grouped && groups.ternary()) {
+      scales_ = {ScaleKind::kGroup, static_cast<std::int32_t>(group), by_group(groups.scales(ScaleKind::kRow))};
     } else if (source_.masters || target_.ternarize) {
       scales_ = {ScaleKind::kTensor, 0, {rows.absmean()}};
       report_.rounded = true;
@@ -275,7 +285,7 @@ class Stream {
 
   // What the result holds of scales_.
   [[nodiscard]] float stored(float scale) const {
-    if (target_.type != TensorType::kTQ1_0 && target_.type != TensorType::kTQ2_0) return scale;
+    if (!has_block_scales(target_.type)) return scale;
     std::byte half[2];
     float result = 0;
     formats::encode_floats(TensorType::kF16, {&scale, 1}, half);
@@ -382,13 +392,12 @@ class Stream {
 
 bool is_ternary_target(TensorType type) {
   return type == TensorType::kI2_S || type == TensorType::kTL1 || type == TensorType::kTL2OrMXFP4 ||
-         type == TensorType::kTQ1_0 || type == TensorType::kTQ2_0;
+         has_block_scales(type);
 }
 
 bool is_copied(const SourceTensor& source, const Target& target) {
   if (source.raw_type != target.type || target.packed) return false;
-  return !source.ternary || !is_ternary_target(target.type) || target.type == TensorType::kTQ1_0 ||
-         target.type == TensorType::kTQ2_0;
+  return target.type != TensorType::kI2_S && target.type != TensorType::kTL1 && target.type != TensorType::kTL2OrMXFP4;
 }
 
 Status stream_tensor(const SourceTensor& source, const Target& target, const Sink& sink, const Step& step,

@@ -93,7 +93,10 @@ Result<Verification> verify_conversion(const std::string& input, const std::stri
   // A checkpoint is run as what its result is: ternary weights with quantised activations, or floats.
   TensorType type = TensorType::kF32;
   for (const ConvertedTensor& tensor : report.tensors) {
-    if (tensor.to_type == "TQ1_0" || tensor.to_type == "TQ2_0") type = TensorType::kTQ2_0;
+    for (const TensorType blocks : {TensorType::kTQ2_0, TensorType::kQ2_0, TensorType::kPQ2_0, TensorType::kQ1_0}) {
+      if (tensor.to_type == gguf::to_string(blocks)) type = blocks;
+    }
+    if (tensor.to_type == "TQ1_0") type = TensorType::kTQ2_0;
     if (tensor.to_type == "I2_S" || tensor.to_type == "TL1" || tensor.to_type == "TL2" || tensor.to_type == "U8") {
       type = TensorType::kI2_S;
     }

@@ -24,9 +24,12 @@ namespace bitnet::formats {
 namespace {
 
 constexpr std::size_t kTqBlock = 256;
+constexpr std::uint8_t kZero = 1;  // the code of weight 0
 constexpr std::size_t kQ8Block = 32;
 constexpr std::size_t kQ8Bytes = 34;
 
+// Has a float16 scale for each block of a row.
+bool has_blocks(gguf::TensorType type) { return block_type(type).elements != 0; }
 bool is_tq(gguf::TensorType type) { return type == gguf::TensorType::kTQ1_0 || type == gguf::TensorType::kTQ2_0; }
 
 void put_half(std::uint8_t* at, float value) {
@@ -46,7 +49,24 @@ void put_trits(const std::uint8_t* codes, std::uint8_t* bytes) {
   }
 }
 
-void put_tq_block(gguf::TensorType type, const std::uint8_t* codes, float scale, std::uint8_t* block) {
+void put_block(gguf::TensorType type, const std::uint8_t* codes, float scale, std::uint8_t* block) {
+  const BlockType layout = block_type(type);
+  if (type == gguf::TensorType::kQ2_0 || type == gguf::TensorType::kPQ2_0) {
+    put_half(block, scale);
+    for (std::size_t i = 0; i < layout.elements / 4; ++i, codes += 4) {
+      block[2 + i] = static_cast<std::uint8_t>(codes[0] | codes[1] << 2 | codes[2] << 4 | codes[3] << 6);
+    }
+    return;
+  }
+  if (type == gguf::TensorType::kQ1_0) {
+    put_half(block, scale);
+    for (std::size_t i = 0; i < layout.elements / 8; ++i, codes += 8) {
+      unsigned bits = 0;
+      for (unsigned bit = 0; bit < 8; ++bit) bits |= static_cast<unsigned>(codes[bit] >> 1) << bit;
+      block[2 + i] = static_cast<std::uint8_t>(bits);
+    }
+    return;
+  }
   if (type == gguf::TensorType::kTQ1_0) {
     put_trits<32, 5>(codes, block);
     put_trits<16, 5>(codes + 160, block + 32);
@@ -97,7 +117,7 @@ void quantize_tq_block(gguf::TensorType type, const float* values, std::uint8_t*
   for (std::size_t i = 0; i < kTqBlock; ++i) {
     codes[i] = static_cast<std::uint8_t>(rounded(values[i] * inverse) + 1);
   }
-  put_tq_block(type, codes.data(), largest, block);
+  put_block(type, codes.data(), largest, block);
 }
 
 std::uint16_t to_bf16(float value) {
@@ -135,7 +155,7 @@ struct TernaryEncoder::State {
   [[nodiscard]] std::uint8_t* data() { return reinterpret_cast<std::uint8_t*>(bytes.data()); }
 
   Status check_scales() const;
-  void put_tq_rows(const std::uint8_t* codes, std::int64_t rows);
+  Status put_blocks(const std::uint8_t* codes, std::int64_t rows);
 };
 
 Status TernaryEncoder::State::check_scales() const {
@@ -151,18 +171,22 @@ Status TernaryEncoder::State::check_scales() const {
   if (scales.size() != expected) {
     return refused(target, "expected " + std::to_string(expected) + " scales, found " + std::to_string(scales.size()));
   }
-  if (!is_tq(target.type)) {
+  if (!has_blocks(target.type)) {
     if (kind != ScaleKind::kTensor) {
       return refused(target,
-                     "the type has one scale for the whole matrix, and this one has several: choose tq1_0, "
-                     "tq2_0 or f16");
+                     "the type has one scale for the whole matrix, and this one has several: choose tq2_0, q2_0, "
+                     "pq2_0 or f16");
     }
     if (std::isfinite(scales[0]) && scales[0] > 0) return {};
     return refused(target, "expected a finite positive scale, found " + number_text(scales[0]));
   }
-  if (kind == ScaleKind::kGroup && static_cast<std::size_t>(group) % kTqBlock != 0) {
-    return refused(target, "the type has one scale for 256 columns, and this matrix has one for " +
-                               std::to_string(group) + ": choose f16");
+  const auto block = static_cast<std::int32_t>(block_type(target.type).elements);
+  if (kind == ScaleKind::kGroup && group % block != 0) {
+    return refused(target, "the type has one scale for " + std::to_string(block) +
+                               " columns, and this matrix has one for " + std::to_string(group) + ": choose " +
+                               (group % 128 == 0  ? "q2_0, pq2_0 or f16"
+                                : group % 64 == 0 ? "q2_0 or f16"
+                                                  : "f16"));
   }
   for (const float scale : scales) {
     if (std::isfinite(half_to_float(float_to_half(scale)))) continue;
@@ -174,14 +198,16 @@ Status TernaryEncoder::State::check_scales() const {
 Result<TernaryEncoder> TernaryEncoder::make(const TernaryTarget& target, ScaleKind kind, std::int32_t group,
                                             std::span<const float> scales) {
   using enum gguf::TensorType;
-  if (target.type != kI2_S && target.type != kTL1 && target.type != kTL2OrMXFP4 && !is_tq(target.type)) {
-    return refused(target, "expected I2_S, TL1, TL2, TQ1_0 or TQ2_0");
+  if (target.type != kI2_S && target.type != kTL1 && target.type != kTL2OrMXFP4 && !has_blocks(target.type)) {
+    return refused(target, "expected I2_S, TL1, TL2, TQ1_0, TQ2_0, Q2_0, PQ2_0 or Q1_0");
   }
   if (target.rows <= 0 || target.columns <= 0) return refused(target, "expected a matrix that is not empty");
   const auto bytes = size_of(target);
   if (!bytes || *bytes > std::numeric_limits<std::ptrdiff_t>::max()) {
-    return refused(target, is_tq(target.type) ? "expected a multiple of 256 columns: choose i2_s"
-                                              : "expected a multiple of 4 columns (TL2: at least 256): choose f16");
+    return refused(target, has_blocks(target.type)
+                               ? "expected a multiple of " + std::to_string(block_type(target.type).elements) +
+                                     " columns: choose i2_s"
+                               : "expected a multiple of 4 columns (TL2: at least 256): choose f16");
   }
   auto state = std::make_unique<State>();
   state->target = target;
@@ -202,7 +228,7 @@ Result<TernaryEncoder> TernaryEncoder::make(const TernaryTarget& target, ScaleKi
     if (format == TileFormat::kTl2) state->tl2.emplace(target.rows, target.columns, *target.tile);
   }
   state->bytes.resize(static_cast<std::size_t>(*bytes));
-  if (!is_tq(target.type)) {
+  if (!has_blocks(target.type)) {
     std::memcpy(state->bytes.data() + *bytes - kScaleTailBytes, state->scales.data(), sizeof(float));
   }
   return TernaryEncoder(std::move(state));
@@ -213,25 +239,32 @@ TernaryEncoder::TernaryEncoder(TernaryEncoder&&) noexcept = default;
 TernaryEncoder& TernaryEncoder::operator=(TernaryEncoder&&) noexcept = default;
 TernaryEncoder::~TernaryEncoder() = default;
 
-void TernaryEncoder::State::put_tq_rows(const std::uint8_t* codes, std::int64_t rows) {
-  const auto blocks = static_cast<std::size_t>(target.columns) / kTqBlock;
-  const std::size_t block_bytes = block_type(target.type).bytes;
-  std::uint8_t* out = data() + static_cast<std::size_t>(rows_done) * blocks * block_bytes;
+Status TernaryEncoder::State::put_blocks(const std::uint8_t* codes, std::int64_t rows) {
+  const BlockType block = block_type(target.type);
+  const std::size_t blocks = static_cast<std::size_t>(target.columns) / block.elements;
+  std::uint8_t* out = data() + static_cast<std::size_t>(rows_done) * blocks * block.bytes;
   for (std::int64_t row = rows_done; row < rows_done + rows; ++row) {
     for (std::size_t b = 0; b < blocks; ++b) {
       std::size_t index = 0;
       if (kind == ScaleKind::kRow) index = static_cast<std::size_t>(row);
       if (kind == ScaleKind::kGroup) {
-        index = b * kTqBlock / static_cast<std::size_t>(group) * static_cast<std::size_t>(target.rows) +
+        index = b * block.elements / static_cast<std::size_t>(group) * static_cast<std::size_t>(target.rows) +
                 static_cast<std::size_t>(row);
       }
       // As ggml, whose scale is the block's largest magnitude: 0 where there is none.
-      const bool zeros = std::all_of(codes, codes + kTqBlock, [](std::uint8_t code) { return code == 1; });
-      put_tq_block(target.type, codes, zeros ? 0.0F : scales[index], out);
-      codes += kTqBlock;
-      out += block_bytes;
+      const auto zeros = static_cast<std::size_t>(std::count(codes, codes + block.elements, kZero));
+      if (target.type == gguf::TensorType::kQ1_0 && zeros != 0 && zeros != block.elements) {
+        const auto at = static_cast<std::size_t>(std::find(codes, codes + block.elements, kZero) - codes);
+        return refused(target, "row " + std::to_string(row) + ", column " + std::to_string(b * block.elements + at) +
+                                   ": expected -1 or +1, found the weight 0, for which this type has no code: choose "
+                                   "q2_0, pq2_0 or tq1_0");
+      }
+      put_block(target.type, codes, zeros == block.elements ? 0.0F : scales[index], out);
+      codes += block.elements;
+      out += block.bytes;
     }
   }
+  return {};
 }
 
 Status TernaryEncoder::add_rows(std::span<const std::uint8_t> codes) {
@@ -259,7 +292,7 @@ Status TernaryEncoder::add_rows(std::span<const std::uint8_t> codes) {
   } else if (state.target.type == gguf::TensorType::kI2_S) {
     encode_i2s(state.target.i2s_layout, codes.data(), state.target.columns, state.rows_done, count, state.data());
   } else {
-    state.put_tq_rows(codes.data(), count);
+    BITNET_RETURN_IF_ERROR(state.put_blocks(codes.data(), count));
   }
   state.rows_done += count;
   return {};
@@ -273,7 +306,7 @@ Result<std::span<const std::byte>> TernaryEncoder::finish() const {
 }
 
 double TernaryEncoder::scale_loss() const {
-  if (!is_tq(state_->target.type)) return 0;
+  if (!has_blocks(state_->target.type)) return 0;
   double worst = 0;
   for (const float scale : state_->scales) {
     if (scale == 0) continue;

@@ -1,5 +1,5 @@
 // From the canonical form to bytes in a file. Bytes equal those of bitnet.cpp's converter (I2_S, TL1, TL2; the 28 bytes
-// behind the scale are zero) and of ggml's reference quantisation (the block types) from the same weights.
+// behind the scale are zero) and of ggml's reference quantisation (TQ1_0, TQ2_0) from the same weights.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,8 @@
 namespace bitnet::formats {
 
 struct TernaryTarget {
-  gguf::TensorType type = gguf::TensorType::kI2_S;  // kI2_S, kTL1, kTL2OrMXFP4 (meaning TL2), kTQ1_0 or kTQ2_0
+  // kI2_S, kTL1, kTL2OrMXFP4 (meaning TL2), or a type of blocks: kTQ1_0, kTQ2_0, kQ2_0, kPQ2_0, kQ1_0.
+  gguf::TensorType type = gguf::TensorType::kI2_S;
   std::int64_t rows = 0;
   std::int64_t columns = 0;
   I2sLayout i2s_layout = I2sLayout::kX86;
@@ -29,21 +30,22 @@ struct TernaryTarget {
 class TernaryEncoder {
  public:
   // `scales` as of TernaryMatrix. Errors, kTensorMapping: the type does not hold this shape (I2_S: whole groups; TL1
-  // and TL2: no tile, or one that does not divide it; TQ1_0 and TQ2_0: a multiple of 256 columns) or these scales
-  // (I2_S, TL1, TL2: one, positive and finite; TQ1_0 and TQ2_0: groups of a multiple of 256 columns, finite as
-  // float16). float16 rounds a TQ scale: scale_loss() says by how much.
+  // and TL2: no tile, or one that does not divide it; types of blocks: whole blocks) or these scales (I2_S, TL1, TL2:
+  // one, positive and finite; types of blocks: groups of whole blocks, finite as float16). float16 rounds the scale of
+  // a block: scale_loss() says by how much.
   [[nodiscard]] static Result<TernaryEncoder> make(const TernaryTarget& target, ScaleKind kind, std::int32_t group,
                                                    std::span<const float> scales);
   TernaryEncoder(TernaryEncoder&&) noexcept;
   TernaryEncoder& operator=(TernaryEncoder&&) noexcept;
   ~TernaryEncoder();
 
-  // Whole rows of codes 0..2. kTensorMapping for another code (row and column are named) or more rows than there are.
+  // Whole rows of codes 0..2. kTensorMapping for another code, in Q1_0 also for a weight 0 in a block that has others
+  // (row and column are named), or more rows than there are.
   [[nodiscard]] Status add_rows(std::span<const std::uint8_t> codes);
   // The tensor's bytes; kTensorMapping if rows are missing. The span lives as long as this object.
   [[nodiscard]] Result<std::span<const std::byte>> finish() const;
 
-  // Largest |stored - scale| / |scale| over the scales: 0 except for TQ1_0 and TQ2_0, there at most 2^-11 for scales
+  // Largest |stored - scale| / |scale| over the scales: 0 except for types of blocks, there at most 2^-11 for scales
   // above 2^-14.
   [[nodiscard]] double scale_loss() const;
 

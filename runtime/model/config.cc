@@ -257,6 +257,21 @@ Status read_vocabulary(const Keys& keys, ModelConfig& config) {
                                 " exceeds the " + std::to_string(config.vocab) + " rows of token_embd.weight");
 }
 
+// llama.cpp splits models into files, of which the first has the metadata and each has some of the tensors.
+Status refuse_shards(const gguf::File& file) {
+  if (file.find("split.count") == nullptr) return {};
+  BITNET_ASSIGN_OR_RETURN(const std::uint64_t count, file.get_uint("split.count"));
+  if (count <= 1) return {};
+  std::string number;
+  if (file.find("split.no") != nullptr) {
+    BITNET_ASSIGN_OR_RETURN(const std::uint64_t index, file.get_uint("split.no"));
+    number = " number " + std::to_string(index) + " (from 0)";
+  }
+  return config_error(file, "metadata key split.count: expected a model in one file, found a part" + number + " of " +
+                                std::to_string(count) +
+                                "; merge the parts first, with llama-gguf-split --merge of llama.cpp");
+}
+
 std::string known_names() {
   std::string names;
   for (const Architecture& entry : architectures()) names += (names.empty() ? "" : ", ") + std::string(entry.name);
@@ -285,6 +300,7 @@ std::string_view pooling_name(Pooling pooling) {
 
 Result<ModelConfig> read_config(const gguf::File& file) {
   ModelConfig config;
+  BITNET_RETURN_IF_ERROR(refuse_shards(file));
   BITNET_ASSIGN_OR_RETURN(const std::string_view name, file.get_string("general.architecture"));
   const Architecture* architecture = find_architecture(name);
   if (architecture == nullptr) {

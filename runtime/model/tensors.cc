@@ -43,8 +43,12 @@ struct Piece {
 
 class Mapper {
  public:
-  Mapper(const gguf::File& file, const ModelConfig& config, const formats::ReadOptions& read, ModelTensors& out)
-      : file_(file), config_(config), read_(read), out_(out) {}
+  // With `names`, which is then filled, only names and shapes count.
+  Mapper(const gguf::File& file, const ModelConfig& config, const formats::ReadOptions& read, ModelTensors& out,
+         TensorNames* names = nullptr)
+      : file_(file), config_(config), read_(read), out_(out), names_(names) {}
+
+  Status run();
 
   // Floats [k]. Converters that keep norms narrow exist (the BitNet embedding models').
   Result<const gguf::Tensor*> vector(const std::string& name, std::int64_t k) {
@@ -88,7 +92,7 @@ class Mapper {
     piece.part.i2s_x86 = tensor.type == gguf::TensorType::kI2_S && read_.i2s_layout == formats::I2sLayout::kX86;
     BITNET_ASSIGN_OR_RETURN(piece.part.bias, optional_vector(layer, name + ".bias", n));
     BITNET_ASSIGN_OR_RETURN(const gguf::Tensor* scale, optional_vector(layer, name + ".scale", 1));
-    if (scale != nullptr) {
+    if (scale != nullptr && names_ == nullptr) {
       formats::decode_floats(scale->type, scale->data.data(), 0, {&piece.part.scale, 1});
       if (!std::isfinite(piece.part.scale)) {
         return tensor_error(file_, scale->name,
@@ -121,21 +125,30 @@ class Mapper {
   Result<LayerTensors> layer(std::int64_t index);
 
   // Every tensor of the file is used, or known to be safe to leave out; and what a block has, all have.
-  [[nodiscard]] Status check_complete() const;
+  [[nodiscard]] Status check_complete();
 
  private:
   static std::string block(std::int64_t layer) { return "blk." + std::to_string(layer) + "."; }
 
   Result<const gguf::Tensor*> find(const std::string& name, std::int64_t ne0, std::int64_t ne1) {
     const gguf::Tensor* tensor = file_.find_tensor(name);
-    if (tensor == nullptr) return tensor_error(file_, name, "missing");
+    if (tensor == nullptr) {
+      BITNET_RETURN_IF_ERROR(missing(name, "missing"));
+      return &nameless_;
+    }
     if (tensor->ne[0] != static_cast<std::uint64_t>(ne0) || tensor->ne[1] != static_cast<std::uint64_t>(ne1) ||
         tensor->ne[2] != 1 || tensor->ne[3] != 1) {
       const std::string expected = "[" + std::to_string(ne0) + (ne1 == 1 ? "" : "," + std::to_string(ne1)) + "]";
       return tensor_error(file_, name, "expected shape " + expected + " (fastest first), found " + shape_text(*tensor));
     }
     if (used_.insert(tensor->name).second) out_.used.push_back(tensor);
-    return tensor;
+    return names_ == nullptr ? tensor : &nameless_;
+  }
+  // Collects the name, or is the error.
+  [[nodiscard]] Status missing(const std::string& name, const std::string& what) {
+    if (names_ == nullptr) return tensor_error(file_, name, what);
+    names_->missing.push_back(name);
+    return {};
   }
   [[nodiscard]] Error wrong_type(const gguf::Tensor& tensor, const std::string& expected) const {
     return tensor_error(file_, tensor.name,
@@ -151,8 +164,8 @@ class Mapper {
     BITNET_ASSIGN_OR_RETURN(const gguf::Tensor* norm, optional_vector(layer, name + ".weight", k));
     BITNET_ASSIGN_OR_RETURN(const gguf::Tensor* other, optional_vector(layer, projection + "_norm_in.weight", k));
     if (norm != nullptr && other != nullptr) {
-      return tensor_error(file_, other->name,
-                          "is the same norm as " + std::string(norm->name) + "; expected one of the two");
+      return tensor_error(file_, block(layer) + projection + "_norm_in.weight",
+                          "is the same norm as " + block(layer) + name + ".weight; expected one of the two");
     }
     return norm != nullptr ? norm : other;
   }
@@ -169,6 +182,8 @@ class Mapper {
   const ModelConfig& config_;
   const formats::ReadOptions& read_;
   ModelTensors& out_;
+  TensorNames* names_;
+  gguf::Tensor nameless_;  // stands for every tensor where only names count: F32
   std::set<std::string_view> used_;
   std::map<std::string, std::set<std::int64_t>> layers_with_;
 };
@@ -198,9 +213,9 @@ Result<LayerTensors> Mapper::layer(std::int64_t index) {
   BITNET_ASSIGN_OR_RETURN(layer.attn_q_norm, optional_vector(index, "attn_q_norm.weight", config_.head_dim));
   BITNET_ASSIGN_OR_RETURN(layer.attn_k_norm, optional_vector(index, "attn_k_norm.weight", config_.head_dim));
   if ((layer.attn_q_norm == nullptr) != (layer.attn_k_norm == nullptr)) {
-    return tensor_error(file_,
-                        block(index) + (layer.attn_q_norm == nullptr ? "attn_q_norm" : "attn_k_norm") + ".weight",
-                        "missing, though the other one of the two norms of queries and keys is there");
+    BITNET_RETURN_IF_ERROR(
+        missing(block(index) + (layer.attn_q_norm == nullptr ? "attn_q_norm" : "attn_k_norm") + ".weight",
+                "missing, though the other one of the two norms of queries and keys is there"));
   }
   BITNET_ASSIGN_OR_RETURN(layer.attn_sub_norm, sub_norm(index, "attn_sub_norm", "attn_output", q_rows));
   pieces.clear();
@@ -221,18 +236,22 @@ Result<LayerTensors> Mapper::layer(std::int64_t index) {
   return layer;
 }
 
-Status Mapper::check_complete() const {
+Status Mapper::check_complete() {
   for (const auto& [name, layers] : layers_with_) {
-    if (static_cast<std::int64_t>(layers.size()) == config_.layers) continue;
-    std::int64_t without = 0;
-    while (layers.contains(without)) ++without;
-    return tensor_error(file_, block(without) + name,
-                        "missing, though block " + std::to_string(*layers.begin()) + " has it");
+    for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
+      if (layers.contains(layer)) continue;
+      BITNET_RETURN_IF_ERROR(
+          missing(block(layer) + name, "missing, though block " + std::to_string(*layers.begin()) + " has it"));
+    }
   }
   for (const gguf::Tensor& tensor : file_.tensors()) {
     if (used_.contains(tensor.name)) continue;
     // bitnet.cpp loads output.weight of these models and never uses it.
     if (config_.tied_only && tensor.name == "output.weight") continue;
+    if (names_ != nullptr) {
+      names_->foreign.emplace_back(tensor.name);
+      continue;
+    }
     std::string reason = "has no place in the graph of architecture " + config_.architecture;
     if (tensor.name.starts_with("blk.") && tensor.name.ends_with("norm.bias")) reason = "this norm has no bias";
     if (tensor.name == "output.bias") reason = "a bias of the head is not supported";
@@ -240,6 +259,37 @@ Status Mapper::check_complete() const {
                         reason + "; leaving it out would change the results, so the model is refused");
   }
   return {};
+}
+
+Status Mapper::run() {
+  BITNET_ASSIGN_OR_RETURN(out_.token_embd, rows("token_embd.weight", config_.vocab));
+  out_.head = out_.token_embd;
+  if (!config_.tied_only && file_.find_tensor("output.weight") != nullptr) {
+    BITNET_ASSIGN_OR_RETURN(out_.head, rows("output.weight", config_.vocab));
+  }
+  if (config_.learned_positions) {
+    BITNET_ASSIGN_OR_RETURN(out_.position_embd, rows("position_embd.weight", config_.context));
+  }
+  BITNET_ASSIGN_OR_RETURN(out_.output_norm, vector("output_norm.weight", config_.hidden));
+  if (config_.norm == NormKind::kLayer) {
+    BITNET_ASSIGN_OR_RETURN(out_.output_norm_bias, optional_vector("output_norm.bias", config_.hidden));
+  }
+  if (config_.rope != RopeKind::kNone) {
+    const std::int64_t half = config_.rope_dim / 2;
+    BITNET_ASSIGN_OR_RETURN(out_.rope_freqs, optional_vector("rope_freqs.weight", half));
+    BITNET_ASSIGN_OR_RETURN(out_.rope_factors_long, optional_vector("rope_factors_long.weight", half));
+    BITNET_ASSIGN_OR_RETURN(out_.rope_factors_short, optional_vector("rope_factors_short.weight", half));
+    if ((out_.rope_factors_long == nullptr) != (out_.rope_factors_short == nullptr)) {
+      BITNET_RETURN_IF_ERROR(
+          missing(out_.rope_factors_long == nullptr ? "rope_factors_long.weight" : "rope_factors_short.weight",
+                  "missing, though the other one of the two is there"));
+    }
+  }
+  for (std::int64_t i = 0; i < config_.layers; ++i) {
+    BITNET_ASSIGN_OR_RETURN(LayerTensors added, layer(i));
+    out_.layers.push_back(std::move(added));
+  }
+  return check_complete();
 }
 
 // Which entry of kernel_shapes().ternary each product is.
@@ -305,37 +355,16 @@ std::string type_census(const gguf::File& file) {
 
 Result<ModelTensors> map_tensors(const gguf::File& file, const ModelConfig& config, const formats::ReadOptions& read) {
   ModelTensors tensors;
-  Mapper mapper(file, config, read, tensors);
-  BITNET_ASSIGN_OR_RETURN(tensors.token_embd, mapper.rows("token_embd.weight", config.vocab));
-  tensors.head = tensors.token_embd;
-  if (!config.tied_only && file.find_tensor("output.weight") != nullptr) {
-    BITNET_ASSIGN_OR_RETURN(tensors.head, mapper.rows("output.weight", config.vocab));
-  }
-  if (config.learned_positions) {
-    BITNET_ASSIGN_OR_RETURN(tensors.position_embd, mapper.rows("position_embd.weight", config.context));
-  }
-  BITNET_ASSIGN_OR_RETURN(tensors.output_norm, mapper.vector("output_norm.weight", config.hidden));
-  if (config.norm == NormKind::kLayer) {
-    BITNET_ASSIGN_OR_RETURN(tensors.output_norm_bias, mapper.optional_vector("output_norm.bias", config.hidden));
-  }
-  if (config.rope != RopeKind::kNone) {
-    const std::int64_t half = config.rope_dim / 2;
-    BITNET_ASSIGN_OR_RETURN(tensors.rope_freqs, mapper.optional_vector("rope_freqs.weight", half));
-    BITNET_ASSIGN_OR_RETURN(tensors.rope_factors_long, mapper.optional_vector("rope_factors_long.weight", half));
-    BITNET_ASSIGN_OR_RETURN(tensors.rope_factors_short, mapper.optional_vector("rope_factors_short.weight", half));
-    if ((tensors.rope_factors_long == nullptr) != (tensors.rope_factors_short == nullptr)) {
-      return tensor_error(
-          file, tensors.rope_factors_long == nullptr ? "rope_factors_long.weight" : "rope_factors_short.weight",
-          "missing, though the other one of the two is there");
-    }
-  }
-  for (std::int64_t i = 0; i < config.layers; ++i) {
-    BITNET_ASSIGN_OR_RETURN(LayerTensors layer, mapper.layer(i));
-    tensors.layers.push_back(std::move(layer));
-  }
-  BITNET_RETURN_IF_ERROR(mapper.check_complete());
+  BITNET_RETURN_IF_ERROR(Mapper(file, config, read, tensors).run());
   number_shapes(tensors);
   return tensors;
+}
+
+Result<TensorNames> check_names(const gguf::File& file, const ModelConfig& config) {
+  TensorNames names;
+  ModelTensors ignored;
+  BITNET_RETURN_IF_ERROR(Mapper(file, config, {}, ignored, &names).run());
+  return names;
 }
 
 }  // namespace bitnet

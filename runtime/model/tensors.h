@@ -88,6 +88,13 @@ struct ModelTensors {
 // reason. kStrict with read.strict: something had to be assumed.
 [[nodiscard]] Result<ModelTensors> map_tensors(const gguf::File& file, const ModelConfig& config,
                                                const formats::ReadOptions& read = {});
+// The same rules for names and shapes alone, without a look at types and data.
+struct TensorNames {
+  std::vector<std::string> missing;
+  std::vector<std::string> foreign;  // there, without a place in the graph
+};
+// kTensorMapping: a shape that is not the configuration's. What is missing or foreign is in the result.
+[[nodiscard]] Result<TensorNames> check_names(const gguf::File& file, const ModelConfig& config);
 // "210 TL1 (blk.0.attn_q.weight, ...), 121 F32 (...)".
 [[nodiscard]] std::string type_census(const gguf::File& file);
 

@@ -6,7 +6,8 @@
 // Facts of llama.cpp that these names imply: the names of the llama-bpe group switch ignore_merges on and put a
 // beginning-of-text token before a prompt unless tokenizer.ggml.add_bos_token says otherwise; all others put none.
 // Qwen2 models bring text into NFC first when they run elsewhere; llama.cpp does not, and a GGUF file that only says
-// "qwen2" is read as llama.cpp reads it; names that it cuts like another name are here with that one. Falcon3, Falcon-E and Falcon-H1 are cut like Llama 3.
+// "qwen2" is read as llama.cpp reads it; names that it cuts like another name are here with that one. Falcon3, Falcon-E
+// and Falcon-H1 are cut like Llama 3.
 #include <array>
 #include <span>
 

@@ -29,8 +29,8 @@ struct VocabularyData {
   // How "gpt2" cuts text into words (tokenizer.ggml.pre). Empty: the file does not say.
   std::string pre = "default";
   // [size] each; types as in tokenizer.ggml.token_type: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6
-  // byte. scores and types may be empty for "gpt2", which does not use scores; all are normal then. Tokens of "gpt2" that are normal are spelled in the
-  // 256 printable stand-ins for bytes, all others as they are.
+  // byte. scores and types may be empty for "gpt2", which does not use scores; all are normal then. Tokens of "gpt2"
+  // that are normal are spelled in the 256 printable stand-ins for bytes, all others as they are.
   std::vector<std::string> tokens;
   std::vector<float> scores;
   std::vector<std::int32_t> types;
