@@ -1,6 +1,5 @@
 // Block types: scale kinds, what is not ternary, dense types without a pair in the assets; and what open() says.
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
@@ -24,9 +23,9 @@ using test::OneTensor;
 using test::open_error;
 using test::open_ternary;
 using test::random_codes;
+using test::Raw;
+using test::TextFile;
 using enum gguf::TensorType;
-
-using Raw = std::vector<std::uint8_t>;
 
 bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
@@ -37,14 +36,7 @@ void put_half(std::uint8_t* at, float value) {
 
 Raw encoded(gguf::TensorType type, std::int64_t rows, std::int64_t columns, const Codes& codes, ScaleKind kind,
             std::int32_t group, const std::vector<float>& scales) {
-  auto encoder = TernaryEncoder::make({type, rows, columns, I2sLayout::kX86, std::nullopt}, kind, group, scales);
-  REQUIRE_MESSAGE(encoder.ok(), encoder.error().message);
-  REQUIRE(encoder->add_rows(codes).ok());
-  const auto bytes = encoder->finish();
-  REQUIRE(bytes.ok());
-  Raw result(bytes->size());
-  std::memcpy(result.data(), bytes->data(), result.size());
-  return result;
+  return test::encoded({type, rows, columns, I2sLayout::kX86, std::nullopt}, codes, kind, group, scales, rows);
 }
 
 // Q2_0 and PQ2_0: d, then four codes in a byte, the first in the lowest bits.
@@ -316,6 +308,9 @@ TEST_CASE("float rounding of F16, BF16 and Q8_0") {
     CHECK(std::fabs(back[i] - values[i]) <= std::fabs(values[i]) / 256 + 0x1p-133F);
   }
   encode_floats(kF16, values, reinterpret_cast<std::byte*>(bytes.data()));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    CHECK((bytes[2 * i] | bytes[2 * i + 1] << 8) == float_to_half(values[i]));
+  }
   decode_floats(kF16, reinterpret_cast<const std::byte*>(bytes.data()), 0, back);
   CHECK(back[4] == 65504.0F);
   CHECK(std::isinf(back[7]));
@@ -332,6 +327,28 @@ TEST_CASE("float rounding of F16, BF16 and Q8_0") {
   decode_floats(kQ8_0, reinterpret_cast<const std::byte*>(packed.data()), 0, decoded);
   CHECK(decoded[3] == -127);
   CHECK(decoded[6] == 3);
+}
+
+TEST_CASE("F16 rounds as float_to_half does") {
+  // Around every float16 number and every tie between two of them, both signs; and numbers from all over.
+  std::vector<float> values;
+  for (std::uint32_t half = 0; half < 0x8000U; ++half) {
+    const auto bits = std::bit_cast<std::uint32_t>(half_to_float(static_cast<std::uint16_t>(half)));
+    for (const std::uint32_t tie : {0U, 0x1000U}) {
+      for (const std::uint32_t step : {0xffffffffU, 0U, 1U}) {
+        for (const std::uint32_t sign : {0U, 0x80000000U})
+          values.push_back(std::bit_cast<float>((bits + tie + step) ^ sign));
+      }
+    }
+  }
+  for (std::uint32_t i = 0; i < 1U << 20; ++i) values.push_back(std::bit_cast<float>(i * 4099U));
+  Raw bytes(2 * values.size() + 1);
+  encode_floats(kF16, values, reinterpret_cast<std::byte*>(bytes.data() + 1));  // anywhere
+  std::size_t wrong = 0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    wrong += (bytes[2 * i + 1] | bytes[2 * i + 2] << 8) != float_to_half(values[i]) ? 1 : 0;
+  }
+  CHECK(wrong == 0);
 }
 
 TEST_CASE("all float16 numbers, in any cut") {
@@ -408,21 +425,6 @@ TEST_CASE("what a type cannot hold is refused before anything is written") {
   CHECK(rounded->scale_loss() > 0);
   CHECK(rounded->scale_loss() <= 0x1p-11);
 }
-
-struct TextFile {
-  std::filesystem::path path;
-  explicit TextFile(const std::string& text) {
-    std::string name = (std::filesystem::temp_directory_path() / "bitnet_tiles_XXXXXX").string();
-    const int descriptor = mkstemp(name.data());
-    REQUIRE(descriptor >= 0);
-    close(descriptor);
-    path = name;
-    std::ofstream(path) << text;
-  }
-  TextFile(const TextFile&) = delete;
-  TextFile& operator=(const TextFile&) = delete;
-  ~TextFile() { std::filesystem::remove(path); }
-};
 
 TEST_CASE("tile tables: what is read, what is refused") {
   const std::string good = "[Kernels_0]\nm = 512\nk = 256\nbm = 128\nbk = 64\nbmm = 32\n";

@@ -3,8 +3,11 @@
 #pragma once
 
 #include <doctest/doctest.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -12,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/formats/encode.h"
 #include "runtime/formats/options.h"
 #include "runtime/formats/ternary.h"
 #include "runtime/formats/tiles.h"
@@ -20,6 +24,7 @@
 namespace bitnet::test {
 
 using Codes = std::vector<std::uint8_t>;
+using Raw = std::vector<std::uint8_t>;
 
 // A file whose tensor "w" [columns, rows] holds `data`. Keep it where it is: File views its bytes.
 struct OneTensor {
@@ -73,5 +78,40 @@ inline Codes all_codes(const formats::TernaryMatrix& matrix, std::uint64_t* unde
   if (undefined != nullptr) *undefined = found;
   return codes;
 }
+
+// The codes as `target` has them, given to the encoder in pieces of `piece` rows.
+inline Raw encoded(const formats::TernaryTarget& target, const Codes& codes, formats::ScaleKind kind,
+                   std::int32_t group, std::span<const float> scales, std::int64_t piece) {
+  auto encoder = formats::TernaryEncoder::make(target, kind, group, scales);
+  REQUIRE_MESSAGE(encoder.ok(), encoder.error().message);
+  for (std::int64_t row = 0; row < target.rows; row += piece) {
+    CHECK_FALSE(encoder->finish().ok());
+    const auto first = static_cast<std::size_t>(row * target.columns);
+    const auto count = static_cast<std::size_t>(std::min(piece, target.rows - row) * target.columns);
+    REQUIRE(encoder->add_rows(std::span(codes).subspan(first, count)).ok());
+  }
+  CHECK_FALSE(encoder->add_rows(std::span(codes).first(static_cast<std::size_t>(target.columns))).ok());
+  const auto bytes = encoder->finish();
+  REQUIRE(bytes.ok());
+  Raw result(bytes->size());
+  std::memcpy(result.data(), bytes->data(), result.size());
+  return result;
+}
+
+// A text that goes away with the test.
+struct TextFile {
+  std::filesystem::path path;
+  explicit TextFile(const std::string& text) {
+    std::string name = (std::filesystem::temp_directory_path() / "bitnet_text_XXXXXX").string();
+    const int descriptor = mkstemp(name.data());
+    REQUIRE(descriptor >= 0);
+    close(descriptor);
+    path = name;
+    std::ofstream(path) << text;
+  }
+  TextFile(const TextFile&) = delete;
+  TextFile& operator=(const TextFile&) = delete;
+  ~TextFile() { std::filesystem::remove(path); }
+};
 
 }  // namespace bitnet::test

@@ -1,6 +1,5 @@
 // The layouts of I2_S, TL1 and TL2 against the formulas of FORMATS.md, one weight at a time, over shapes and tiles.
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -23,8 +22,8 @@ using test::OneTensor;
 using test::open_error;
 using test::open_ternary;
 using test::random_codes;
-
-using Raw = std::vector<std::uint8_t>;
+using test::Raw;
+using test::TextFile;
 
 void put_bits(Raw& bytes, std::int64_t byte, int shift, int bits) {
   auto& at = bytes.at(static_cast<std::size_t>(byte));
@@ -108,38 +107,17 @@ Raw with_scale(Raw bytes, float scale = kScale) {
 }
 
 // A file that names its tiles, for ReadOptions::tile_config.
-struct TileFile {
-  std::filesystem::path path;
-  TileFile(std::int64_t rows, std::int64_t columns, const TileShape& tile) {
-    std::string name = (std::filesystem::temp_directory_path() / "bitnet_tiles_XXXXXX").string();
-    const int descriptor = mkstemp(name.data());
-    REQUIRE(descriptor >= 0);
-    close(descriptor);
-    path = name;
-    std::ofstream(path) << "[Kernels_0]\nm = " << rows << "\nk = " << columns << "\nbm = " << tile.bm
-                        << "\nbk = " << tile.by << "\nbmm = " << tile.bmm << "\n";
-  }
-  TileFile(const TileFile&) = delete;
-  TileFile& operator=(const TileFile&) = delete;
-  ~TileFile() { std::filesystem::remove(path); }
+struct TileFile : TextFile {
+  TileFile(std::int64_t rows, std::int64_t columns, const TileShape& tile)
+      : TextFile("[Kernels_0]\nm = " + std::to_string(rows) + "\nk = " + std::to_string(columns) +
+                 "\nbm = " + std::to_string(tile.bm) + "\nbk = " + std::to_string(tile.by) +
+                 "\nbmm = " + std::to_string(tile.bmm) + "\n") {}
 };
 
 // Encoding gives `expected`, in one piece and in several; decoding gives the codes, as a whole and in ranges of rows.
 void check_both_ways(const TernaryTarget& target, const ReadOptions& options, const Codes& codes, const Raw& expected) {
   for (const std::int64_t piece : {target.rows, std::int64_t{3}}) {
-    auto encoder = TernaryEncoder::make(target, ScaleKind::kTensor, 0, std::span(&kScale, 1));
-    REQUIRE_MESSAGE(encoder.ok(), encoder.error().message);
-    for (std::int64_t row = 0; row < target.rows; row += piece) {
-      CHECK_FALSE(encoder->finish().ok());
-      const auto first = static_cast<std::size_t>(row * target.columns);
-      const auto count = static_cast<std::size_t>(std::min(piece, target.rows - row) * target.columns);
-      REQUIRE(encoder->add_rows(std::span(codes).subspan(first, count)).ok());
-    }
-    CHECK_FALSE(encoder->add_rows(std::span(codes).first(static_cast<std::size_t>(target.columns))).ok());
-    const auto bytes = encoder->finish();
-    REQUIRE(bytes.ok());
-    REQUIRE(bytes->size() == expected.size());
-    REQUIRE(std::memcmp(bytes->data(), expected.data(), expected.size()) == 0);
+    REQUIRE(test::encoded(target, codes, ScaleKind::kTensor, 0, std::span(&kScale, 1), piece) == expected);
   }
   const OneTensor file(target.type, target.rows, target.columns, std::as_bytes(std::span(expected)));
   const TernaryMatrix matrix = open_ternary(file.file, file.tensor(), options);

@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 
+#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <random>
@@ -193,14 +194,15 @@ TEST_CASE("cut short or changed anywhere: read or refused, never worse") {
   }
   std::mt19937 random(3);
   int bad = 0;
-  for (int i = 0; i < 5000; ++i) {
+  const int rounds = std::getenv("BITNET_TEST_QUICK") != nullptr ? 500 : 5000;
+  for (int i = 0; i < rounds; ++i) {
     std::string damaged = bytes;
     for (unsigned places = 1 + random() % 4; places > 0; --places) {
       damaged[random() % damaged.size()] = static_cast<char>(random());
     }
     if (!parse(damaged).ok()) ++bad;
   }
-  CHECK(bad > 2000);
+  CHECK(bad > rounds * 2 / 5);
 }
 
 TEST_CASE("a real model: the tokens, scores and types that llama.cpp wrote") {

@@ -120,7 +120,8 @@ void add_convert_command(CLI::App& app, int& exit_code) {
   const std::string types(target_type_names());
   command->add_option("--type", options->type,
                       "Type of the projections: " + types +
-                          " (default for checkpoints: i2_s, or f16 where they are plain floats; i2_s in a SafeTensors "
+                          " (default for checkpoints: i2_s, or f16 for plain floats of other classes than BitNet; i2_s "
+                          "in a SafeTensors "
                           "file is four rows in a byte)");
   command->add_option("--embedding", options->embedding,
                       "Type of the embedding (default: --type where it is f32, f16 or bf16, else f16, or what a GGUF "

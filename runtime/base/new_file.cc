@@ -105,6 +105,29 @@ Status NewFile::take_name(const Create& create) {
   return failed("cannot create a temporary file beside it");
 }
 
+Status NewFile::append_from(const Source& source, std::uint64_t size, const std::string& what) {
+  std::uint64_t received = 0;
+  const auto wrong_size = [&](std::uint64_t found) {
+    return Error{ErrorCode::kFailure, target_ + ": " + what + ": expected " + std::to_string(size) +
+                                          " bytes from its source, found " + std::to_string(found)};
+  };
+  Status sink_status;  // kept, so that a source which ignores a failure of its sink cannot hide it
+  const Sink sink = [&](std::span<const std::byte> piece) -> Status {
+    if (!sink_status.ok()) return sink_status;
+    if (piece.size() > size - received) {
+      sink_status = wrong_size(received + piece.size());
+    } else {
+      received += piece.size();
+      sink_status = append(piece);
+    }
+    return sink_status;
+  };
+  if (!source) return wrong_size(0);
+  BITNET_RETURN_IF_ERROR(source(sink));
+  BITNET_RETURN_IF_ERROR(sink_status);
+  return received == size ? Status() : Status(wrong_size(received));
+}
+
 Error NewFile::failed(const char* what) const {
   return {ErrorCode::kFailure, target_ + ": " + what + ": " + std::strerror(errno) +
                                    "; check the folder, its permissions and the free space"};

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -25,6 +26,11 @@ class NewFile {
   [[nodiscard]] Status open();
   [[nodiscard]] Status append(std::span<const std::byte> bytes);
   [[nodiscard]] Status append_zeros(std::uint64_t count);
+  // What `source` gives to its sink, in any pieces, `size` bytes in all. kFailure: more or fewer, with `what` in the
+  // message ("tensor 'x'"); the source's own error; an error of the sink that the source did not pass on.
+  using Sink = std::function<Status(std::span<const std::byte>)>;
+  using Source = std::function<Status(const Sink& sink)>;
+  [[nodiscard]] Status append_from(const Source& source, std::uint64_t size, const std::string& what);
   // Gives the file its name; it replaces a file that has it.
   [[nodiscard]] Status commit();
 

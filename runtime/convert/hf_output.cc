@@ -82,6 +82,12 @@ void apply(const TensorRule& rule, SourceTensor& tensor) {
     std::swap(tensor.ne[0], tensor.ne[1]);
   }
   if (rule.less_one) {
+    std::vector<float> values(static_cast<std::size_t>(tensor.elements()));
+    tensor.floats(0, tensor.rows(), values.data());
+    for (const float value : values) {
+      tensor.error =
+          std::max(tensor.error, std::fabs(static_cast<double>((value - 1.0F) + 1.0F) - static_cast<double>(value)));
+    }
     tensor.floats = [floats = std::move(tensor.floats), columns = tensor.columns()](std::int64_t begin,
                                                                                     std::int64_t end, float* out) {
       floats(begin, end, out);

@@ -96,6 +96,8 @@ std::optional<FoundScaling> find_llama3(std::span<const float> factors, float ba
     if (!line) continue;
     const double low = line->zero * static_cast<double>(context);
     const double high = low + static_cast<double>(context) / line->slope;
+    constexpr double kMost = 1e9;  // beyond it nothing is a number of turns
+    if (!(std::fabs(low) < kMost && std::fabs(high) < kMost)) continue;
     for (const double steps : {1.0, 8.0}) {  // whole bounds, then eighths
       try_one({largest, static_cast<float>(std::round(low * steps) / steps),
                static_cast<float>(std::round(high * steps) / steps), context});

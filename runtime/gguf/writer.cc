@@ -216,26 +216,9 @@ Status Writer::write(const std::string& path, const Source& source,
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     const TensorEntry& tensor = tensors_[i];
     BITNET_ASSIGN_OR_RETURN(const std::uint64_t expected, size_of(tensor));
-    std::uint64_t received = 0;
-    const auto wrong_size = [&](std::uint64_t found) {
-      return writer_error(path + ": tensor " + quoted(tensor.name) + ": expected " + std::to_string(expected) +
-                          " bytes from its source, found " + std::to_string(found));
-    };
-    Status sink_status;  // kept, so that a source which ignores a failure of its sink cannot hide it
-    const Sink sink = [&](std::span<const std::byte> piece) -> Status {
-      if (!sink_status.ok()) return sink_status;
-      if (piece.size() > expected - received) {
-        sink_status = wrong_size(received + piece.size());
-      } else {
-        received += piece.size();
-        sink_status = file.append(piece);
-      }
-      return sink_status;
-    };
-    if (!source) return wrong_size(0);
-    BITNET_RETURN_IF_ERROR(source(i, sink));
-    BITNET_RETURN_IF_ERROR(sink_status);
-    if (received != expected) return wrong_size(received);
+    NewFile::Source one;
+    if (source) one = [&](const NewFile::Sink& sink) { return source(i, sink); };
+    BITNET_RETURN_IF_ERROR(file.append_from(one, expected, "tensor " + quoted(tensor.name)));
     BITNET_RETURN_IF_ERROR(pad(expected));
   }
   return file.commit();

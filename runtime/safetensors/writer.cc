@@ -85,25 +85,9 @@ Status Writer::write(const std::string& path, const Source& source) const {
   for (const std::size_t index : data_order()) {
     const Entry& entry = tensors_[index];
     const std::uint64_t expected = *tensor_bytes(entry.dtype, entry.shape);  // header() has looked at it
-    std::uint64_t received = 0;
-    const auto wrong_size = [&](std::uint64_t found) {
-      return writer_error(path + ": tensor " + gguf::quoted(entry.name) + ": expected " + std::to_string(expected) +
-                          " bytes from its source, found " + std::to_string(found));
-    };
-    Status sink_status;  // kept, so that a source which ignores a failure of its sink cannot hide it
-    const Sink sink = [&](std::span<const std::byte> piece) -> Status {
-      if (!sink_status.ok()) return sink_status;
-      if (piece.size() > expected - received) {
-        sink_status = wrong_size(received + piece.size());
-      } else {
-        received += piece.size();
-        sink_status = file.append(piece);
-      }
-      return sink_status;
-    };
-    BITNET_RETURN_IF_ERROR(source(index, sink));
-    BITNET_RETURN_IF_ERROR(sink_status);
-    if (received != expected) return wrong_size(received);
+    NewFile::Source one;
+    if (source) one = [&](const NewFile::Sink& sink) { return source(index, sink); };
+    BITNET_RETURN_IF_ERROR(file.append_from(one, expected, "tensor " + gguf::quoted(entry.name)));
   }
   return file.commit();
 }
