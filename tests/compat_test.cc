@@ -172,6 +172,8 @@ TEST_CASE("inspect describes the model, counts its weights and looks at its norm
   CHECK(model.at("tied_head") == true);
   CHECK(model.at("kv").at("bytes_per_position").at("f16") ==
         4 * model.at("layers").get<int>() * model.at("kv_heads").get<int>() * model.at("head_dim").get<int>());
+  CHECK(model.at("kv").at("bytes_per_position").at("f32") ==
+        2 * model.at("kv").at("bytes_per_position").at("f16").get<int>());
   CHECK(model.at("tokenizer").at("tokens") == model.at("vocab"));
   const json& tensors = report.at("ternary").at("tensors");
   CHECK(tensors.size() == model.at("precision").at("ternary_tensors"));
