@@ -60,11 +60,8 @@ const ModelShapes kTails = {{{1, 16},
                              {18, 132104}},  // the widest
                             {1, 7, 16, 17, 63, 100, 8640}};
 
-// The quick plan runs under sanitizers, whose subject is the compiler and not the shapes.
-bool quick_shapes() {
-  const char* quick = std::getenv("BITNET_TEST_QUICK");
-  return quick != nullptr && *quick != '\0';
-}
+// The quick plan runs under sanitizers, whose subject is the compiler and not the shapes: of those alike one is left.
+bool quick_shapes() { return test::quick_wanted(); }
 
 // The other shapes of the models that people run. N only sets how often the row loop runs, so those above 96 rows are
 // cut to five tiles and a part of one; BITNET_TEST_FULL takes all rows.
@@ -146,18 +143,18 @@ std::vector<std::string> test_bundle(const CompiledBundle& bundle) {
   return failures;
 }
 
-// For the quick plan: two matrices, five tiles and a part of one of each. N only sets how often the row loop runs.
+// For the quick plan: one matrix, five tiles and a part of one. N only sets how often the row loop runs.
 ModelShapes few_rows(ModelShapes shapes) {
   if (!quick_shapes()) return shapes;
-  for (KernelShape& shape : shapes.ternary) shape.n = std::min<std::int64_t>(shape.n, 88);
-  std::vector<KernelShape> unique;
-  for (const KernelShape& shape : shapes.ternary) {
-    const auto same = [&](const KernelShape& other) { return other.n == shape.n && other.k == shape.k; };
-    if (!std::ranges::any_of(unique, same)) unique.push_back(shape);
-  }
-  unique.resize(std::min<std::size_t>(unique.size(), 2));
-  shapes.ternary = unique;
+  shapes.ternary.resize(1);
+  shapes.ternary.front().n = std::min<std::int64_t>(shapes.ternary.front().n, 88);
   return shapes;
+}
+
+// Of kTails for the quick plan: a single row, a single k, a part of a tile, K below, on and beyond a line, the widest.
+ModelShapes tails() {
+  if (!quick_shapes()) return kTails;
+  return {{{1, 16}, {15, 1}, {17, 64}, {64, 63}, {129, 80}, {160, 1040}, {18, 132104}}, kTails.norm_quantize};
 }
 
 // Every family that a target has, beside each other.
@@ -192,12 +189,16 @@ TEST_CASE("bundle kernels of 2b-4t equal the scalar reference") { expect_exact(f
 TEST_CASE("bundle kernels of large equal the scalar reference") { expect_exact(few_rows(kLarge)); }
 TEST_CASE("bundle kernels of tiny equal the scalar reference") { expect_exact(few_rows(kTiny)); }
 TEST_CASE("bundle kernels of synth's tiny equal the scalar reference") { expect_exact(few_rows(kSynthTiny)); }
-TEST_CASE("bundle kernels with every tail equal the scalar reference") { expect_exact(kTails, true); }
+TEST_CASE("bundle kernels with every tail equal the scalar reference") { expect_exact(tails(), true); }
 TEST_CASE("bundle kernels of other models equal the scalar reference") { expect_exact(other_models()); }
 TEST_CASE("bundle kernels of random shapes equal the scalar reference") { expect_exact(random_shapes()); }
 TEST_CASE("bundle kernels with K-groups equal the scalar reference") {
   // One matrix with several sizes of groups, and without, in one bundle.
   for (const std::int32_t group : {64, 128, 256}) {
+    if (quick_shapes()) {
+      expect_exact({{{17, 100, group}, {17, 100}, {160, 1040, group}}, {}});
+      continue;
+    }
     expect_exact(
         {{{88, 256, group}, {17, 100, group}, {17, 100}, {33, 640, group}, {160, 1040, group}, {40, 8640, group}}, {}});
   }
@@ -293,7 +294,9 @@ TEST_CASE("other points than the defaults are as exact") {
   PlanOptions options;
   options.every_format = true;
   options.dense = false;
-  const auto bundle = compile(plan_of({{{17, 64}, {40, 100}, {160, 1040}}, {}}, kAllTargets, points.c_str(), options));
+  ModelShapes shapes = {{{40, 100}, {160, 1040}}, {}};
+  if (!quick_shapes()) shapes.ternary.push_back({17, 64});
+  const auto bundle = compile(plan_of(shapes, kAllTargets, points.c_str(), options));
   REQUIRE_MESSAGE(bundle.ok(), bundle.error().message);
   for (const std::string& failure : test_bundle(*bundle)) FAIL_CHECK(failure);
 }

@@ -22,12 +22,13 @@ constexpr std::uint32_t kHidden = 64;
 
 // A file of the architecture with its necessary keys, what `change` adds, and an embedding.
 Result<ModelConfig> read(const TempFolder& folder, const std::string& architecture,
-                         const std::function<void(gguf::Writer&, const std::string& prefix)>& change = {}) {
+                         const std::function<void(gguf::Writer&, const std::string& prefix)>& change = {},
+                         std::uint32_t layers = 12) {
   gguf::Writer writer;
   const std::string prefix = architecture + ".";
   writer.set("general.architecture", std::string_view(architecture));
   const auto set = [&](const char* key, std::uint32_t value) { writer.set(prefix + key, value); };
-  set("block_count", 12);
+  set("block_count", layers);
   set("embedding_length", kHidden);
   set("feed_forward_length", 128);
   set("context_length", 4096);
@@ -47,8 +48,9 @@ Result<ModelConfig> read(const TempFolder& folder, const std::string& architectu
 }
 
 ModelConfig good(const TempFolder& folder, const std::string& architecture,
-                 const std::function<void(gguf::Writer&, const std::string& prefix)>& change = {}) {
-  const Result<ModelConfig> config = read(folder, architecture, change);
+                 const std::function<void(gguf::Writer&, const std::string& prefix)>& change = {},
+                 std::uint32_t layers = 12) {
+  const Result<ModelConfig> config = read(folder, architecture, change, layers);
   REQUIRE_MESSAGE(config.ok(), (config.ok() ? "" : config.error().message));
   return *config;
 }
@@ -130,6 +132,18 @@ TEST_CASE("windows, scales, pooling") {
   CHECK(stated.window_rope_base == 500.0F);
   CHECK(stated.attention_scale == 0.25F);
   CHECK(stated.pooling == Pooling::kLast);
+
+  // Gemma 3 27B, by its 62 layers, has the scale of hidden / heads = 16 and not of its heads' 64; a stated one wins.
+  const auto heads = [](float scale) {
+    return [scale](gguf::Writer& w, const std::string& p) {
+      w.set(p + "attention.key_length", std::uint32_t{64});
+      if (scale != 0.0F) w.set(p + "attention.scale", scale);
+    };
+  };
+  CHECK(good(folder, "gemma3", heads(0.0F)).attention_scale == 0.0F);
+  CHECK(good(folder, "gemma3", heads(0.0F), 62).attention_scale == 0.25F);
+  CHECK(good(folder, "gemma3", heads(0.125F), 62).attention_scale == 0.125F);
+  CHECK(good(folder, "llama", heads(0.0F), 62).attention_scale == 0.0F);
 
   const ModelConfig old = good(folder, "minicpm");
   CHECK(old.embedding_scale == 12.0F);

@@ -16,6 +16,7 @@
 #include "runtime/kernels/kernel_abi.h"
 #include "runtime/reference/reference.h"
 #include "tests/halide_objects.h"
+#include "tests/kernel_tester.h"
 
 namespace bitnet::test {
 namespace {
@@ -141,7 +142,9 @@ TEST_CASE("norm_quantize is the reference, bit for bit, on every target and leng
   for (const TargetRow& target : target_rows()) {
     if (!executable(target)) continue;
     std::vector<PipelineKernel> kernels;
-    for (const std::int64_t k : kRowLengths) kernels.push_back(norm_quantize(target, k, ""));
+    // Quickly: one value, below a block, whole blocks, blocks and a rest.
+    const std::vector<std::int64_t> few = {1, 5, 64, 100, 2560};
+    for (const std::int64_t k : quick_wanted() ? few : kRowLengths) kernels.push_back(norm_quantize(target, k, ""));
     check_all(target, kernels);
   }
 }
@@ -151,6 +154,7 @@ TEST_CASE("the schedule's knobs change no bit") {
     if (!executable(target)) continue;
     std::vector<PipelineKernel> kernels;
     for (const std::int64_t k : {3, 47, 640}) {
+      if (quick_wanted() && k != 47) continue;
       for (const char* knobs : {":LANES=1:UNROLL=1", ":LANES=4:UNROLL=2", ":LANES=8:UNROLL=8", ":LANES=16:UNROLL=1"}) {
         kernels.push_back(norm_quantize(target, k, knobs));
       }

@@ -321,9 +321,11 @@ TestPlan quick_plan() {
   return plan;
 }
 
-TestPlan plan_from_environment() {
+bool quick_wanted() {
   const char* quick = std::getenv("BITNET_TEST_QUICK");
-  return quick != nullptr && *quick != '\0' ? quick_plan() : full_plan();
+  return quick != nullptr && *quick != '\0';
 }
+
+TestPlan plan_from_environment() { return quick_wanted() ? quick_plan() : full_plan(); }
 
 }  // namespace bitnet::test

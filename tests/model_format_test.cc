@@ -4,8 +4,10 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <cstring>
 #include <fstream>
 #include <iterator>
+#include <random>
 #include <set>
 
 #include "tests/model_evaluation.h"
@@ -138,6 +140,61 @@ TEST_CASE("formats that a target does not have are refused by name") {
   CHECK(WEXITSTATUS(code) == 2);
   CHECK(unknown.find("unknown format 'tl3' (known: auto, i2s, t5, tl1, tl2)") != std::string::npos);
   CHECK_FALSE(std::filesystem::exists(folder.file("x.bnk")));
+}
+
+// One tensor of rows in both types: codes of which every third is 0, times a scale that float16 holds.
+void set_rows(test::ModelCopy& copy, const std::string& name, gguf::TensorType type, float scale) {
+  const auto found = std::ranges::find(copy.tensors, name, &test::CopiedTensor::name);
+  if (found == copy.tensors.end()) copy.tensors.push_back({name, type, copy.tensor("token_embd.weight").ne, {}});
+  test::CopiedTensor& tensor = copy.tensor(name);
+  tensor.type = type;
+  const auto count = static_cast<std::size_t>(tensor.ne[0] * tensor.ne[1]);
+  std::mt19937 random(static_cast<unsigned>(name.size()));
+  std::vector<float> values(count);
+  std::vector<std::byte> packed(count / 4 + 32);
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto code = static_cast<unsigned>(random() % 3);
+    values[i] = scale * (static_cast<float>(code) - 1.0F);
+    packed[i / 128 * 32 + i % 32] |= static_cast<std::byte>(code << (6 - 2 * (i % 128 / 32)));
+  }
+  if (type == gguf::TensorType::kI2_S) {
+    std::memcpy(packed.data() + count / 4, &scale, sizeof scale);
+    tensor.data = packed;
+  } else {
+    tensor.data.resize(count * sizeof(float));
+    std::memcpy(tensor.data.data(), values.data(), tensor.data.size());
+  }
+}
+
+TEST_CASE("an embedding and a head in I2_S give the logits of the same rows in float32") {
+  const TempFolder folder;
+  const std::string made = write_synth(folder, "m.gguf", "2x128x256x2/2x300", "bitnet");
+  const std::string path = folder.file("rows.gguf");
+  const std::vector<std::int32_t> ids = prompt(5, 300);
+  for (const bool untied : {false, true}) {
+    CAPTURE(untied);
+    std::vector<Logits> logits;
+    for (const auto type : {gguf::TensorType::kF32, gguf::TensorType::kI2_S}) {
+      test::ModelCopy copy = test::ModelCopy::read(made);
+      set_rows(copy, "token_embd.weight", type, 0.75F);
+      if (untied) set_rows(copy, "output.weight", type, 0.375F);
+      copy.write(path);
+      const auto model = load(path, 2);
+      logits.push_back(evaluate_all(*context_of(*model, 8), ids));
+    }
+    for (std::size_t i = 0; i < ids.size(); ++i) check_equal(logits[1][i], logits[0][i]);
+  }
+  // A code that means no weight.
+  test::ModelCopy copy = test::ModelCopy::read(made);
+  set_rows(copy, "token_embd.weight", gguf::TensorType::kI2_S, 0.75F);
+  copy.tensor("token_embd.weight").data[100] |= std::byte{0xC0};
+  copy.write(path);
+  const auto refused = Model::load(path, {});
+  REQUIRE_FALSE(refused.ok());
+  const Error& error = refused.error();
+  CHECK(error.code == ErrorCode::kTensorMapping);
+  CHECK(error.message.find("token_embd.weight") != std::string::npos);
+  CHECK(error.message.find("1 codes that mean no weight in rows 0..255") != std::string::npos);
 }
 
 }  // namespace

@@ -497,6 +497,16 @@ TEST_CASE("models that are refused") {
   refused([](ModelCopy& m) { m.add_floats("rope_freqs.weight", 1); }, {"rope_freqs.weight", "expected shape [32]"});
   refused([](ModelCopy& m) { m.add_floats("rope_factors_long.weight", 32); },
           {"rope_factors_short.weight", "missing, though the other one"});
+  refused([](ModelCopy& m) { m.add_floats("rope_freqs.weight", 32); },
+          {"rope_freqs.weight", "RoPE factor 0: expected 0.7..1048576, found 0.0"});
+  refused(
+      [](ModelCopy& m) {
+        m.add_floats("rope_factors_long.weight", 32);
+        m.add_floats("rope_factors_short.weight", 32);
+      },
+      {"rope_factors_long.weight", "RoPE factor 0"});
+  refused([](ModelCopy& m) { m.set("bitnet-b1.58.rope.scaling.type", std::string_view("longrope")); },
+          {"rope_factors_long.weight", "missing", "bitnet-b1.58.rope.scaling.type is longrope"});
   for (const auto& [name, count] : {std::pair{"attn_q.bias", 128},
                                     {"ffn_down.scale", 1},
                                     {"ffn_up_norm_in.weight", 128},

@@ -95,7 +95,8 @@ Status PackedWeights::make_head() {
   const auto hidden = static_cast<std::int64_t>(tensor.ne[0]);
   const auto vocab = static_cast<std::int64_t>(tensor.ne[1]);
   Buffer memory;  // for rows that cannot be used where they lie
-  BITNET_ASSIGN_OR_RETURN(const DenseRows rows, dense_rows(tensor, /*copy=*/false, *pool_, memory, [](auto) {}));
+  BITNET_ASSIGN_OR_RETURN(const DenseRows rows, dense_rows(tensor, rows_of(tensors_.ternary_head), /*copy=*/false,
+                                                           *pool_, memory, [](auto) {}));
   BITNET_ASSIGN_OR_RETURN(head_, Buffer::allocate(screened_layout(vocab, hidden).bytes));
   constexpr std::int64_t kGranule = 16;  // rows; keeps threads off each other's cache lines
   pool_->parallel_for(vocab, kGranule, [&](std::int64_t begin, std::int64_t end, int) {

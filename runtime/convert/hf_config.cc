@@ -372,7 +372,10 @@ Status read_scales(const Settings& settings, const Kind& kind, ModelConfig& mode
     model.embedding_scale = std::sqrt(static_cast<float>(model.hidden));
     if (settings.has("query_pre_attn_scalar")) {
       BITNET_ASSIGN_OR_RETURN(const float scalar, settings.positive("query_pre_attn_scalar"));
-      if (scalar != static_cast<float>(model.head_dim)) model.attention_scale = 1.0F / std::sqrt(scalar);
+      // A file says nothing where a reader finds out by itself.
+      const Architecture* known = find_architecture(kind.architecture);
+      const bool usual = unstated_attention_scale(*known, model.layers, model.hidden, model.heads) == 0.0F;
+      if (scalar != static_cast<float>(model.head_dim) || !usual) model.attention_scale = 1.0F / std::sqrt(scalar);
     }
   }
   if (kind.architecture != "minicpm") return {};

@@ -1,6 +1,7 @@
 #include "runtime/model/architectures.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace bitnet {
 namespace {
@@ -25,6 +26,7 @@ constexpr Architecture kArchitectures[] = {
      .scaled_embedding = true,
      .window_pattern = 6,
      .window_rope_base = 10000.0F,
+     .wide_scale_layers = 62,  // Gemma 3 27B
      .models = "Gemma 3 (text), BitNet-embedding-270M"},
     {.name = "minicpm", .rope = RopeKind::kNorm, .mup = true, .models = "MiniCPM, MiniCPM4, BitCPM4"},
     {.name = "gpt2",
@@ -44,6 +46,12 @@ const Architecture* find_architecture(std::string_view name) {
   const auto* found = std::find_if(std::begin(kArchitectures), std::end(kArchitectures),
                                    [&](const Architecture& entry) { return entry.name == name; });
   return found == std::end(kArchitectures) ? nullptr : found;
+}
+
+float unstated_attention_scale(const Architecture& architecture, std::int64_t layers, std::int64_t hidden,
+                               std::int64_t heads) {
+  if (architecture.wide_scale_layers == 0 || layers != architecture.wide_scale_layers) return 0.0F;
+  return 1.0F / std::sqrt(static_cast<float>(hidden / heads));
 }
 
 std::string_view to_string(Activation activation) {

@@ -23,12 +23,19 @@ struct Architecture {
   bool scaled_embedding = false;    // by sqrt(hidden)
   std::int64_t window_pattern = 0;  // with a sliding window: every n-th layer sees everything; 0: none does
   float window_rope_base = 0.0F;    // RoPE base of the layers with a window; 0: that of the others
-  bool mup = false;                 // embedding, residual and logit scales, with defaults of the hidden size and layers
-  std::string_view models;          // who writes it
+  // The one model with so many layers scales q . k by 1 / sqrt(hidden / heads) though its heads are of another width,
+  // which its files do not state (llama.cpp goes by the layers too); 0: there is none
+  std::int64_t wide_scale_layers = 0;
+  bool mup = false;         // embedding, residual and logit scales, with defaults of the hidden size and layers
+  std::string_view models;  // who writes it
 };
 
 [[nodiscard]] std::span<const Architecture> architectures();
 [[nodiscard]] const Architecture* find_architecture(std::string_view name);  // nullptr: not known
+
+// The factor of q . k in a model whose file states none; 0: 1 / sqrt(head_dim). hidden, heads >= 1.
+[[nodiscard]] float unstated_attention_scale(const Architecture& architecture, std::int64_t layers, std::int64_t hidden,
+                                             std::int64_t heads);
 
 [[nodiscard]] std::string_view to_string(Activation activation);
 [[nodiscard]] std::string_view to_string(NormKind norm);

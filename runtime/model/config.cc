@@ -105,7 +105,7 @@ Status refuse_unsupported(const Keys& keys) {
   return {};
 }
 
-Status read_heads(const Keys& keys, ModelConfig& config) {
+Status read_heads(const Keys& keys, const Architecture& architecture, ModelConfig& config) {
   BITNET_ASSIGN_OR_RETURN(config.heads, keys.dimension("attention.head_count", kMaxDimension));
   BITNET_ASSIGN_OR_RETURN(config.kv_heads, keys.dimension_or("attention.head_count_kv", kMaxDimension, config.heads));
   if (config.heads % config.kv_heads != 0) {
@@ -135,6 +135,7 @@ Status read_heads(const Keys& keys, ModelConfig& config) {
                                        std::to_string(config.heads) + " heads of " + std::to_string(config.head_dim) +
                                        " exceed the widest layer, " + std::to_string(kMaxDimension));
   }
+  config.attention_scale = unstated_attention_scale(architecture, config.layers, config.hidden, config.heads);
   return keys.optional_positive("attention.scale", config.attention_scale);
 }
 
@@ -321,7 +322,7 @@ Result<ModelConfig> read_config(const gguf::File& file) {
   BITNET_ASSIGN_OR_RETURN(config.hidden, keys.width("embedding_length"));
   BITNET_ASSIGN_OR_RETURN(config.ffn, keys.width("feed_forward_length"));
   BITNET_ASSIGN_OR_RETURN(config.context, keys.dimension("context_length", kMaxContext));
-  BITNET_RETURN_IF_ERROR(read_heads(keys, config));
+  BITNET_RETURN_IF_ERROR(read_heads(keys, *architecture, config));
   BITNET_RETURN_IF_ERROR(read_window(keys, *architecture, config));
   BITNET_RETURN_IF_ERROR(read_rope(keys, config));
   BITNET_ASSIGN_OR_RETURN(config.norm_eps,

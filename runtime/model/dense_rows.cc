@@ -36,7 +36,8 @@ void for_rows(const gguf::Tensor& tensor, ThreadPool& pool, const RowsRead& read
 }
 
 // False: a value is too large for float16.
-bool expand(const gguf::Tensor& tensor, Format format, ThreadPool& pool, std::byte* out, const RowsRead& read) {
+bool expand(const gguf::Tensor& tensor, const formats::TernaryMatrix* ternary, Format format, ThreadPool& pool,
+            std::byte* out, const RowsRead& read) {
   const auto k = static_cast<std::size_t>(tensor.ne[0]);
   const std::size_t bytes = row_bytes(format, static_cast<std::int64_t>(k));
   std::atomic<bool> fits{true};
@@ -44,7 +45,7 @@ bool expand(const gguf::Tensor& tensor, Format format, ThreadPool& pool, std::by
     std::vector<float> values(k);
     for (std::int64_t row = begin; row < end; ++row) {
       std::byte* to = out + static_cast<std::size_t>(row) * bytes;
-      decode_row(tensor, tensor.data.data(), row, values);
+      decode_row(tensor, ternary, tensor.data.data(), row, values);
       if (format == Format::kF32) {
         std::memcpy(to, values.data(), bytes);
         continue;
@@ -76,8 +77,8 @@ bool usable_in_file(const gguf::Tensor& tensor) {
          reinterpret_cast<std::uintptr_t>(tensor.data.data()) % alignment(dense_format(tensor.type)) == 0;
 }
 
-Result<DenseRows> dense_rows(const gguf::Tensor& tensor, bool copy, ThreadPool& pool, Buffer& memory,
-                             const RowsRead& read) {
+Result<DenseRows> dense_rows(const gguf::Tensor& tensor, const formats::TernaryMatrix* ternary, bool copy,
+                             ThreadPool& pool, Buffer& memory, const RowsRead& read) {
   const auto n = static_cast<std::size_t>(tensor.ne[1]);
   const auto k = static_cast<std::int64_t>(tensor.ne[0]);
   DenseRows out{tensor.data.data(), dense_format(tensor.type), row_bytes(tensor)};
@@ -96,13 +97,30 @@ Result<DenseRows> dense_rows(const gguf::Tensor& tensor, bool copy, ThreadPool& 
     out.format = format;
     out.row_bytes = row_bytes(format, k);
     BITNET_ASSIGN_OR_RETURN(memory, Buffer::allocate(n * out.row_bytes));
-    if (expand(tensor, format, pool, memory.data(), read) || format == Format::kF32) break;
+    if (expand(tensor, ternary, format, pool, memory.data(), read) || format == Format::kF32) break;
   }
   out.rows = memory.data();
   return out;
 }
 
-void decode_row(const gguf::Tensor& tensor, const std::byte* rows, std::int64_t row, std::span<float> out) {
+void decode_row(const gguf::Tensor& tensor, const formats::TernaryMatrix* ternary, const std::byte* rows,
+                std::int64_t row, std::span<float> out) {
+  if (ternary != nullptr) {
+    std::vector<std::uint8_t> codes(out.size());
+    ternary->decode(row, row + 1, codes.data());
+    const std::span<const float> scales = ternary->scales();
+    const auto at = static_cast<std::size_t>(row);
+    const auto rows_of_group = static_cast<std::size_t>(ternary->n());
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      std::size_t scale = 0;
+      if (ternary->scale_kind() == formats::ScaleKind::kRow) scale = at;
+      if (ternary->scale_kind() == formats::ScaleKind::kGroup) {
+        scale = i / static_cast<std::size_t>(ternary->group()) * rows_of_group + at;
+      }
+      out[i] = scales[scale] * (static_cast<float>(codes[i]) - 1.0F);
+    }
+    return;
+  }
   const std::byte* from = rows + static_cast<std::size_t>(row) * row_bytes(tensor);
   formats::decode_floats(tensor.type, from, 0, out);
 }

@@ -10,6 +10,7 @@
 #include "runtime/base/buffer.h"
 #include "runtime/base/result.h"
 #include "runtime/base/thread_pool.h"
+#include "runtime/formats/ternary.h"
 #include "runtime/gguf/gguf.h"
 #include "runtime/kernels/kernel.h"
 
@@ -32,12 +33,14 @@ using RowsRead = std::function<void(std::span<const std::byte>)>;
 // Whether the rows can be used where they lie.
 [[nodiscard]] bool usable_in_file(const gguf::Tensor& tensor);
 
-// All rows of the tensor; `memory` takes them where they cannot stay in the file, or with `copy`. kMemory.
-[[nodiscard]] Result<DenseRows> dense_rows(const gguf::Tensor& tensor, bool copy, ThreadPool& pool, Buffer& memory,
-                                           const RowsRead& read);
+// All rows of the tensor; `memory` takes them where they cannot stay in the file, or with `copy`. `ternary`: the same
+// tensor where its type is no dense one (I2_S, TL1, TL2), else null. kMemory.
+[[nodiscard]] Result<DenseRows> dense_rows(const gguf::Tensor& tensor, const formats::TernaryMatrix* ternary, bool copy,
+                                           ThreadPool& pool, Buffer& memory, const RowsRead& read);
 
-// Row `row` of a tensor of any dense or ternary block type, as floats [ne[0]], from `rows`, which is the tensor's data
-// or a copy of it.
-void decode_row(const gguf::Tensor& tensor, const std::byte* rows, std::int64_t row, std::span<float> out);
+// Row `row` of the tensor as floats [ne[0]]: of `ternary`, or of a dense or ternary block type from `rows`, which is
+// the tensor's data or a copy of it.
+void decode_row(const gguf::Tensor& tensor, const formats::TernaryMatrix* ternary, const std::byte* rows,
+                std::int64_t row, std::span<float> out);
 
 }  // namespace bitnet

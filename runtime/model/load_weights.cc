@@ -170,7 +170,8 @@ Status load_dense(Model::State& state, LoadProgress& progress) {
       for (std::size_t i = 0; i < product.parts.size(); ++i) {
         const gguf::Tensor& tensor = *state.tensors.layers[l].products[p].parts[i].tensor;
         Buffer memory;
-        BITNET_ASSIGN_OR_RETURN(product.parts[i].dense, dense_rows(tensor, /*copy=*/false, *state.pool, memory, read));
+        BITNET_ASSIGN_OR_RETURN(product.parts[i].dense,
+                                dense_rows(tensor, nullptr, /*copy=*/false, *state.pool, memory, read));
         if (memory.size() != 0) {
           state.dense.push_back(std::move(memory));
         } else {
@@ -253,11 +254,11 @@ Status load_head(Model::State& state, const ModelOptions& options, LoadProgress&
   const gguf::Tensor& tensor = *state.tensors.head;
   state.head_mode = options.head;
   const bool copy = options.head == HeadMode::kExact || tensor.data.size() <= kSmallHead;
-  BITNET_ASSIGN_OR_RETURN(
-      state.head, dense_rows(tensor, copy, *state.pool, state.head_memory, [&](std::span<const std::byte> part) {
-        release(state, part);
-        progress.add(part.size());
-      }));
+  BITNET_ASSIGN_OR_RETURN(state.head, dense_rows(tensor, rows_of(state.tensors.ternary_head), copy, *state.pool,
+                                                 state.head_memory, [&](std::span<const std::byte> part) {
+                                                   release(state, part);
+                                                   progress.add(part.size());
+                                                 }));
   const bool as_in_file = has_dense_kernels(tensor.type);
   if (!as_in_file) state.kernels.expand_head(state.head.format);
   state.embedding = state.tensors.head == state.tensors.token_embd && as_in_file

@@ -22,14 +22,15 @@ void Graph::embed(std::span<const std::int32_t> ids) {
   for (std::int64_t t = 0; t < tokens; ++t) {
     give_back_rows();
     const std::span<float> row(x + t * config.hidden, width);
-    decode_row(*model.tensors.token_embd, model.embedding, ids[static_cast<std::size_t>(t)], row);
+    decode_row(*model.tensors.token_embd, rows_of(model.tensors.ternary_embd), model.embedding,
+               ids[static_cast<std::size_t>(t)], row);
     if (config.embedding_scale != 1.0F) {
       for (float& value : row) value *= config.embedding_scale;
     }
     if (model.tensors.position_embd == nullptr) continue;
     const gguf::Tensor& positions = *model.tensors.position_embd;
     const std::span<float> position(normed.front(), width);
-    decode_row(positions, positions.data.data(), past + t, position);
+    decode_row(positions, nullptr, positions.data.data(), past + t, position);
     for (std::size_t i = 0; i < width; ++i) row[i] += position[i];
   }
   for (; angles < past + tokens; ++angles) {

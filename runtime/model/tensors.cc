@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "runtime/formats/dense.h"
+#include "runtime/model/rope.h"
 
 namespace bitnet {
 namespace {
@@ -69,10 +70,27 @@ class Mapper {
     layers_with_[name].insert(layer);
     return vector(block(layer) + name, k);
   }
-  // Rows that are looked up, or multiplied by dense kernels.
-  Result<const gguf::Tensor*> rows(const std::string& name, std::int64_t n) {
+  // Rows that are looked up, or multiplied by dense kernels. `ternary` takes them where the type has no rows of its
+  // own; null: such types are refused.
+  Result<const gguf::Tensor*> rows(const std::string& name, std::int64_t n,
+                                   std::optional<formats::TernaryMatrix>* ternary) {
     BITNET_ASSIGN_OR_RETURN(const gguf::Tensor* tensor, find(name, config_.hidden, n));
-    if (!formats::is_dense(tensor->type)) return wrong_type(*tensor, "a dense type or a ternary one of blocks");
+    if (formats::is_dense(tensor->type)) return tensor;
+    if (ternary == nullptr) return wrong_type(*tensor, "a dense type or a ternary one of blocks");
+    BITNET_ASSIGN_OR_RETURN(*ternary, formats::TernaryMatrix::open(file_, *tensor, read_, notes_about(*tensor)));
+    if (!ternary->has_value()) return wrong_type(*tensor, "a dense or a ternary type");
+    constexpr std::int64_t kRows = 256;
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(kRows * config_.hidden));
+    for (std::int64_t row = 0; row < n; row += kRows) {
+      const std::uint64_t undefined = (*ternary)->decode(row, std::min(row + kRows, n), codes.data());
+      if (undefined == 0) continue;
+      return tensor_error(file_, tensor->name,
+                          std::to_string(undefined) + " codes that mean no weight in rows " + std::to_string(row) +
+                              ".." + std::to_string(std::min(row + kRows, n) - 1) +
+                              "; the file is damaged: convert it again");
+    }
+    out_.usual_notes.push_back(std::string(tensor->name) + " is ternary (" + std::string(gguf::type_name(*tensor)) +
+                               "): its rows are looked up one by one, and those of the head expanded to float16");
     return tensor;
   }
 
@@ -145,6 +163,7 @@ class Mapper {
     return names_ == nullptr ? tensor : &nameless_;
   }
   // Collects the name, or is the error.
+  [[nodiscard]] Status check_rope_factors();
   [[nodiscard]] Status missing(const std::string& name, const std::string& what) {
     if (names_ == nullptr) return tensor_error(file_, name, what);
     names_->missing.push_back(name);
@@ -261,14 +280,37 @@ Status Mapper::check_complete() {
   return {};
 }
 
+// The values of the RoPE factors: what no table of angles could be made from is the file's fault, not a context's.
+Status Mapper::check_rope_factors() {
+  bool any = false;
+  for (const gguf::Tensor* tensor : {out_.rope_freqs, out_.rope_factors_long, out_.rope_factors_short}) {
+    if (tensor == nullptr) continue;
+    any = true;
+    if (names_ != nullptr) continue;
+    std::vector<float> factors(tensor->ne[0]);
+    formats::decode_floats(tensor->type, tensor->data.data(), 0, factors);
+    const auto table = RopeTable::make(config_, /*window=*/false, factors);
+    if (!table.ok()) {
+      return tensor_error(file_, tensor->name,
+                          table.error().message + "; the file is damaged or of an unknown kind: convert it again");
+    }
+  }
+  if (any || config_.rope_scaling != RopeScaling::kLongrope) return {};
+  return missing("rope_factors_long.weight", "missing, though metadata key " + config_.architecture +
+                                                 ".rope.scaling.type is longrope, whose factors it holds; convert the "
+                                                 "model again");
+}
+
 Status Mapper::run() {
-  BITNET_ASSIGN_OR_RETURN(out_.token_embd, rows("token_embd.weight", config_.vocab));
+  BITNET_ASSIGN_OR_RETURN(out_.token_embd, rows("token_embd.weight", config_.vocab, &out_.ternary_embd));
   out_.head = out_.token_embd;
+  out_.ternary_head = out_.ternary_embd;
   if (!config_.tied_only && file_.find_tensor("output.weight") != nullptr) {
-    BITNET_ASSIGN_OR_RETURN(out_.head, rows("output.weight", config_.vocab));
+    out_.ternary_head.reset();
+    BITNET_ASSIGN_OR_RETURN(out_.head, rows("output.weight", config_.vocab, &out_.ternary_head));
   }
   if (config_.learned_positions) {
-    BITNET_ASSIGN_OR_RETURN(out_.position_embd, rows("position_embd.weight", config_.context));
+    BITNET_ASSIGN_OR_RETURN(out_.position_embd, rows("position_embd.weight", config_.context, nullptr));
   }
   BITNET_ASSIGN_OR_RETURN(out_.output_norm, vector("output_norm.weight", config_.hidden));
   if (config_.norm == NormKind::kLayer) {
@@ -284,6 +326,7 @@ Status Mapper::run() {
           missing(out_.rope_factors_long == nullptr ? "rope_factors_long.weight" : "rope_factors_short.weight",
                   "missing, though the other one of the two is there"));
     }
+    BITNET_RETURN_IF_ERROR(check_rope_factors());
   }
   for (std::int64_t i = 0; i < config_.layers; ++i) {
     BITNET_ASSIGN_OR_RETURN(LayerTensors added, layer(i));

@@ -66,8 +66,11 @@ struct LayerTensors {
 };
 
 struct ModelTensors {
-  const gguf::Tensor* token_embd = nullptr;         // [vocab][hidden], any dense or ternary block type
-  const gguf::Tensor* head = nullptr;               // the same; token_embd itself where the head is tied to it
+  const gguf::Tensor* token_embd = nullptr;  // [vocab][hidden], any dense or ternary type
+  const gguf::Tensor* head = nullptr;        // the same; token_embd itself where the head is tied to it
+  // Of those two, where the type has no rows of its own (I2_S, TL1, TL2): their rows come from here.
+  std::optional<formats::TernaryMatrix> ternary_embd;
+  std::optional<formats::TernaryMatrix> ternary_head;
   const gguf::Tensor* position_embd = nullptr;      // [positions][hidden]; null: none
   const gguf::Tensor* output_norm = nullptr;        // F32 [hidden]
   const gguf::Tensor* output_norm_bias = nullptr;   // F32 [hidden]; null: none
@@ -82,6 +85,11 @@ struct ModelTensors {
   [[nodiscard]] bool any_ternary() const;  // in a product
   [[nodiscard]] bool any_dense() const;
 };
+
+// What dense_rows.h takes beside a tensor; null: the tensor has rows of its own.
+[[nodiscard]] inline const formats::TernaryMatrix* rows_of(const std::optional<formats::TernaryMatrix>& ternary) {
+  return ternary.has_value() ? &*ternary : nullptr;
+}
 
 // Finds and checks every tensor (type, shape, scales); what is there but has no place in the graph is refused, since
 // leaving it out would change the results. The result points into `file`. kTensorMapping: names the tensor and the
