@@ -191,12 +191,8 @@ class Conversion {
         "the file is not a whole model of architecture " + config.architecture + ": fetch or convert it again"));
     const bool tied = config.tied_only || source_.file->find_tensor("output.weight") == nullptr;
     source_.config = convert::hf_config_of(config, tied);
-    for (const auto& [key, id] : {std::pair("tokenizer.ggml.bos_token_id", &source_.config.bos),
-                                  {"tokenizer.ggml.eos_token_id", &source_.config.eos}}) {
-      if (source_.file->find(key) == nullptr) continue;
-      BITNET_ASSIGN_OR_RETURN(const std::uint64_t value, source_.file->get_uint(key));
-      *id = static_cast<std::int64_t>(value);
-    }
+    BITNET_ASSIGN_OR_RETURN(source_.config.bos, read_token_id(*source_.file, "bos"));
+    BITNET_ASSIGN_OR_RETURN(source_.config.eos, read_token_id(*source_.file, "eos"));
     BITNET_ASSIGN_OR_RETURN(source_.tensors, convert::gguf_tensors(*source_.file, options_.read, report_.warnings));
     for (const auto& [name, factors] : {std::pair("rope_freqs.weight", &source_.config.rope_factors),
                                         {"rope_factors_long.weight", &source_.config.rope_long},
