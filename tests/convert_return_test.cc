@@ -451,6 +451,13 @@ TEST_CASE("GGUF files that are no whole models are refused, with every name in t
         std::vector<std::string>{"blk.0.ffn_down.weight", "blk.1.attn_k.weight", "blk.1.ffn_norm.weight"});
   CHECK(report.unexpected == std::vector<std::string>{"blk.0.attn_gate.weight"});
   CHECK(report.config.architecture == "llama");
+  // The others have their places, though none was converted.
+  CHECK(report.tensors.size() == trip.model.tensors.size() - report.missing.size());
+  for (const ConvertedTensor& tensor : report.tensors) {
+    CHECK(tensor.from == std::vector<std::string>{tensor.to});
+    CHECK(tensor.to_type.empty());
+    CHECK(tensor.to != "blk.0.attn_gate.weight");
+  }
 
   // What one block has, all must have.
   refused([](ModelCopy& copy) { copy.add_floats("blk.1.attn_q.bias", 256); }, report);

@@ -161,6 +161,7 @@ class Conversion {
     }
     report_.missing = mapped.missing;
     report_.unexpected = mapped.unexpected;
+    for (const SourceTensor& tensor : mapped.tensors) list(tensor.from, tensor.type, tensor.name, tensor.ne);
     BITNET_RETURN_IF_ERROR(convert::check_names(*source_.checkpoint, mapped));
     source_.tensors = std::move(mapped.tensors);
     report_.name = model_name(directory, source_.config.name, options_.name);
@@ -178,17 +179,20 @@ class Conversion {
     BITNET_ASSIGN_OR_RETURN(TensorNames names, check_names(*source_.file, config));
     report_.missing = std::move(names.missing);
     report_.unexpected = std::move(names.foreign);
+    for (const gguf::Tensor& tensor : source_.file->tensors()) {
+      const std::string name(tensor.name);
+      const auto& foreign = report_.unexpected;
+      if (std::find(foreign.begin(), foreign.end(), name) != foreign.end()) continue;
+      list({name}, std::string(gguf::type_name(tensor)), name,
+           {tensor.ne.begin(), tensor.ne.begin() + std::max(tensor.n_dims, 1U)});
+    }
     BITNET_RETURN_IF_ERROR(convert::refuse_names(
         input_, report_.missing, report_.unexpected,
         "the file is not a whole model of architecture " + config.architecture + ": fetch or convert it again"));
     const bool tied = config.tied_only || source_.file->find_tensor("output.weight") == nullptr;
     source_.config = convert::hf_config_of(config, tied);
-    for (const auto& [key, id] : {std::pair("tokenizer.ggml.bos_token_id", &source_.config.bos),
-                                  {"tokenizer.ggml.eos_token_id", &source_.config.eos}}) {
-      if (source_.file->find(key) == nullptr) continue;
-      BITNET_ASSIGN_OR_RETURN(const std::uint64_t value, source_.file->get_uint(key));
-      *id = static_cast<std::int64_t>(value);
-    }
+    BITNET_ASSIGN_OR_RETURN(source_.config.bos, read_token_id(*source_.file, "bos"));
+    BITNET_ASSIGN_OR_RETURN(source_.config.eos, read_token_id(*source_.file, "eos"));
     BITNET_ASSIGN_OR_RETURN(source_.tensors, convert::gguf_tensors(*source_.file, options_.read, report_.warnings));
     for (const auto& [name, factors] : {std::pair("rope_freqs.weight", &source_.config.rope_factors),
                                         {"rope_factors_long.weight", &source_.config.rope_long},
@@ -238,7 +242,16 @@ class Conversion {
     return {};
   }
 
-  // What each tensor becomes; fills the report's list of tensors.
+  // A tensor of the source that has its place in the model, for the report; what it becomes is known later.
+  void list(std::vector<std::string> from, std::string type, std::string to, std::vector<std::uint64_t> shape) {
+    ConvertedTensor& tensor = report_.tensors.emplace_back();
+    tensor.from = std::move(from);
+    tensor.from_type = std::move(type);
+    tensor.to = std::move(to);
+    tensor.shape = std::move(shape);
+  }
+
+  // What each tensor becomes; completes the report's list of tensors.
   Status plan(bool packed) {
     BITNET_ASSIGN_OR_RETURN(const TensorType type, projection_type());
     convert::PlanOptions wanted;
@@ -254,13 +267,8 @@ class Conversion {
     BITNET_ASSIGN_OR_RETURN(targets_, convert::plan_targets(source_.tensors, wanted, report_.warnings));
     for (std::size_t i = 0; i < source_.tensors.size(); ++i) {
       const SourceTensor& tensor = source_.tensors[i];
-      ConvertedTensor converted;
-      converted.from = tensor.from;
-      converted.from_type = tensor.type;
-      converted.to = tensor.name;
-      converted.to_type = convert::is_copied(tensor, targets_[i]) ? tensor.type : convert::type_name(targets_[i]);
-      converted.shape = tensor.ne;
-      report_.tensors.push_back(std::move(converted));
+      report_.tensors[i].to_type =
+          convert::is_copied(tensor, targets_[i]) ? tensor.type : convert::type_name(targets_[i]);
       elements_ += tensor.elements();
     }
     return {};

@@ -46,8 +46,8 @@ struct ConvertOptions {
 struct ConvertedTensor {
   std::vector<std::string> from;  // the source's names: weight and scale
   std::string from_type;
-  std::string to;  // the result's name
-  std::string to_type;
+  std::string to;                    // the result's name
+  std::string to_type;               // empty where the conversion failed before it was known
   std::vector<std::uint64_t> shape;  // fastest first
   double max_error = 0;              // largest |difference|
   double relative_error = 0;         // root of sum of squares of differences, by that of the source's values

@@ -289,11 +289,11 @@ class Mapper {
     const Checkpoint::Place* scale = checkpoint_.find(scale_name);
     source.ternary = true;
     source.codes = PackedRows(tensor, source.place, rule);
-    source.from.push_back(scale_name);
     if (scale == nullptr) {
       result_.missing.push_back(scale_name);
       return {};
     }
+    source.from.push_back(scale_name);
     used_.insert(scale->tensor->name);
     BITNET_ASSIGN_OR_RETURN(const float value, read_scale(*scale));
     source.scales = {value};

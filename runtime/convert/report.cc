@@ -20,7 +20,7 @@ std::string ConvertReport::json(const std::string& input, const std::string& out
     list.push_back({{"from", tensor.from},
                     {"from_type", tensor.from_type},
                     {"to", tensor.to},
-                    {"type", tensor.to_type},
+                    {"type", tensor.to_type.empty() ? Json(nullptr) : Json(tensor.to_type)},
                     {"shape", tensor.shape},
                     {"rounded", tensor.rounded},
                     {"error", {{"max", tensor.max_error}, {"relative", tensor.relative_error}}}});

@@ -20,6 +20,16 @@ constexpr const char* kDigestKey = "bitnet.tokenizer.sha256";
 constexpr const char* kOwnMerges = "bitnet.tokenizer.merges";
 constexpr const char* kMerges = "tokenizer.ggml.merges";
 
+bool is_minus_one(const gguf::KeyValue& entry) {
+  return std::visit(
+      [](const auto& value) {
+        using T = std::decay_t<decltype(value)>;
+        if constexpr (std::is_integral_v<T> && std::is_signed_v<T>) return value == T{-1};
+        return false;
+      },
+      entry.value);
+}
+
 class Reader {
  public:
   explicit Reader(const gguf::File& file) : file_(file) {}
@@ -113,28 +123,8 @@ class Reader {
   }
 
   // Of a signed type: writers' other way to say "none".
-  static bool is_minus_one(const gguf::KeyValue& entry) {
-    return std::visit(
-        [](const auto& value) {
-          using T = std::decay_t<decltype(value)>;
-          if constexpr (std::is_integral_v<T> && std::is_signed_v<T>) return value == T{-1};
-          return false;
-        },
-        entry.value);
-  }
-
   Status read_id(const char* name, std::optional<std::uint32_t>& target) const {
-    const std::string key = "tokenizer.ggml." + std::string(name) + "_token_id";
-    const gguf::KeyValue* entry = file_.find(key);
-    if (entry == nullptr || is_minus_one(*entry)) return {};
-    const auto id = file_.get_uint(key);
-    if (!id.ok()) return as_tokenizer(id.error());
-    if (*id == kNoId) return {};
-    if (*id > kNoId) {
-      return Error{ErrorCode::kTokenizer,
-                   file_.path() + ": " + key + " is " + std::to_string(*id) + "; expected a token id below 4294967295"};
-    }
-    target = static_cast<std::uint32_t>(*id);
+    BITNET_ASSIGN_OR_RETURN(target, read_token_id(file_, name));
     return {};
   }
 
@@ -218,6 +208,21 @@ std::string digest(const VocabularyData& vocabulary) {
 }
 
 Result<VocabularyData> read_vocabulary(const gguf::File& file) { return Reader(file).run(); }
+
+Result<std::optional<std::uint32_t>> read_token_id(const gguf::File& file, std::string_view name) {
+  using Id = std::optional<std::uint32_t>;
+  const std::string key = "tokenizer.ggml." + std::string(name) + "_token_id";
+  const gguf::KeyValue* entry = file.find(key);
+  if (entry == nullptr || is_minus_one(*entry)) return Id();
+  const auto id = file.get_uint(key);
+  if (!id.ok()) return Error{ErrorCode::kTokenizer, id.error().message};
+  if (*id == kNoId) return Id();
+  if (*id > kNoId) {
+    return Error{ErrorCode::kTokenizer,
+                 file.path() + ": " + key + " is " + std::to_string(*id) + "; expected a token id below 4294967295"};
+  }
+  return Id(static_cast<std::uint32_t>(*id));
+}
 
 void set_vocabulary(const VocabularyData& vocabulary, gguf::Writer& writer) {
   writer.set("tokenizer.ggml.model", std::string_view(vocabulary.model));

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/base/result.h"
@@ -60,6 +61,8 @@ void set_vocabulary(const VocabularyData& vocabulary, gguf::Writer& writer);
 // The other direction; an id of -1, or of 2^32-1, is none. kTokenizer, with file and key: no tokenizer, a key of
 // another type, a digest of another vocabulary. What the values mean is checked by Tokenizer.
 [[nodiscard]] Result<VocabularyData> read_vocabulary(const gguf::File& file);
+// Of these only tokenizer.ggml.<name>_token_id ("bos"), in a file with or without a tokenizer.
+[[nodiscard]] Result<std::optional<std::uint32_t>> read_token_id(const gguf::File& file, std::string_view name);
 
 // SHA-256 over all fields but the chat template, lower-case hexadecimal. Equal for equal vocabularies, whatever file
 // they come from.
