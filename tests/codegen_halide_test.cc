@@ -14,6 +14,7 @@
 #include "codegen/targets.h"
 #include "runtime/base/sha256.h"
 #include "tests/kernel_tester.h"
+#include "tests/quick.h"
 
 namespace bitnet::codegen {
 namespace {

@@ -23,6 +23,7 @@
 #include "codegen/temp_dir.h"
 #include "runtime/base/sha256.h"
 #include "tests/kernel_tester.h"
+#include "tests/quick.h"
 
 namespace bitnet::codegen {
 namespace {

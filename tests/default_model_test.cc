@@ -119,7 +119,7 @@ TEST_CASE("default model: greedy text does not loop, and speakers speak") {
   }
   CHECK(speakers >= 3);
 
-  const auto bundle = test::make_bundle(programs.folder, kModel);
+  const auto bundle = test::bundle_of(kModel);
   if (!bundle.has_value()) return;
   const Outcome compiled = programs.bitnet("run", base + "--strict --bundle '" + *bundle + "' --greedy -n 64");
   REQUIRE_MESSAGE(compiled.code == 0, compiled.err);

@@ -16,6 +16,7 @@
 #include "runtime/kernels/layout.h"
 #include "tests/halide_objects.h"
 #include "tests/kernel_tester.h"
+#include "tests/quick.h"
 
 namespace bitnet::test {
 namespace {

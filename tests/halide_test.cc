@@ -17,6 +17,7 @@
 #include "runtime/reference/reference.h"
 #include "tests/halide_objects.h"
 #include "tests/kernel_tester.h"
+#include "tests/quick.h"
 
 namespace bitnet::test {
 namespace {

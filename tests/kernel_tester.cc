@@ -2,7 +2,6 @@
 #include "tests/kernel_tester.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <memory>
 #include <numeric>
 #include <thread>
@@ -10,6 +9,7 @@
 #include "runtime/base/math.h"
 #include "runtime/kernels/layout.h"
 #include "tests/kernel_tester_support.h"
+#include "tests/quick.h"
 #include "tests/ternary_problem.h"
 
 namespace bitnet::test {
@@ -319,11 +319,6 @@ TestPlan quick_plan() {
   plan.lengths = {1, 17, 256, 257, 513};
   plan.head_rows = {1, 4, 5, 9};
   return plan;
-}
-
-bool quick_wanted() {
-  const char* quick = std::getenv("BITNET_TEST_QUICK");
-  return quick != nullptr && *quick != '\0';
 }
 
 TestPlan plan_from_environment() { return quick_wanted() ? quick_plan() : full_plan(); }

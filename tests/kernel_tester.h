@@ -39,8 +39,6 @@ struct TestPlan {
 [[nodiscard]] TestPlan full_plan();
 [[nodiscard]] TestPlan quick_plan();
 [[nodiscard]] TestPlan plan_from_environment();
-// Whether BITNET_TEST_QUICK is set.
-[[nodiscard]] bool quick_wanted();
 
 // Tests kernels one after the other. Kernels of one shape share their problems, so ask for them in the order of shapes.
 // Not to be used from two threads at once: it installs handlers for SIGSEGV and SIGBUS while it tests.

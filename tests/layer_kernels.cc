@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <map>
 #include <sstream>
 
 #include "runtime/base/half.h"
@@ -137,17 +139,21 @@ Floats sum(Floats a, const Floats& b) {
   return a;
 }
 
-std::optional<std::string> make_bundle(const TempFolder& folder, const std::string& model) {
+std::optional<std::string> bundle_of(const std::string& model) {
+  static const TempFolder folder;
+  static std::map<std::string, std::string> made;
+  if (const auto found = made.find(model); found != made.end()) return found->second;
   const char* bin = std::getenv("BITNET_BIN");
   const std::string tool = bin == nullptr ? std::string() : std::string(bin) + "/bitnet-codegen";
   if (bin == nullptr || !std::filesystem::exists(tool)) {
     std::printf("SKIPPED: parity of bundle kernels (bitnet-codegen has not been built)\n");
     return std::nullopt;
   }
-  std::string output = folder.file("model.bnk");
+  const std::string output = folder.file("model" + std::to_string(made.size()) + ".bnk");
   const std::string command =
       "'" + tool + "' --model '" + model + "' --target native -o '" + output + "' > '" + folder.file("log") + "' 2>&1";
   REQUIRE_MESSAGE(std::system(command.c_str()) == 0, command);
+  made[model] = output;
   return output;
 }
 
@@ -170,7 +176,7 @@ KernelChoices::KernelChoices(const std::string& model) {
                   std::string(to_string(isa)).c_str());
     }
   }
-  const auto path = make_bundle(folder_, model);
+  const auto path = bundle_of(model);
   if (!path.has_value()) return;
   auto opened = Bundle::open(*path, "", executable_isas());
   REQUIRE_MESSAGE(opened.ok(), (opened.ok() ? "" : opened.error().message));

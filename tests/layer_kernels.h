@@ -75,8 +75,8 @@ double check_product(const std::string& node, const Floats& ours, const Floats& 
 [[nodiscard]] std::int32_t arg_max(std::span<const float> logits);
 [[nodiscard]] Floats sum(Floats a, const Floats& b);
 
-// A bundle for the model, made by bitnet-codegen in `folder`; empty (and said so) where that is not built.
-[[nodiscard]] std::optional<std::string> make_bundle(const TempFolder& folder, const std::string& model);
+// A bundle for the model, made by bitnet-codegen once in this process; empty (and said so) where that is not built.
+[[nodiscard]] std::optional<std::string> bundle_of(const std::string& model);
 
 // One set of kernels under test.
 struct KernelChoice {
@@ -94,7 +94,6 @@ class KernelChoices {
   [[nodiscard]] const std::vector<std::string>& bundles() const { return bundles_; }
 
  private:
-  TempFolder folder_;
   std::optional<Bundle> bundle_;
   std::vector<KernelChoice> choices_;
   std::vector<std::string> bundles_{"none"};

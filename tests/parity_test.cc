@@ -199,9 +199,8 @@ TEST_CASE("whole prompts against bitnet.cpp") {
   if (!folder.has_value()) return;
   for (const ReferenceModel& reference : kModels) {
     const std::string path = *folder + "/" + reference.name + ".i2_s.gguf";
-    const test::TempFolder temporary;
     std::vector<std::string> bundles{"none"};
-    if (const auto bundle = test::make_bundle(temporary, path); bundle.has_value()) bundles.push_back(*bundle);
+    if (const auto bundle = test::bundle_of(path); bundle.has_value()) bundles.push_back(*bundle);
     for (const std::string& bundle : bundles) {
       ModelOptions options;
       options.threads = 2;

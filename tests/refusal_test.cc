@@ -17,6 +17,7 @@
 #include "runtime/kernels/kernel.h"
 #include "runtime/kernels/kernel_abi.h"
 #include "tests/bundle_files.h"
+#include "tests/quick.h"
 #include "tests/sanitizers.h"
 
 extern char** environ;
@@ -82,7 +83,7 @@ std::optional<std::string> find_in_path(const std::string& name) {
 // sanitizers: BITNET_TEST_QUICK takes one image where the machine's own target has two.
 std::string target() {
 #if defined(__x86_64__)
-  if (std::getenv("BITNET_TEST_QUICK") != nullptr && __builtin_cpu_supports("avx2") != 0) return "avx2";
+  if (test::quick_wanted() && __builtin_cpu_supports("avx2") != 0) return "avx2";
 #endif
   return "native";
 }

@@ -4,7 +4,6 @@
 
 #include <doctest/doctest.h>
 
-#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <random>
@@ -15,6 +14,7 @@
 #include "runtime/gguf/gguf.h"
 #include "tests/assets.h"
 #include "tests/hf_files.h"
+#include "tests/quick.h"
 
 namespace bitnet::tokenizer {
 namespace {
@@ -194,7 +194,7 @@ TEST_CASE("cut short or changed anywhere: read or refused, never worse") {
   }
   std::mt19937 random(3);
   int bad = 0;
-  const int rounds = std::getenv("BITNET_TEST_QUICK") != nullptr ? 500 : 5000;
+  const int rounds = test::quick_wanted() ? 500 : 5000;
   for (int i = 0; i < rounds; ++i) {
     std::string damaged = bytes;
     for (unsigned places = 1 + random() % 4; places > 0; --places) {

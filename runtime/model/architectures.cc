@@ -51,7 +51,8 @@ const Architecture* find_architecture(std::string_view name) {
 float unstated_attention_scale(const Architecture& architecture, std::int64_t layers, std::int64_t hidden,
                                std::int64_t heads) {
   if (architecture.wide_scale_layers == 0 || layers != architecture.wide_scale_layers) return 0.0F;
-  return 1.0F / std::sqrt(static_cast<float>(hidden / heads));
+  const std::int64_t width = hidden / heads;
+  return 1.0F / std::sqrt(static_cast<float>(width));
 }
 
 std::string_view to_string(Activation activation) {
