@@ -9,6 +9,7 @@
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -287,6 +288,50 @@ TEST_CASE("biases of packed weights: within the rounding of a quotient") {
   }
 }
 
+TEST_CASE("biases and norms that transformers' classes have are stated, others told") {
+  const auto told = [](const GraphSpec& spec, std::string_view part, nlohmann::json& config) {
+    const Trip trip(spec);
+    const ConvertReport report = trip.out("f32");
+    config = config_of(trip.out());
+    return std::ranges::any_of(report.warnings, [&](const std::string& line) { return line.find(part) != line.npos; });
+  };
+  nlohmann::json config;
+  GraphSpec spec = spec_of("llama", TensorType::kF32);
+  spec.biases = true;
+  CHECK_FALSE(told(spec, "no place", config));
+  CHECK(config["attention_bias"] == true);
+  CHECK(config["mlp_bias"] == true);
+  spec.architecture = "qwen3";
+  spec.qk_norms = true;
+  CHECK(told(spec, "biases of the feed-forward", config));
+  CHECK(config["attention_bias"] == true);
+  CHECK_FALSE(config.contains("mlp_bias"));
+  spec = spec_of("llama", TensorType::kF32);
+  spec.qk_norms = true;
+  CHECK(told(spec, "norms of queries and keys", config));
+  spec = spec_of("qwen3");
+  spec.in_norms = true;
+  CHECK(told(spec, "norms in front of single products", config));
+  spec = spec_of("gemma3", TensorType::kF32);
+  CHECK_FALSE(told(spec, "no place", config));
+  CHECK(config["layer_types"] == nlohmann::json({"full_attention", "full_attention"}));
+  CHECK_FALSE(config.contains("sliding_window_pattern"));
+}
+
+TEST_CASE("a bias that the scale of packed weights cannot hold is refused by name") {
+  GraphSpec spec = spec_of("llama");
+  spec.biases = true;
+  Trip trip(spec);
+  const float large = 1e38F;
+  std::memcpy(trip.model.tensor("blk.1.attn_q.bias").data.data(), &large, sizeof large);
+  trip.model.write(trip.path());
+  fs::create_directory(trip.out());
+  const std::string message = refusal(trip.path(), trip.out() + "/model.safetensors", to("i2_s"));
+  CHECK_MESSAGE(message.find("'blk.1.attn_q.bias'") != message.npos, message);
+  CHECK_MESSAGE(message.find("--type f16") != message.npos, message);
+  CHECK(fs::is_empty(trip.out()));
+}
+
 TEST_CASE("what config.json has no words for is refused before anything is written") {
   const auto refused = [](GraphSpec spec, std::string_view part) {
     const Trip trip(spec);
@@ -312,6 +357,19 @@ TEST_CASE("what config.json has no words for is refused before anything is writt
   spec.keys = {{"attention.sliding_window", number(5U)}};
   refused(spec, "window of layer 0");
   refused(spec_of("gpt2", TensorType::kF32), "key-value heads 2");
+}
+
+// Every tensor of the source stands in the report once, under the result's name and with what became of it.
+void check_names(const ConvertReport& report) {
+  std::set<std::string> sources;
+  for (const ConvertedTensor& tensor : report.tensors) {
+    CAPTURE(tensor.to);
+    for (const std::string& name : tensor.from) CHECK(sources.insert(name).second);
+    CHECK((tensor.to.starts_with("model.") || tensor.to == "lm_head.weight"));
+    CHECK(tensor.to_type == "F32");
+    CHECK(tensor.to.ends_with("norm.weight") == (tensor.shape.size() == 1));
+  }
+  for (const auto& [name, reason] : report.unmapped) CHECK(sources.insert(name).second);
 }
 
 // rope_freqs.weight of the usual scalings, worked out here in float32 as well, which is how other programs do it.
@@ -349,6 +407,8 @@ TEST_CASE("llama3 scaling: found again in the factors") {
     std::memcpy(trip.model.tensor("rope_freqs.weight").data.data(), factors.data(), 64 * sizeof(float));
     trip.model.write(trip.path());
     const ConvertReport report = trip.out("f32");
+    check_names(report);
+    CHECK(std::ranges::any_of(report.unmapped, [](const auto& tensor) { return tensor.first == "rope_freqs.weight"; }));
     const nlohmann::json scaling = config_of(trip.out())["rope_scaling"];
     CHECK(scaling["rope_type"] == "llama3");
     CHECK(scaling["factor"] == one.factor);
@@ -529,8 +589,9 @@ TEST_CASE("K-groups of 64 and 128 in floats: kept exactly, and run") {
     copy.write(trip.path());
     trip.out("f16");
     const std::string message = refusal(trip.out(), trip.back_path(), to(other));
-    CHECK_MESSAGE(message.find("not ternary") != message.npos, message);
-    CHECK(refusal(trip.out(), trip.back_path(), to("i2_s")).find("not ternary") != std::string::npos);
+    CHECK_MESSAGE(message.find(std::string("--type ") + type + " keeps") != message.npos, message);
+    CHECK(refusal(trip.out(), trip.back_path(), to("i2_s")).find(std::string("--type ") + type + " keeps") !=
+          std::string::npos);
     if (group == 128) {
       CHECK(refusal(trip.out(), trip.back_path(), to("q1_0")).find("expected -1 or +1") != std::string::npos);
     }

@@ -127,6 +127,8 @@ TEST_CASE("relatives that mark turns alike are told apart, and a stranger is non
   CHECK(
       choice("{{'<|' + message['role'] + '|>' + '\n' + message['content'] + '<|end|>' }} <|assistant|>").chosen->name ==
       "phi3");
+  CHECK(choice("{{'<|user|>' + message['content'] + '<|end|>' }}{{ '<|assistant|>' }}").unknown);
+  CHECK(choice("{{'<|' + message['role'] + '|>' + message['content'] + '<|end|>' }} <|assistant|>").unknown);
   CHECK(choice("<|user|>\n{{ item['content'] }}<|assistant|>").unknown);
   CHECK(prompt("zephyr", {{Role::kSystem, "S"}, {Role::kUser, "U"}}) ==
         "<|system|>\nS</s>\n<|user|>\nU</s>\n<|assistant|>\n");

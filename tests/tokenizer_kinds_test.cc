@@ -215,7 +215,7 @@ TEST_CASE("names that cut like another name") {
   }
 }
 
-TEST_CASE("token types of byte-level BPE may be missing: all tokens are normal") {
+TEST_CASE("token types of byte-level BPE may be missing: all tokens but the special are normal") {
   ByteVocabulary v;
   const std::int32_t ab = v.merge("a", "b");
   const std::int32_t end = v.add("<|endoftext|>", 3);
@@ -234,10 +234,12 @@ TEST_CASE("token types of byte-level BPE may be missing: all tokens are normal")
   REQUIRE_MESSAGE(t.ok(), t.error().message);
   REQUIRE(t->notes().size() == 1);
   CHECK(t->notes()[0].find("tokenizer.ggml.token_type is missing") != std::string::npos);
-  CHECK(encoded(*t, "ab<|endoftext|>", true).size() == 14);
+  CHECK(encoded(*t, "ab<|endoftext|>", true) == Ids{ab, end});
+  CHECK(encoded(*t, "ab<|endoftext|>").size() == 14);
   CHECK(encoded(*t, "ab") == Ids{ab});
   CHECK(t->is_eos(end));
-  CHECK_FALSE(t->is_control(end));
+  CHECK(t->is_control(end));
+  CHECK_FALSE(t->is_control(ab));
   refused(through_file(true), "strict mode", ErrorCode::kStrict);
   v.data.types = {1};
   refused(Tokenizer::from_vocabulary(v.data, "test"), "token_type has 1 entries");

@@ -31,8 +31,10 @@ Status read_type(const char* flag, const std::string& text, std::optional<gguf::
   if (text.empty()) return {};
   type = parse_target_type(text);
   if (type) return {};
-  return Error{ErrorCode::kUsage, std::string(flag) + ": expected " + std::string(target_type_names()) + ", found '" +
-                                      text + "'; choose one of them"};
+  const bool rows = std::string_view(flag) != "--type";
+  return Error{ErrorCode::kUsage, std::string(flag) + ": expected " +
+                                      std::string(rows ? row_type_names() : target_type_names()) + ", found '" + text +
+                                      "'; choose one of them"};
 }
 
 Status complete(Options& options) {

@@ -84,8 +84,9 @@ constexpr Marks kMarks[] = {
     {"llama3", {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}},
     {"chatml", {"<|im_start|>", "<|im_end|>"}, "<|im_sep|>"},
     {"gemma", {"<start_of_turn>", "<end_of_turn>"}},
-    {"phi3", {"<|assistant|>", "<|end|>", "<|user|>"}},
-    {"phi3", {"<|assistant|>", "<|end|>", "'<|'+message['role']+'|>'"}},
+    {"phi3", {"<|assistant|>", "<|end|>", "<|user|>\n"}},
+    {"phi3", {"<|assistant|>", "<|end|>", "'<|user|>'+'\n'"}},
+    {"phi3", {"<|assistant|>", "<|end|>", "'<|'+message['role']+'|>'+'\n'"}},
     {"falcon3", {"<|assistant|>", "'<|user|>\n'+message['content']+'\n'"}},
     {"zephyr", {"<|assistant|>", "'<|user|>\n'+message['content']+eos_token"}, {}, "</s>"},
 };

@@ -172,8 +172,12 @@ class Conversion {
   Status open_gguf() {
     BITNET_RETURN_IF_ERROR(convert::check_output(output_, input_));
     BITNET_ASSIGN_OR_RETURN(source_.file, gguf::File::open(input_));
-    if (source_.file->find_tensor("token_embd.weight") == nullptr) report_.missing = {"token_embd.weight"};
-    BITNET_ASSIGN_OR_RETURN(const ModelConfig config, read_config(*source_.file));
+    auto read = read_config(*source_.file);
+    if (!read.ok() && read.error().code == ErrorCode::kTensorMapping &&
+        source_.file->find_tensor("token_embd.weight") == nullptr) {
+      report_.missing = {"token_embd.weight"};  // nothing else is looked for without it
+    }
+    BITNET_ASSIGN_OR_RETURN(const ModelConfig config, std::move(read));
     report_.config = config;
     // What loading would refuse: a part of a model must not become a whole one.
     BITNET_ASSIGN_OR_RETURN(TensorNames names, check_names(*source_.file, config));
@@ -362,6 +366,8 @@ class Conversion {
     for (convert::Unmapped& tensor : unmapped) {
       report_.unmapped.emplace_back(std::move(tensor.name), std::move(tensor.reason));
     }
+    report_.tensors.clear();  // names, shapes and places are the result's from here on
+    for (const SourceTensor& tensor : source_.tensors) list(tensor.from, tensor.type, tensor.name, tensor.ne);
     BITNET_RETURN_IF_ERROR(plan(packed));
     report_.warnings.emplace_back("the tokenizer is not written: a checkpoint keeps it in files of its own");
 
@@ -386,7 +392,7 @@ class Conversion {
       scales.push_back(scale);
       scale_of[source_.tensors[i].name] = scale;
     }
-    divide_biases(scale_of);
+    BITNET_RETURN_IF_ERROR(divide_biases(scale_of));
     BITNET_ASSIGN_OR_RETURN(const std::vector<std::byte> header, writer.header());
     BITNET_RETURN_IF_ERROR(convert::check_space(output_, header.size() + total_ + scales.size() * sizeof(float)));
     BITNET_RETURN_IF_ERROR(
@@ -419,6 +425,7 @@ class Conversion {
       const bool behind = tensor.name.ends_with(own[0]) && !single;
       if (single || ((sub_norm || behind) && config.family != convert::Family::kBitNet)) config.own_norms = true;
     }
+    convert::note_biases_and_norms(source_.tensors, config, report_.warnings);
     if (!config.rope_factors.empty() && !config.llama3) {
       const auto found = convert::find_llama3(config.rope_factors, config.model.rope_base, config.model.rope_dim);
       if (found) config.llama3 = found->scaling;
@@ -445,7 +452,7 @@ class Conversion {
   }
 
   // Layers of packed weights multiply their biases by the weights' scale too.
-  void divide_biases(const std::map<std::string, float>& scales) {
+  Status divide_biases(const std::map<std::string, float>& scales) {
     for (SourceTensor& tensor : source_.tensors) {
       if (!tensor.name.ends_with(".bias")) continue;
       const auto scale = scales.find(tensor.name.substr(0, tensor.name.size() - 4) + "weight");
@@ -455,6 +462,12 @@ class Conversion {
       for (float& value : values) {
         const float wanted = value;
         value = factor_of(wanted, scale->second);
+        if (!std::isfinite(value)) {
+          return Error{ErrorCode::kTensorMapping,
+                       tensor.place + ": expected a bias that can be divided by the weights' scale of " +
+                           std::to_string(scale->second) + ", as packed layers have it, found " +
+                           std::to_string(wanted) + ", which is too large for that; choose --type f16"};
+        }
         const auto difference = std::fabs(static_cast<double>(value * scale->second) - static_cast<double>(wanted));
         tensor.error = std::max(tensor.error, difference);
       }
@@ -463,6 +476,7 @@ class Conversion {
         std::copy(values.begin(), values.end(), out);
       };
     }
+    return {};
   }
 
   const std::string& input_;

@@ -24,6 +24,7 @@ enum class ConvertFormat : std::uint8_t { kGguf, kSafetensors };
 // The types that matrices can be written in, by the names of the command line; nullopt for others.
 [[nodiscard]] std::optional<gguf::TensorType> parse_target_type(std::string_view name);
 [[nodiscard]] std::string_view target_type_names();  // "i2_s, tl1, ..." for messages
+[[nodiscard]] std::string_view row_type_names();     // those of an embedding or head
 
 struct ConvertOptions {
   std::string name;  // general.name, or _name_or_path of config.json; empty: the source's

@@ -45,6 +45,8 @@ struct HfConfig {
   // [rope_dim / 2] each, or empty: what angles are divided by always, beyond and within the original context.
   std::vector<float> rope_factors, rope_long, rope_short;
   std::optional<Llama3Scaling> llama3;  // what rope_factors follow from
+  bool attention_bias = false;          // of a model to write: q, k, v and output have biases
+  bool mlp_bias = false;                // the same of gate, up and down
   bool own_norms = false;               // of a model to write: projections have norms of their own
   std::optional<std::int64_t> bos, eos;
   std::string name;  // _name_or_path, or empty

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <string_view>
 #include <utility>
 
 #include "runtime/convert/hf_tensors.h"
@@ -176,7 +178,11 @@ void set_window(const HfConfig& config, Json& json) {
   for (std::int64_t layer = 0; layer < model.layers; ++layer) any = any || model.windowed(layer);
   if (config.family == Family::kGemma) {
     json["sliding_window"] = any ? Json(model.window) : Json(nullptr);
-    json["sliding_window_pattern"] = model.window_pattern == 0 ? model.layers + 1 : model.window_pattern;
+    if (!any) {
+      json["layer_types"] = layer_types(model);  // a pattern cannot say "none"
+    } else {
+      json["sliding_window_pattern"] = model.window_pattern == 0 ? model.layers + 1 : model.window_pattern;
+    }
     if (model.window_rope_base > 0.0F) json["rope_local_base_freq"] = model.window_rope_base;
   } else if (any && config.family == Family::kQwen) {
     json["use_sliding_window"] = true;
@@ -309,6 +315,33 @@ Result<std::vector<SourceTensor>> hf_tensors(std::vector<SourceTensor> tensors, 
   return result;
 }
 
+void note_biases_and_norms(const std::vector<SourceTensor>& tensors, HfConfig& config,
+                           std::vector<std::string>& warnings) {
+  if (config.family == Family::kGpt2) return;  // whose layers have all of these
+  const auto has = [&](std::string_view part) {
+    return std::any_of(tensors.begin(), tensors.end(),
+                       [&](const SourceTensor& tensor) { return tensor.name.ends_with("." + std::string(part)); });
+  };
+  const auto count = [&](std::initializer_list<std::string_view> parts) {
+    return static_cast<std::size_t>(std::count_if(parts.begin(), parts.end(), has));
+  };
+  const auto warn = [&](const std::string& what) {
+    warnings.push_back(what + ": this program reads them back, transformers has no place for them in a " +
+                       config.model.architecture + " model");
+  };
+  const bool own = config.model.architecture == "qwen2";  // biases of q, k and v without a word of config.json
+  const std::size_t attention = count({"attn_q.bias", "attn_k.bias", "attn_v.bias"});
+  const bool output = has("attn_output.bias");
+  config.attention_bias = !own && attention == 3 && output;
+  if (!config.attention_bias && (output || (attention != 0 && !own))) warn("biases of some products of attention");
+  const std::size_t ffn = count({"ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"});
+  config.mlp_bias = ffn == 3 && config.model.architecture == "llama";
+  if (ffn != 0 && !config.mlp_bias) warn("biases of the feed-forward products");
+  const bool normed_heads = config.family == Family::kGemma || config.model.architecture == "qwen3";
+  if (has("attn_q_norm.weight") && !normed_heads) warn("norms of queries and keys");
+  if (config.own_norms && config.storage == Storage::kPlain) warn("norms in front of single products, in plain floats");
+}
+
 Result<std::string> hf_config_json(const HfConfig& config) {
   const ModelConfig& model = config.model;
   const auto* known = std::find_if(std::begin(kClasses), std::end(kClasses),
@@ -346,6 +379,8 @@ Result<std::string> hf_config_json(const HfConfig& config) {
   set_window(config, json);
   set_scales(config, json);
   json["tie_word_embeddings"] = config.tied;
+  if (config.attention_bias) json["attention_bias"] = true;
+  if (config.mlp_bias) json["mlp_bias"] = true;
   if (config.bos) json["bos_token_id"] = *config.bos;
   if (config.eos) json["eos_token_id"] = *config.eos;
   set_quantization(config, json);

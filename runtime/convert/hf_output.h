@@ -22,6 +22,11 @@ namespace bitnet::convert {
 
 // The text of config.json. kFailure, with the reason alone, for what it cannot say. Not all of that is seen here:
 // check_config_json() reads the text again.
+// States in `config` which projections have biases, and warns of what no class of transformers has: it would leave
+// these tensors out, while this program reads them back. `tensors` have their names in GGUF files.
+void note_biases_and_norms(const std::vector<SourceTensor>& tensors, HfConfig& config,
+                           std::vector<std::string>& warnings);
+
 [[nodiscard]] Result<std::string> hf_config_json(const HfConfig& config);
 
 }  // namespace bitnet::convert

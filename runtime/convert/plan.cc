@@ -41,6 +41,8 @@ std::string_view target_type_names() {
   return "i2_s, tl1, tl2, tq1_0, tq2_0, q2_0, pq2_0, q1_0, f32, f16, bf16 or q8_0";
 }
 
+std::string_view row_type_names() { return "tq1_0, tq2_0, q2_0, pq2_0, q1_0, f32, f16, bf16 or q8_0"; }
+
 namespace convert {
 namespace {
 
@@ -66,11 +68,9 @@ class Planner {
   Result<std::vector<Target>> run(const std::vector<SourceTensor>& tensors) {
     for (const auto& [flag, type] : {std::pair("--embedding", options_.embedding), {"--head", options_.head}}) {
       if (!type || (*type != TensorType::kI2_S && !has_tiles(*type))) continue;
-      return Error{ErrorCode::kUsage,
-                   std::string(flag) +
-                       ": expected a float type, q8_0 or a ternary type of blocks (tq1_0, tq2_0, q2_0, "
-                       "pq2_0, q1_0), found " +
-                       name_of(*type) + "; no program reads such an embedding or head"};
+      return Error{ErrorCode::kUsage, std::string(flag) + ": expected " + std::string(row_type_names()) + ", found " +
+                                          name_of(*type) +
+                                          ", in whose rows other programs cannot look up tokens; choose one of them"};
     }
     if (has_tiles(options_.type) && !options_.tile_config.empty()) {
       BITNET_ASSIGN_OR_RETURN(table_, formats::TileTable::read(options_.tile_config));

@@ -250,11 +250,33 @@ class Stream {
       scales_ = {ScaleKind::kTensor, 0, {rows.absmean()}};
       report_.rounded = true;
     } else {
+      BITNET_ASSIGN_OR_RETURN(const std::string fitting, fitting_types());
+      if (!fitting.empty()) return fail(fitting);
       return fail("not ternary: " + rows.witness() +
                   "; --ternarize absmean rounds such a matrix by its mean magnitude, which changes the model, and "
                   "--type f16 keeps it as it is");
     }
     return {};
+  }
+
+  // The way out for a matrix that has a scale for each group of columns, or nothing.
+  Result<std::string> fitting_types() {
+    std::string text;
+    for (const auto& [group, type] : {std::pair(256, "tq2_0"), {128, "pq2_0"}, {64, "q2_0"}}) {
+      if (columns_ % group != 0) continue;
+      formats::MagnitudeProbe probe(group);
+      const Status done = each_piece(
+          [&](std::int64_t begin, std::int64_t end) -> Status {
+            BITNET_RETURN_IF_ERROR(load(begin, end));
+            return probe.add(values_);
+          },
+          2);
+      if (!done.ok()) return done.error();
+      if (!probe.ternary()) continue;
+      return "ternary with a scale for each " + std::to_string(group) +
+             " columns, which this type does not have; --type " + type + " keeps it as it is";
+    }
+    return std::string();
   }
 
   // [rows][groups] to [groups][rows].
@@ -340,7 +362,10 @@ class Stream {
   }
 
   [[nodiscard]] Status check_packable() const {
-    if (scales_.kind == ScaleKind::kTensor) return {};
+    if (scales_.kind == ScaleKind::kTensor && scales_.values[0] > 0.0F) return {};
+    if (scales_.kind == ScaleKind::kTensor) {
+      return fail("its scale is negative, and that of a packed checkpoint is above 0; --type f16 keeps the values");
+    }
     return fail(
         "its scales differ between rows or groups of columns, and a packed checkpoint has one for a matrix; "
         "--type f16 keeps the values");

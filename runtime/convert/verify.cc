@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/convert/gguf_source.h"
 #include "runtime/convert/stream.h"
 #include "runtime/model/model.h"
 
@@ -93,11 +94,13 @@ Result<Verification> verify_conversion(const std::string& input, const std::stri
   // A checkpoint is run as what its result is: ternary weights with quantised activations, or floats.
   TensorType type = TensorType::kF32;
   for (const ConvertedTensor& tensor : report.tensors) {
+    if (tensor.to_type == "U8") type = TensorType::kI2_S;  // packed
+    if (convert::role_of(tensor.to) != convert::Role::kProjection) continue;
     for (const TensorType blocks : {TensorType::kTQ2_0, TensorType::kQ2_0, TensorType::kPQ2_0, TensorType::kQ1_0}) {
       if (tensor.to_type == gguf::to_string(blocks)) type = blocks;
     }
     if (tensor.to_type == "TQ1_0") type = TensorType::kTQ2_0;
-    if (tensor.to_type == "I2_S" || tensor.to_type == "TL1" || tensor.to_type == "TL2" || tensor.to_type == "U8") {
+    if (tensor.to_type == "I2_S" || tensor.to_type == "TL1" || tensor.to_type == "TL2") {
       type = TensorType::kI2_S;
     }
   }

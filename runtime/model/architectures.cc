@@ -52,7 +52,7 @@ float unstated_attention_scale(const Architecture& architecture, std::int64_t la
                                std::int64_t heads) {
   if (architecture.wide_scale_layers == 0 || layers != architecture.wide_scale_layers) return 0.0F;
   const std::int64_t width = hidden / heads;
-  return 1.0F / std::sqrt(static_cast<float>(width));
+  return width == 0 ? 0.0F : 1.0F / std::sqrt(static_cast<float>(width));
 }
 
 std::string_view to_string(Activation activation) {

@@ -95,8 +95,17 @@ class Loader {
   Status read_types() {
     Vocabulary& v = *vocabulary_;
     if (v.data.types.empty() && v.data.model == "gpt2") {
-      BITNET_RETURN_IF_ERROR(assume("tokenizer.ggml.token_type is missing; every token is taken for a normal one"));
+      BITNET_RETURN_IF_ERROR(
+          assume("tokenizer.ggml.token_type is missing; tokens spelled <|...|> and those that begin and end texts are "
+                 "taken for control tokens, all others for normal ones"));
       v.types.assign(v.data.tokens.size(), TokenType::kNormal);
+      for (std::size_t i = 0; i < v.types.size(); ++i) {
+        const std::string_view token = v.data.tokens[i];
+        if (token.size() > 4 && token.starts_with("<|") && token.ends_with("|>")) v.types[i] = TokenType::kControl;
+      }
+      for (const auto& id : {v.data.bos, v.data.eos, v.data.eot, v.data.eom}) {
+        if (id && *id < v.types.size()) v.types[*id] = TokenType::kControl;
+      }
     } else {
       BITNET_RETURN_IF_ERROR(check_parallel("tokenizer.ggml.token_type", v.data.types.size()));
     }
