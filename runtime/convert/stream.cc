@@ -261,7 +261,6 @@ class Stream {
 
   // The way out for a matrix that has a scale for each group of columns, or nothing.
   Result<std::string> fitting_types() {
-    std::string text;
     for (const auto& [group, type] : {std::pair(256, "tq2_0"), {128, "pq2_0"}, {64, "q2_0"}}) {
       if (columns_ % group != 0) continue;
       formats::MagnitudeProbe probe(group);
