@@ -275,16 +275,12 @@ Result<std::vector<SourceTensor>> hf_tensors(std::vector<SourceTensor> tensors, 
       return candidate.gguf == part && candidate.in_layer == !layer.empty();
     });
     if (rule == rules.end()) {
-      if (tensor.name.starts_with("rope_factors_")) {
+      if (tensor.name.starts_with("rope_factors_") || tensor.name == "rope_freqs.weight") {
         unmapped.push_back({tensor.name, "it stands in config.json's rope_scaling"});
         continue;
       }
       if (tensor.name == "output.weight") {
         unmapped.push_back({tensor.name, "the architecture never uses it"});
-        continue;
-      }
-      if (tensor.name == "rope_freqs.weight") {
-        unmapped.push_back({tensor.name, "it stands in config.json's rope_scaling"});
         continue;
       }
       return Error{ErrorCode::kTensorMapping, tensor.place +

@@ -162,8 +162,8 @@ class Mapper {
     if (used_.insert(tensor->name).second) out_.used.push_back(tensor);
     return names_ == nullptr ? tensor : &nameless_;
   }
-  // Collects the name, or is the error.
   [[nodiscard]] Status check_rope_factors();
+  // Collects the name, or is the error.
   [[nodiscard]] Status missing(const std::string& name, const std::string& what) {
     if (names_ == nullptr) return tensor_error(file_, name, what);
     names_->missing.push_back(name);
